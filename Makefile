@@ -1,0 +1,55 @@
+# `make help` lists the commands. Needs Python 3.11 or later and make; everything else is set up
+# in .venv from requirements.txt.
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+PROFILE ?= tiny
+DATA    ?=
+JOBS    ?=
+ARGS    ?=
+ifneq ($(strip $(DATA)),)
+export BEATSSL_DATA := $(abspath $(DATA))
+endif
+VENV  := .venv
+PY    := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book run check build test test-all clean
+
+help: ## this list
+	@echo "Beat-SSL, reproduced. Commands (profile tiny is synthetic and needs no data):"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@echo "Options: PROFILE=tiny|subset|full  DATA=folder of recordings  JOBS=pages at once"
+	@echo "Real recordings: make book PROFILE=subset DATA=../shared/data"
+
+setup: $(STAMP) ## set up .venv from requirements.txt
+
+$(STAMP): requirements.txt pyproject.toml
+	@echo "setting up $(VENV) from requirements.txt (once; some minutes) ..."
+	@test -n "$(PYTHON)" || { echo "no python3.11 or python3 on PATH: set PYTHON=..."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than Python 3.11: set PYTHON=..."; exit 1; }
+	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check -q --no-deps -e .
+	@touch $@
+
+book: run ## run the notebooks of PROFILE, then build the book
+	@$(PY) -m beatssl build --profile $(PROFILE)
+
+run: $(STAMP) ## execute the notebooks of PROFILE that are not fresh
+	@$(PY) -m beatssl run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
+
+check: $(STAMP) ## name the pages that are stale, failed or missing
+	@$(PY) -m beatssl check
+
+build: $(STAMP) ## build the book from the pages that are there
+	@$(PY) -m beatssl build --profile $(PROFILE)
+
+test: $(STAMP) ## the fast tests
+	@OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+test-all: $(STAMP) ## the slow tests too
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow or not slow" $(ARGS)
+
+clean: ## remove the built book and the working files of PROFILE
+	rm -rf _build book/_generated work/$(PROFILE)

@@ -1,0 +1,252 @@
+"""Settings as frozen dataclasses: an unknown key or a wrong type is an error, never ignored.
+
+`runs.yml` holds one mapping per profile (tiny | subset | full); `load_profile` turns it into a
+`Profile`. Every default that the paper does not state is ours and is listed in the book's page
+"What the paper does not say".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS_YML = ROOT / "runs.yml"
+
+RHYTHM_TARGETS = ("hard", "soft_1", "soft_2")
+BEAT_TARGETS = ("none", "hard", "soft_1", "soft_2")
+METHODS = ("random", "beatssl")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type, or outside its allowed values."""
+
+
+def work_dir() -> Path:
+    """Folder for everything that can be computed again (environment variable BEATSSL_WORK)."""
+    return Path(os.environ.get("BEATSSL_WORK") or ROOT / "work")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which record folders are read and how a record becomes a row of the store.
+
+    Folders are relative to the data root (option DATA of the Makefile, environment variable
+    BEATSSL_DATA); an empty name leaves the data set out. With `synthetic` true the folders are
+    written by `beatssl.synthetic` first.
+    """
+
+    synthetic: bool = False
+    synthetic_ptbxl: int = 0  # number of simulated records per layout
+    synthetic_ludb: int = 0
+    synthetic_challenge: int = 0
+    ptbxl: str = ""
+    ludb: str = ""
+    challenge: str = ""
+    sampling_rate: int = 100  # Hz
+    seconds: float = 10.0  # length of a row; longer recordings give several rows
+    low_cut: float = 0.5  # Hz, zero-phase Butterworth band-pass; 0 switches that side off
+    high_cut: float = 40.0  # Hz
+    einthoven_tolerance: float = 0.1  # sd(I + III - II) / sd(II) above this: set aside
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A 1-D ResNet whose output keeps a time axis (stem stride x product of strides)."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 128)
+    strides: tuple[int, ...] = (1, 2, 1, 1)
+    dilations: tuple[int, ...] = (1, 1, 2, 4)
+    blocks: int = 2  # residual blocks per stage
+    stem_kernel: int = 15
+    stem_stride: int = 2
+    kernel: int = 3
+
+    @property
+    def stride(self) -> int:
+        """Input samples per output step."""
+        total = self.stem_stride
+        for s in self.strides:
+            total *= s
+        return total
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run. An ablation row of the paper is (rhythm, beat, exponent)."""
+
+    method: str = "beatssl"
+    rhythm: str = "hard"  # hard | soft_1 | soft_2
+    beat: str = "none"  # none | hard | soft_1 | soft_2
+    exponent: float = 1.0
+    seed: int = 0
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1.0e-3
+    weight_decay: float = 1.0e-4
+    warmup_fraction: float = 0.1
+    temperature: float = 0.1
+    rhythm_weight: float = 1.0
+    beat_weight: float = 1.0
+    beat_scope: str = "batch"  # batch | record: which beats are contrasted with each other
+    beat_classifier: str = "rules"  # rules | clusters
+    beat_before: float = 0.25  # s before the R peak
+    beat_after: float = 0.50  # s after the R peak
+    beats_per_record: int = 8
+    projector_hidden: int = 256
+    projector_out: int = 128
+    rotation_degrees: float = 45.0
+    scale_max: float = 1.5
+    mask_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, METHODS)
+        _one_of("rhythm", self.rhythm, RHYTHM_TARGETS)
+        _one_of("beat", self.beat, BEAT_TARGETS)
+        _one_of("beat_scope", self.beat_scope, ("batch", "record"))
+        _one_of("beat_classifier", self.beat_classifier, ("rules", "clusters"))
+        if self.exponent <= 0:
+            raise ConfigError(f"exponent must be positive, got {self.exponent}")
+        if self.batch_size < 2:
+            raise ConfigError("batch_size must be at least 2: a contrast needs another record")
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run: method, the ablation row, the seed."""
+        if self.method != "beatssl":
+            return f"{self.method}-s{self.seed}"
+        return f"{self.method}-{self.rhythm}-{self.beat}-{self.exponent:g}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """Task 1, PTB-XL superdiagnostic classes."""
+
+    label_fractions: tuple[float, ...] = (0.1, 1.0)
+    bootstrap: int = 1000
+    finetune_epochs: int = 15
+    finetune_batch_size: int = 64
+    finetune_learning_rate: float = 1.0e-3
+    finetune_weight_decay: float = 1.0e-2
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Task 2, LUDB waves."""
+
+    lead: str = "II"
+    folds: int = 5
+    epochs: int = 40
+    batch_size: int = 16
+    learning_rate: float = 2.0e-3
+    decoder_width: int = 64
+    tolerance_ms: float = 150.0
+    bootstrap: int = 1000
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything a scale (tiny | subset | full) fixes; `runs` are the pretraining runs."""
+
+    name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    runs: tuple[PretrainConfig, ...] = ()
+
+    @property
+    def work(self) -> Path:
+        return work_dir() / self.name
+
+
+def _one_of(name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} is not known; known: {', '.join(map(str, allowed))}")
+
+
+def _convert(value: object, kind: type, where: str) -> object:
+    """Check `value` against the annotated type; an int is taken where a float is wanted."""
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else from_dict(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        hint = ""
+        if kind in (int, float) and isinstance(value, str):
+            hint = " (YAML reads 1e-3 as text: write 1.0e-3)"
+        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}{hint}")
+    return value
+
+
+def from_dict(cls: type, mapping: typing.Mapping, where: str = ""):
+    """Build the dataclass `cls` from a mapping.
+
+    Raises:
+        ConfigError: an unknown key (the known ones are listed) or a value of the wrong type.
+    """
+    where = where or cls.__name__
+    if not isinstance(mapping, typing.Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {mapping!r}")
+    kinds = typing.get_type_hints(cls)
+    unknown = sorted(set(mapping) - set(kinds))
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(kinds)}")
+    return cls(**{k: _convert(v, kinds[k], f"{where}.{k}") for k, v in mapping.items()})
+
+
+def from_namespace(cls: type, namespace: typing.Mapping):
+    """Build `cls` from the variables of a notebook's parameters cell (`globals()`): those that
+    bear the name of a setting; the others keep their default."""
+    names = [f.name for f in dataclasses.fields(cls) if f.name in namespace]
+    return from_dict(cls, {name: namespace[name] for name in names})
+
+
+def to_dict(config: object) -> dict:
+    """Plain JSON-able mapping of a configuration dataclass."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_hash(*configs: object) -> str:
+    """Twelve hexadecimal digits that change whenever any setting changes."""
+    plain = [to_dict(c) if dataclasses.is_dataclass(c) else c for c in configs]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load_profile(name: str, path: Path | None = None) -> Profile:
+    """Read one profile of `runs.yml`.
+
+    The entry has the keys of `Profile` (without `name`); `pretrain` holds settings common to all
+    its runs, and an item of `runs` may carry `seeds: [..]` in place of `seed`.
+
+    Raises:
+        ConfigError: unknown profile, unknown key, wrong type, or two runs with the same id.
+    """
+    path = path or RUNS_YML
+    profiles = yaml.safe_load(path.read_text())["profiles"]
+    if name not in profiles:
+        raise ConfigError(f"profile {name!r} is not in {path.name}; known: {', '.join(profiles)}")
+    entry = dict(profiles[name])
+    common = entry.pop("pretrain", {})
+    runs = []
+    for item in entry.pop("runs", []):
+        item = {**common, **item}
+        for seed in item.pop("seeds", None) or [item.get("seed", 0)]:
+            runs.append(from_dict(PretrainConfig, {**item, "seed": seed}, f"{name}.runs"))
+    ids = [run.run_id for run in runs]
+    for run_id in ids:
+        if ids.count(run_id) > 1:
+            raise ConfigError(f"profile {name!r} lists the run {run_id} twice")
+    return from_dict(Profile, {**entry, "name": name, "runs": tuple(runs)}, name)

@@ -1,0 +1,323 @@
+"""Scores of the two tasks, defined once.
+
+Every score takes `weights` (resamples, n): how often each of the n records counts. A row of ones
+gives the plain score, rows of multiplicities give bootstrap resamples (`beatssl.stats`), so value
+and interval come from the same lines. A score that is undefined (a class without positives) is
+NaN, and so is a macro mean over it: an undefined class is never left out of a mean unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from beatssl.records import SUPERCLASSES, WAVES
+
+BORDERS = ("onset", "offset")
+
+
+class MetricError(ValueError):
+    """A score cannot be computed from what was given."""
+
+
+def check_classes(truth: np.ndarray, where: str, classes: Sequence[str] = SUPERCLASSES) -> None:
+    """Refuse labels on which a class can be neither ranked nor thresholded.
+
+    Args:
+        truth: (n, classes) 0 or 1.
+        where: what the labels belong to, for the message ("fold 9 (validation)").
+
+    Raises:
+        MetricError: no record at all, or a class without a positive or without a negative record.
+    """
+    if len(truth) == 0:
+        raise MetricError(f"{where} holds no labelled record: take a data set that fills it")
+    for name, positives in zip(classes, truth.sum(axis=0), strict=True):
+        if positives in (0, len(truth)):
+            what = "no" if positives == 0 else "only"
+            raise MetricError(
+                f"{where}: {what} positive records of class {name} among {len(truth)}; AUROC and "
+                "thresholds need both kinds: take more records or a larger label fraction"
+            )
+
+
+# --- classification -------------------------------------------------------------------------------
+
+
+def auroc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve by ranks: P(score of a positive > of a negative), ties count half.
+
+    Args:
+        truth: (n,) 0 or 1.
+        score: (n,) larger means more likely positive.
+        weights: (resamples, n).
+
+    Returns:
+        (resamples,), NaN where a resample has no positive or no negative.
+    """
+    order = np.argsort(score, kind="stable")
+    ties = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
+    positive = np.add.reduceat(weights[:, order] * truth[order], ties, axis=1)
+    negative = np.add.reduceat(weights[:, order] * (1 - truth[order]), ties, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return _divide((positive * below).sum(axis=1), pairs)
+
+
+def thresholds(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Per class the threshold with the best F1 on these (validation) records.
+
+    Candidates lie halfway between neighbouring scores; of equally good ones the highest is taken.
+    A record is positive where `score >= threshold`.
+
+    Args:
+        truth: (n, classes) 0 or 1, each class with positives.
+        score: (n, classes).
+
+    Returns:
+        (classes,) float64.
+    """
+    found = []
+    for y, s in zip(truth.T, np.asarray(score, np.float64).T, strict=True):
+        values = np.unique(s)[::-1]
+        cuts = np.append((values[:-1] + values[1:]) / 2, values[-1])  # the last: all positive
+        order = np.argsort(-s, kind="stable")
+        called = np.searchsorted(-s[order], -cuts, side="right")  # records at or above each cut
+        hits = np.concatenate([[0], np.cumsum(y[order])])[called]
+        found.append(cuts[np.argmax(2 * hits / (called + y.sum()))])
+    return np.array(found)
+
+
+def classification_scores(
+    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Macro and per-class AUROC and F1 of a multilabel test set.
+
+    F1 of a class is 2 TP / (2 TP + FP + FN) at its threshold; macro is the plain mean over the
+    classes (paper.md 2.4; the paper's own averaging is unknown).
+
+    Args:
+        predictions: `truth` (n, classes) 0/1, `score` (n, classes), `threshold` (classes,) found
+            on other records.
+        weights: (resamples, n); default one row of ones.
+
+    Returns:
+        name -> (resamples,).
+    """
+    truth = np.asarray(predictions["truth"], np.float64)
+    score = np.asarray(predictions["score"], np.float64)
+    called = (score >= predictions["threshold"]).astype(np.float64)
+    weights = _weights(weights, len(truth))
+    ranked = np.stack([auroc(t, s, weights) for t, s in zip(truth.T, score.T, strict=True)])
+    positives = weights @ truth
+    f1 = _divide(2 * (weights @ (truth * called)), positives + weights @ called)
+    f1 = np.where(positives > 0, f1, np.nan).T  # (classes, resamples)
+    scores = {"auroc_macro": ranked.mean(axis=0), "f1_macro": f1.mean(axis=0)}
+    for k, name in enumerate(SUPERCLASSES):
+        scores[f"auroc_{name}"] = ranked[k]
+        scores[f"f1_{name}"] = f1[k]
+    return scores
+
+
+# --- segmentation ---------------------------------------------------------------------------------
+
+
+def wave_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Per record and wave the samples that are true positive, false positive, false negative.
+
+    Args:
+        truth: (n, time) 0 background, 1 P, 2 QRS, 3 T, -1 not annotated (left out).
+        predicted: (n, time) 0..3.
+
+    Returns:
+        (n, waves, 3) float64.
+    """
+    counts = np.empty((len(truth), len(WAVES), 3))
+    for k in range(len(WAVES)):
+        is_wave, called = truth == k + 1, (predicted == k + 1) & (truth >= 0)
+        counts[:, k, 0] = (is_wave & called).sum(axis=1)
+        counts[:, k, 1] = (called & ~is_wave).sum(axis=1)
+        counts[:, k, 2] = (is_wave & ~called).sum(axis=1)
+    return counts
+
+
+def f1(counts: np.ndarray) -> np.ndarray:
+    """2 TP / (2 TP + FP + FN) over the last axis (TP, FP, FN); NaN where all three are 0."""
+    return _divide(2 * counts[..., 0], 2 * counts[..., 0] + counts[..., 1] + counts[..., 2])
+
+
+def record_dice(counts: np.ndarray) -> np.ndarray:
+    """Mean Dice (= F1) over the waves of each record: (n, waves, 3) counts -> (n,), NaN where no
+    wave is annotated or predicted."""
+    per_wave = f1(counts)  # (n, waves)
+    defined = ~np.isnan(per_wave)
+    return _divide(np.where(defined, per_wave, 0).sum(axis=1), defined.sum(axis=1))
+
+
+def borders(labels: np.ndarray, wave: int, border: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where the runs of one wave begin (first sample) or end (last sample).
+
+    Args:
+        labels: (n, time).
+        wave: 1 P, 2 QRS, 3 T.
+        border: "onset" or "offset".
+
+    Returns:
+        record (events,), sample (events,), ordered by record, then sample.
+    """
+    inside = np.pad(labels == wave, ((0, 0), (1, 1))).astype(np.int8)
+    change = np.diff(inside, axis=1)  # (n, time + 1)
+    if border == "onset":
+        return np.nonzero(change == 1)
+    record, after = np.nonzero(change == -1)
+    return record, after - 1
+
+
+def match_borders(
+    true_at: np.ndarray, predicted_at: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pair true and predicted positions one to one, nearest pairs first, at most `tolerance` apart.
+
+    Args:
+        true_at, predicted_at: (events,) ascending positions.
+        tolerance: in the same unit, inclusive.
+
+    Returns:
+        Two index arrays of equal length, into `true_at` and `predicted_at`.
+    """
+    first = np.searchsorted(predicted_at, true_at - tolerance, side="left")
+    last = np.searchsorted(predicted_at, true_at + tolerance, side="right")
+    near = last - first
+    of_true = np.repeat(np.arange(len(true_at)), near)
+    of_predicted = np.arange(near.sum()) - np.repeat(np.cumsum(near) - near, near)
+    of_predicted += np.repeat(first, near)
+    order = np.argsort(np.abs(true_at[of_true] - predicted_at[of_predicted]), kind="stable")
+    free_true, free_predicted = [True] * len(true_at), [True] * len(predicted_at)
+    pairs = []
+    for t, p in zip(of_true[order].tolist(), of_predicted[order].tolist(), strict=True):
+        if free_true[t] and free_predicted[p]:
+            free_true[t] = free_predicted[p] = False
+            pairs.append((t, p))
+    matched = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return matched[:, 0], matched[:, 1]
+
+
+def border_sums(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    wave: int,
+    border: str,
+    sampling_rate: float,
+    tolerance_ms: float,
+) -> np.ndarray:
+    """What the event scores of one border are computed from, summed per record.
+
+    True and predicted borders are matched one to one within the tolerance (150 ms is usual,
+    ANSI/AAMI EC57; see baselines.md 3.2). Not scored: a true border next to the unannotated region
+    or at the record's end (the wave may be cut there) together with its match; a predicted border
+    in the unannotated region that matches nothing.
+
+    Args:
+        truth, predicted: (n, time), see `wave_counts`.
+        sampling_rate: Hz.
+
+    Returns:
+        (n, 5): matched, false positive, missed, sum of the errors in ms (predicted minus true),
+        sum of their squares.
+    """
+    n, time = truth.shape
+    step = 1000.0 / sampling_rate  # ms per sample
+    tolerance = tolerance_ms / step + 1e-9
+    apart = time + int(np.ceil(tolerance)) + 1  # keeps the records out of each other's reach
+    true_record, true_sample = borders(truth, wave, border)
+    pred_record, pred_sample = borders(predicted, wave, border)
+    of_true, of_pred = match_borders(
+        true_record * apart + true_sample, pred_record * apart + pred_sample, tolerance
+    )
+    outside = true_sample + (-1 if border == "onset" else 1)
+    fenced = np.pad(truth, ((0, 0), (0, 1)), constant_values=-1)  # column -1 and column `time`
+    scored = fenced[true_record, outside] >= 0
+
+    counted = scored[of_true]
+    record = true_record[of_true][counted]
+    error = (pred_sample[of_pred] - true_sample[of_true])[counted] * step
+    missed = np.setdiff1d(np.flatnonzero(scored), of_true)
+    extra = np.setdiff1d(np.arange(len(pred_sample)), of_pred)
+    extra = extra[truth[pred_record[extra], pred_sample[extra]] >= 0]
+    columns = (
+        (record, None), (pred_record[extra], None), (true_record[missed], None),
+        (record, error), (record, error**2),
+    )  # fmt: skip
+    return np.stack([np.bincount(r, w, minlength=n) for r, w in columns], axis=1).astype(float)
+
+
+def segmentation_scores(
+    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Sample-wise F1, Dice and event scores of P, QRS, T (definitions: paper.md 2.5, our default).
+
+    - `f1_P`, `f1_QRS`, `f1_T`: samples of all records pooled; `f1_macro` their mean.
+    - `dice`: per record the mean Dice (= F1) over the waves, then the mean over records. A wave
+      that is neither annotated nor predicted in a record (no P in atrial fibrillation) has no Dice
+      there and is left out of that record's mean; so is a record without any wave.
+    - `event_<score>_<wave>_<border>`: see `border_sums`; sensitivity = matched / (matched +
+      missed), precision = matched / (matched + false positive), f1 their harmonic mean,
+      error_mean_ms and error_sd_ms over matched borders (positive: predicted too late; sd with
+      divisor n).
+
+    Args:
+        predictions: `truth`, `prediction` (n, time); `sampling_rate` Hz, `tolerance_ms` scalars.
+        weights: (resamples, n); default one row of ones.
+
+    Returns:
+        name -> (resamples,).
+    """
+    truth, predicted = predictions["truth"], predictions["prediction"]
+    weights = _weights(weights, len(truth))
+    counts = wave_counts(truth, predicted)
+    pooled = np.einsum("bn,nwc->wbc", weights, counts)
+    per_wave = np.where(pooled[..., 0] + pooled[..., 2] > 0, f1(pooled), np.nan)
+    scores = {"f1_macro": per_wave.mean(axis=0)}
+
+    dice = record_dice(counts)
+    usable = ~np.isnan(dice)
+    scores["dice"] = _divide(weights @ np.where(usable, dice, 0), weights @ usable)
+
+    for k, name in enumerate(WAVES):
+        scores[f"f1_{name}"] = per_wave[k]
+    rate, tolerance = float(predictions["sampling_rate"]), float(predictions["tolerance_ms"])
+    for k, name in enumerate(WAVES):
+        for border in BORDERS:
+            sums = weights @ border_sums(truth, predicted, k + 1, border, rate, tolerance)
+            for key, values in _event_scores(sums).items():
+                scores[f"event_{key}_{name}_{border}"] = values
+    return scores
+
+
+def _event_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores from (resamples, 5) sums in the order of `border_sums`."""
+    hit, extra, missed, total, squares = sums.T
+    mean = _divide(total, hit)
+    return {
+        "sensitivity": _divide(hit, hit + missed),
+        "precision": _divide(hit, hit + extra),
+        "f1": _divide(2 * hit, 2 * hit + extra + missed),
+        "error_mean_ms": mean,
+        "error_sd_ms": np.sqrt(np.maximum(_divide(squares, hit) - mean**2, 0)),
+    }
+
+
+def _weights(weights: np.ndarray | None, n: int) -> np.ndarray:
+    if n == 0:
+        raise MetricError("no record to score")
+    if weights is None:
+        return np.ones((1, n))
+    if weights.ndim != 2 or weights.shape[1] != n:
+        raise MetricError(f"weights must be (resamples, {n}), got {weights.shape}")
+    return np.asarray(weights, np.float64)
+
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b with NaN where b is 0."""
+    return np.divide(a, b, out=np.full(np.shape(b), np.nan), where=np.asarray(b) != 0)

@@ -1,0 +1,174 @@
+"""Encoder with a time axis, projector, 1-D RoIAlign, mixed precision, safe saving and loading."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from beatssl.config import EncoderConfig, from_dict, to_dict
+
+
+class ArchitectureError(ValueError):
+    """Saved weights belong to another architecture."""
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with batch normalisation and a shortcut (ResNet's basic block)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int):
+        super().__init__()
+        pad = dilation * (kernel // 2)
+        self.main = nn.Sequential(
+            nn.Conv1d(inputs, outputs, kernel, stride, pad, dilation, bias=False),
+            nn.BatchNorm1d(outputs),
+            nn.ReLU(),
+            nn.Conv1d(outputs, outputs, kernel, 1, pad, dilation, bias=False),
+            nn.BatchNorm1d(outputs),
+        )
+        self.shortcut = nn.Identity()
+        if inputs != outputs or stride != 1:
+            self.shortcut = nn.Sequential(
+                nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.main(x) + self.shortcut(x))
+
+
+class Encoder(nn.Module):
+    """1-D ResNet, f in the paper's figure: (batch, 12, time) -> (batch, channels, steps).
+
+    `steps = ceil(time / stride)`; step j is centred on input sample `j * stride` (odd kernels,
+    half padding), which is what `roi_align` relies on. The paper's encoder is unknown: this one is
+    ours.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.stride = config.stride
+        self.channels = config.widths[-1]
+        width = config.widths[0]
+        layers: list[nn.Module] = [
+            nn.Conv1d(12, width, config.stem_kernel, config.stem_stride,
+                      config.stem_kernel // 2, bias=False),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+        ]
+        for outputs, stride, dilation in zip(
+            config.widths, config.strides, config.dilations, strict=True
+        ):
+            for block in range(config.blocks):
+                step = stride if block == 0 else 1
+                layers.append(ResidualBlock(width, outputs, config.kernel, step, dilation))
+                width = outputs
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+        return self.layers(signals)
+
+
+def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
+    """An untrained encoder; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Encoder(config)
+
+
+def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """g_r and g_b: Linear, batch normalisation, ReLU, Linear (SimCLR's head; sizes are ours)."""
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    )
+
+
+def roi_align(
+    e: torch.Tensor, start: torch.Tensor, end: torch.Tensor, stride: int, points: int = 16
+) -> torch.Tensor:
+    """Mean of `e` over a window of each beat, with linear interpolation (RoIAlign in one dimension).
+
+    Args:
+        e: (batch, channels, steps); step j lies on input sample `j * stride`.
+        start, end: (batch, beats) window in input samples, may be fractional; points beyond the
+            ends of `e` take the value at the end.
+        stride: input samples per step.
+        points: evenly spaced points, at the centres of as many bins.
+
+    Returns:
+        (batch, beats, channels).
+    """
+    steps = e.shape[2]
+    centre = (torch.arange(points, device=e.device) + 0.5) / points
+    where = (start[..., None] + (end - start)[..., None] * centre) / stride  # (batch, beats, points)
+    where = where.clamp(0, steps - 1)
+    hat = 1 - (where[..., None] - torch.arange(steps, device=e.device)).abs()
+    weight = hat.clamp_min(0).mean(dim=2)  # (batch, beats, steps), rows sum to 1
+    return weight.to(e.dtype) @ e.transpose(1, 2)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` takes a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """bf16 mixed precision where the hardware has it, float32 elsewhere."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = _cpu_has_bf16()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def _cpu_has_bf16() -> bool:
+    """Native bf16 dot products (AVX512-BF16 or AMX); emulated ones are slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Weights as safetensors with the architecture beside them, written atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata={"encoder": json.dumps(to_dict(encoder.config))})
+    os.replace(part, path)
+
+
+def load_encoder(path: Path, expected: EncoderConfig | None = None) -> Encoder:
+    """Read what `save_encoder` wrote.
+
+    Raises:
+        FileNotFoundError: no such file; names the run to execute.
+        ArchitectureError: the file's architecture is not `expected`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no trained encoder at {path.parent.name}/{path.name}: run its pretraining first "
+            "(`python -m beatssl run`)"
+        )
+    with safe_open(path, framework="pt") as file:
+        stored = json.loads((file.metadata() or {}).get("encoder", "null"))
+    if stored is None:
+        raise ArchitectureError(f"{path.name} of {path.parent.name} does not name its architecture")
+    config = from_dict(EncoderConfig, stored, path.name)
+    if expected is not None and config != expected:
+        raise ArchitectureError(
+            f"{path.parent.name}/{path.name} holds another architecture ({config}); the profile "
+            f"asks for {expected}. Remove the run's folder to train it again."
+        )
+    encoder = Encoder(config)
+    encoder.load_state_dict(load_file(path))
+    return encoder.eval()

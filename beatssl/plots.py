@@ -1,0 +1,214 @@
+"""Every figure of the book. Functions take arrays or tables and return a matplotlib Figure."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from beatssl.beats import BEAT_CLASSES
+from beatssl.records import LEADS, WAVES
+
+WAVE_COLOURS = {"P": "#4c9f70", "QRS": "#c8553d", "T": "#4a6fa5"}
+CLASS_COLOURS = {"N": "#4a6fa5", "S": "#e0a030", "V": "#c8553d", "other": "#8a6fa8"}
+
+sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
+plt.rcParams.update({"figure.dpi": 90, "savefig.bbox": "tight", "axes.titlesize": "medium"})
+
+
+def ecg_paper(signal: np.ndarray, sampling_rate: int, title: str = "") -> Figure:
+    """Twelve leads in four columns of 2.5 s on ECG paper: 25 mm/s, 10 mm/mV, small square 1 mm.
+
+    Args: signal (12, time) mV, at least 10 s."""
+    fig, ax = plt.subplots(figsize=(10, 4.4))
+    samples = int(2.5 * sampling_rate)
+    for i, lead in enumerate(LEADS):
+        column, row = divmod(i, 3)
+        part = signal[i, column * samples : (column + 1) * samples]
+        seconds = column * 2.5 + np.arange(len(part)) / sampling_rate
+        ax.plot(seconds, part.clip(-1.6, 1.6) - 3 * row, color="black", lw=0.7)
+        ax.text(column * 2.5 + 0.05, 1.05 - 3 * row, lead, fontsize=9, weight="bold")
+    for step, width, colour in ((0.1, 0.3, "#f3c9c4"), (0.5, 0.6, "#e39b92")):
+        ax.vlines(np.arange(0, 10 + 1e-9, step * 0.4), -7.6, 1.6, lw=width, color=colour, zorder=0)
+        ax.hlines(np.arange(-7.5, 1.6, step), 0, 10, lw=width, color=colour, zorder=0)
+    ax.set(xlim=(0, 10), ylim=(-7.6, 1.6), aspect=0.4, title=title,
+           xlabel="time (s); a large square is 0.2 s", ylabel="a large square is 0.5 mV")
+    ax.set_yticks([])
+    ax.grid(False)
+    return fig
+
+
+def beats_on_lead(
+    signal: np.ndarray, r_peak: np.ndarray, classes: np.ndarray, sampling_rate: int, title: str = ""
+) -> Figure:
+    """One lead with its R peaks coloured by beat class.
+
+    Args: signal (time,) mV; r_peak, classes (k,)."""
+    fig, ax = plt.subplots(figsize=(10, 2.2))
+    ax.plot(np.arange(len(signal)) / sampling_rate, signal, color="#444444", lw=0.8)
+    for index, name in enumerate(BEAT_CLASSES):
+        mine = r_peak[classes == index]
+        if len(mine):
+            ax.scatter(mine / sampling_rate, signal[mine], color=CLASS_COLOURS[name], s=28,
+                       label=name, zorder=3)
+    ax.set(xlabel="time (s)", ylabel="lead II (mV)", title=title, xlim=(0, len(signal) / sampling_rate))
+    ax.legend(title="beat class", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return fig
+
+
+def distributions(values: dict[str, np.ndarray], xlabel: str, bins: int = 60) -> Figure:
+    """Small histograms side by side, one a name.
+
+    Args: values: name -> (n,) numbers."""
+    fig, axes = plt.subplots(1, len(values), figsize=(3.2 * len(values), 2.4), squeeze=False)
+    for ax, (name, numbers) in zip(axes[0], values.items()):
+        sns.histplot(numbers, bins=bins, stat="proportion", color="#4a6fa5", edgecolor=None, ax=ax)
+        ax.set(title=name, xlabel=xlabel, ylabel="proportion of pairs")
+    fig.tight_layout()
+    return fig
+
+
+def target_matrices(matrices: dict[str, np.ndarray]) -> Figure:
+    """Target matrices in the layout of the paper's figure: both views of all records, values in
+    the cells.
+
+    Args: matrices: name -> (2N, 2N), N small."""
+    fig, axes = plt.subplots(1, len(matrices), figsize=(3.4 * len(matrices), 3.2), squeeze=False)
+    for ax, (name, matrix) in zip(axes[0], matrices.items()):
+        n = len(matrix) // 2
+        ticks = [f"{i + 1}{view}" for view in "ab" for i in range(n)]
+        sns.heatmap(matrix, vmin=0, vmax=1, cmap="crest", annot=True, fmt=".2f", square=True,
+                    cbar=False, annot_kws={"size": 7}, xticklabels=ticks, yticklabels=ticks, ax=ax)
+        ax.set(title=name, xlabel="record and view", ylabel="record and view")
+    fig.tight_layout()
+    return fig
+
+
+def views_of_leads(
+    views: dict[str, np.ndarray], sampling_rate: int, leads: tuple[str, ...] = ("II", "V2", "V5")
+) -> Figure:
+    """The same record and its augmented views in a few leads.
+
+    Args: views: name -> (12, time), in units of the record's SD."""
+    fig, axes = plt.subplots(len(leads), 1, figsize=(10, 1.7 * len(leads)), sharex=True)
+    for ax, lead in zip(axes, leads):
+        for (name, signal), colour in zip(views.items(), ("#222222", "#c8553d", "#4a6fa5")):
+            y = signal[LEADS.index(lead)]
+            ax.plot(np.arange(len(y)) / sampling_rate, y, lw=0.8, color=colour, label=name)
+        ax.set_ylabel(f"{lead} (SD)")
+    axes[0].legend(ncols=len(views), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    axes[-1].set_xlabel("time (s)")
+    fig.tight_layout()
+    return fig
+
+
+def vcg_loops(loops: dict[str, np.ndarray]) -> Figure:
+    """VCG loops in the frontal (X, Y) and horizontal (X, Z) planes.
+
+    Args: loops: name -> (3, time), axes X left, Y down, Z back, in units of the record's SD."""
+    fig, axes = plt.subplots(1, 2, figsize=(7, 3.3))
+    for ax, (a, b), plane in zip(axes, ((0, 1), (0, 2)), ("frontal plane", "horizontal plane")):
+        for (name, heart), colour in zip(loops.items(), ("#222222", "#c8553d", "#4a6fa5")):
+            ax.plot(heart[a], heart[b], lw=0.8, color=colour, label=name)
+        ax.set(title=plane, xlabel="X, left (SD)", ylabel=f"{'XYZ'[b]}, {'down' if b == 1 else 'back'} (SD)",
+               aspect="equal")
+        ax.invert_yaxis()
+    axes[0].legend(frameon=False, fontsize=8)
+    fig.tight_layout()
+    return fig
+
+
+def training_curves(curves: pd.DataFrame) -> Figure:
+    """Losses, alignment and uniformity, entropy of the targets and the probe, over epochs."""
+    panels = [
+        ("loss (nats)", [c for c in ("total", "rhythm", "beat") if c in curves]),
+        ("alignment (0: views agree)", ["alignment"]),
+        ("uniformity (0: collapse)", ["uniformity"]),
+        ("target row entropy (nats)", [c for c in ("row_entropy", "beat_row_entropy") if c in curves]),
+        ("probe AUROC, fold 9", [c for c in ("probe_auroc",) if c in curves]),
+    ]
+    panels = [(label, names) for label, names in panels if names]
+    fig, axes = plt.subplots(1, len(panels), figsize=(2.7 * len(panels), 2.4))
+    for ax, (label, names) in zip(axes, panels):
+        for name in names:
+            known = curves[["epoch", name]].dropna()
+            ax.plot(known["epoch"], known[name], marker=".", ms=4, label=name)
+        ax.set(xlabel="epoch", ylabel=label)
+        if len(names) > 1:
+            ax.legend(fontsize=7, frameon=False)
+    fig.tight_layout()
+    return fig
+
+
+def waves_on_lead(
+    signal: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray], sampling_rate: int,
+    title: str = "",
+) -> Figure:
+    """One lead with annotated waves shaded and predicted ones as bars below.
+
+    Args: signal (time,) mV; truth (time,) -1 left out, 0 background, 1 P, 2 QRS, 3 T; predictions
+        name -> (time,) with the same values."""
+    fig, (top, low) = plt.subplots(
+        2, 1, figsize=(10, 1.9 + 0.28 * (len(predictions) + 1)), sharex=True,
+        height_ratios=[1.7, 0.28 * (len(predictions) + 1)],
+    )
+    seconds = np.arange(len(signal)) / sampling_rate
+    top.plot(seconds, signal, color="black", lw=0.8)
+    top.set(ylabel="mV", title=title, xlim=(0, seconds[-1]))
+    rows = {"annotated": truth, **predictions}
+    for y, (name, labels) in enumerate(rows.items()):
+        for value, wave in enumerate(WAVES, start=1):
+            low.fill_between(seconds, y - 0.4, y + 0.4, where=labels == value, lw=0,
+                             color=WAVE_COLOURS[wave], label=wave if y == 0 else None, step="mid")
+    low.fill_between(seconds, -0.5, len(rows) - 0.5, where=truth < 0, color="#dddddd", lw=0, step="mid",
+                     label="left out", zorder=0)
+    low.set(yticks=range(len(rows)), xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5))
+    low.set_yticklabels(rows)
+    low.grid(False)
+    top.legend(*low.get_legend_handles_labels(), ncols=4, loc="lower right", fontsize=8,
+               frameon=False, bbox_to_anchor=(1, 1))
+    fig.tight_layout()
+    return fig
+
+
+def paper_and_ours(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:
+    """Dots with 95 % intervals for ours, crosses for the paper's numbers; a panel a metric.
+
+    Args:
+        table: columns label, metric, value, ci_low, ci_high, paper (NaN where the paper has none).
+        metrics: metric -> axis label, in the order of the panels.
+    """
+    labels = list(dict.fromkeys(table["label"]))
+    fig, axes = plt.subplots(1, len(metrics), figsize=(2.2 + 2.6 * len(metrics), 0.9 + 0.42 * len(labels)),
+                             sharey=True, squeeze=False)
+    for ax, (metric, name) in zip(axes[0], metrics.items()):
+        part = table[table["metric"] == metric].set_index("label").reindex(labels)
+        y = np.arange(len(labels))
+        ax.hlines(y, part["ci_low"], part["ci_high"], color="#4a6fa5", lw=2)
+        ax.plot(part["value"], y, "o", color="#4a6fa5", label="ours, 95 % interval")
+        ax.plot(part["paper"], y, "x", color="#c8553d", ms=7, mew=2, label="paper")
+        ax.set(xlabel=name, yticks=y, ylim=(len(labels) - 0.5, -0.5))
+        ax.set_yticklabels(labels)
+    axes[0, -1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    fig.tight_layout()
+    return fig
+
+
+def per_class(table: pd.DataFrame, value: str, xlabel: str) -> Figure:
+    """Points with intervals by class and method.
+
+    Args: table: columns label, class, value, ci_low, ci_high."""
+    labels, classes = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["class"]))
+    fig, ax = plt.subplots(figsize=(8, 0.6 + 0.55 * len(classes)))
+    colours = sns.color_palette("deep", len(labels))
+    for i, label in enumerate(labels):
+        part = table[table["label"] == label].set_index("class").reindex(classes)
+        y = np.arange(len(classes)) + (i - (len(labels) - 1) / 2) * 0.16
+        ax.hlines(y, part["ci_low"], part["ci_high"], color=colours[i], lw=1.6)
+        ax.plot(part[value], y, "o", ms=4.5, color=colours[i], label=label)
+    ax.set(yticks=range(len(classes)), xlabel=xlabel, ylim=(len(classes) - 0.5, -0.5))
+    ax.set_yticklabels(classes)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return fig

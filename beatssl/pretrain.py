@@ -1,0 +1,279 @@
+"""The pretraining loop: AdamW, warm-up and cosine decay, mixed precision, exact resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from beatssl import losses, models, targets, vcg
+from beatssl.beats import Beats, beats_fingerprint, pretraining_rows
+from beatssl.config import EncoderConfig, PretrainConfig, Profile, config_hash, to_dict
+from beatssl.fingerprint import code_hash
+from beatssl.methods import beatssl as beatssl_method
+from beatssl.methods.beatssl import Batch, BeatSSL
+from beatssl.models import (
+    ArchitectureError, Encoder, build_encoder, load_encoder, pick_device, save_encoder,
+)
+from beatssl.store import Store
+from beatssl.targets import FeatureScale
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number; the last good checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished pretraining run.
+
+    Attributes:
+        config: its settings.
+        encoder: trained (or, for method `random`, untrained), in evaluation mode.
+        curves: one row an epoch: losses, diagnostics, learning rate, seconds.
+        key: changes with any setting, the architecture or the data.
+    """
+
+    config: PretrainConfig
+    encoder: Encoder
+    curves: pd.DataFrame
+    key: str
+
+
+class BatchSource:
+    """Cuts seeded, shuffled batches out of a store.
+
+    Beats whose window leaves the record are dropped; where a record has more than
+    `beats_per_record`, that many are drawn anew each time.
+    """
+
+    def __init__(self, store: Store, beats: Beats, rows: np.ndarray, config: PretrainConfig):
+        self.store, self.rows, self.config = store, rows, config
+        rate, time = store.sampling_rate, store.signals.shape[2]
+        self.record_features = torch.from_numpy(beats.record_features[rows])
+        self.r_peak = torch.from_numpy(beats.r_peak[rows])
+        self.features = torch.from_numpy(beats.features[rows])
+        self.classes = torch.from_numpy(beats.classes(config.beat_classifier)[rows]).long()
+        self.valid = (
+            (self.r_peak >= config.beat_before * rate)
+            & (self.r_peak + config.beat_after * rate <= time - 1)
+            & (self.classes >= 0)
+        )
+        self.record_scale = FeatureScale.fit(self.record_features)
+        self.beat_scale = FeatureScale.fit(self.features[self.valid])
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The last, incomplete batch is left out, unless it is the only one."""
+        return max(1, len(self.rows) // self.config.batch_size)
+
+    def epoch(self, generator: torch.Generator):
+        """Yield the batches of one epoch, on the CPU."""
+        order = torch.randperm(len(self.rows), generator=generator)
+        size = self.config.batch_size
+        for i in range(self.batches_per_epoch):
+            yield self.batch(order[i * size : (i + 1) * size], generator)
+
+    def batch(self, items: torch.Tensor, generator: torch.Generator) -> Batch:
+        """The batch of these items (indices into `rows`)."""
+        chance = torch.rand(len(items), self.valid.shape[1], generator=generator)
+        chance = torch.where(self.valid[items], chance, -1.0)
+        keep = chance.topk(min(self.config.beats_per_record, chance.shape[1]), dim=1).indices
+        keep = keep.sort(dim=1).values  # (N, B), in the order of time
+        wide = keep[..., None].expand(-1, -1, self.features.shape[2])
+        return Batch(
+            signals=torch.from_numpy(self.store.load(self.rows[items.numpy()])),
+            record_features=self.record_features[items],
+            r_peak=self.r_peak[items].gather(1, keep),
+            beat_valid=self.valid[items].gather(1, keep),
+            beat_class=self.classes[items].gather(1, keep),
+            beat_features=self.features[items].gather(1, wide),
+        )
+
+
+def run_key(config: PretrainConfig, encoder: EncoderConfig, store: Store) -> str:
+    """Identity of a run: settings, architecture, data, and the code that decides the weights."""
+    code = code_hash(vcg, targets, losses, models, beatssl_method, sys.modules[__name__])
+    return config_hash(config, encoder, beats_fingerprint(store), code)
+
+
+def pretrain(
+    config: PretrainConfig,
+    profile: Profile,
+    store: Store,
+    beats: Beats,
+    *,
+    device: str = "auto",
+    monitor: Callable[[Encoder], dict[str, float]] | None = None,
+    stop_after: int | None = None,
+) -> Run | None:
+    """Train one run, or read it if it is done, or go on where it was.
+
+    Files in `work/<profile>/runs/<run_id>-<key>/`: `checkpoint.pt` after every epoch,
+    `encoder.safetensors`, `curves.csv` and `run.json` at the end. A resumed run gives the same
+    weights as an uninterrupted one on the same machine; a run with other settings, data or code
+    has another folder, so that nothing is overwritten.
+
+    Args:
+        monitor: called with the encoder, in evaluation mode, after the first, every fifth and the
+            last epoch; the numbers it returns go into that epoch's row of the curves.
+        device: auto | cpu | cuda.
+        stop_after: stop (and return None) when so many epochs are done; for an interruption on
+            purpose.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite; the checkpoint of the epoch before is kept.
+        ArchitectureError: a checkpoint of another architecture lies in the folder.
+        ValueError: too few records.
+    """
+    key = run_key(config, profile.encoder, store)
+    folder = profile.work / "runs" / f"{config.run_id}-{key}"
+    done = _read_done(folder, config, profile.encoder, key)
+    if done is not None:
+        return done
+    if config.method == "random":
+        encoder = build_encoder(profile.encoder, config.seed).eval()
+        return _finish(folder, config, encoder, pd.DataFrame(), key, 0)
+
+    rows = pretraining_rows(store, beats)
+    if len(rows) < 2:
+        raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
+    place = pick_device(device)
+    source = BatchSource(store, beats, rows, config)
+    encoder = build_encoder(profile.encoder, config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = BeatSSL(encoder, config, store.sampling_rate,
+                        source.record_scale, source.beat_scale).to(place)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    steps = config.epochs * source.batches_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, steps, config.warmup_fraction)
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    curves: list[dict] = []
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.is_file():
+        curves = _restore(checkpoint, key, model, optimizer, schedule, generator)
+    model.train()
+    with tqdm(range(len(curves), config.epochs), desc=config.run_id, unit="epoch") as bar:
+        for epoch in bar:
+            if stop_after is not None and epoch >= stop_after:
+                return None
+            where = f"{config.run_id}, epoch {epoch + 1}"
+            means = _one_epoch(model, optimizer, schedule, source, generator, place, where)
+            if monitor is not None and (epoch + 1 in (1, config.epochs) or (epoch + 1) % 5 == 0):
+                means |= monitor(model.encoder.eval())
+                model.train()
+            curves.append({"epoch": epoch + 1, **means})
+            bar.set_postfix(loss=f"{curves[-1]['total']:.3f}")
+            _save_checkpoint(checkpoint, key, model, optimizer, schedule, generator, curves)
+    table = pd.DataFrame(curves)
+    run = _finish(folder, config, model.encoder.cpu().eval(), table, key, len(rows))
+    checkpoint.unlink()
+    return run
+
+
+def warmup_cosine(step: int, steps: int, warmup_fraction: float) -> float:
+    """Factor on the learning rate: linear warm-up, then half a cosine to 0."""
+    warmup = max(1, round(steps * warmup_fraction))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _one_epoch(model, optimizer, schedule, source, generator, device, where: str) -> dict:
+    """Train for one epoch; means of the losses and diagnostics."""
+    start, sums, count = perf_counter(), {}, 0
+    for batch in source.epoch(generator):
+        batch = replace(batch, **{k: v.to(device) for k, v in vars(batch).items()})
+        parts = model.training_step(batch, generator)
+        if not torch.isfinite(parts["total"]):
+            raise DivergedError(
+                f"{where}: the loss is {parts['total'].item()}. The checkpoint of the epoch before "
+                "is kept; lower learning_rate or raise temperature."
+            )
+        optimizer.zero_grad()
+        parts["total"].backward()
+        optimizer.step()
+        schedule.step()
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value.item()
+        count += 1
+    means = {name: value / count for name, value in sums.items()}
+    rate = optimizer.param_groups[0]["lr"]
+    return {**means, "learning_rate": rate, "steps": count, "seconds": perf_counter() - start}
+
+
+def _save_checkpoint(path: Path, key: str, model, optimizer, schedule, generator, curves) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save({
+        "key": key,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "generator": generator.get_state(),
+        "curves": curves,
+    }, part)
+    os.replace(part, path)
+
+
+def _restore(path: Path, key: str, model, optimizer, schedule, generator) -> list[dict]:
+    """Put the state of a checkpoint back; one of another run is refused."""
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    if {k: v.shape for k, v in state["model"].items()} != shapes:
+        raise ArchitectureError(
+            f"the checkpoint of {path.parent.name} is of another architecture; remove the folder "
+            "to start it again"
+        )
+    if state["key"] != key:
+        raise ArchitectureError(
+            f"the checkpoint in {path.parent.name} belongs to other settings (key {state['key']}); "
+            "remove the folder to start it again"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    generator.set_state(state["generator"])
+    return state["curves"]
+
+
+def _finish(
+    folder: Path, config: PretrainConfig, encoder: Encoder, curves: pd.DataFrame, key: str,
+    records: int,
+) -> Run:
+    """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
+    save_encoder(encoder, folder / "encoder.safetensors")
+    curves.to_csv(folder / "curves.csv", index=False)
+    note = {"key": key, "config": to_dict(config), "records": records, "torch": torch.__version__,
+            "steps": int(curves["steps"].sum()) if len(curves) else 0}
+    part = folder / "run.part"
+    part.write_text(json.dumps(note, indent=1))
+    os.replace(part, folder / "run.json")
+    return Run(config, encoder, curves, key)
+
+
+def _read_done(
+    folder: Path, config: PretrainConfig, architecture: EncoderConfig, key: str
+) -> Run | None:
+    note = folder / "run.json"
+    if not note.is_file() or json.loads(note.read_text())["key"] != key:
+        return None
+    encoder = load_encoder(folder / "encoder.safetensors", architecture)
+    text = (folder / "curves.csv").read_text().strip()
+    curves = pd.read_csv(folder / "curves.csv") if text else pd.DataFrame()
+    return Run(config, encoder, curves, key)

@@ -1,0 +1,570 @@
+"""Readers for the published record folders: PTB-XL, LUDB and the PhysioNet Challenge 2021.
+
+Each data set has a `list_*` function (one row a record, nothing read but the index) and a `read_*`
+function (one row in, one `Record` out). Every record comes out alike: 12 leads in the order of
+`LEADS`, millivolts, at the sampling rate of its file. Cleaning, resampling and cutting are the
+store's business (`beatssl.store`).
+
+A missing folder, index file or column raises `RecordError` while listing; a record that cannot be
+read raises `RecordError` while reading, and the store sets that record aside with the reason.
+
+Sources: PTB-XL, Wagner et al., Sci Data 7:154 (2020); LUDB, Kalyakulina et al., IEEE Access 8
+(2020); Challenge 2021, Reyna et al., doi 10.13026/34va-7q14. Files are read with `wfdb`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import wfdb
+
+from .config import DataConfig
+
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+WAVES = ("P", "QRS", "T")  # class 1, 2, 3 of the wave targets; 0 background, -1 not annotated
+NOT_ANNOTATED = -1
+
+WAVE_OF_SYMBOL = {"p": 1, "N": 2, "t": 3}
+MARK_ON_BORDER = 0.010  # s: a peak mark this near a pair of borders belongs to that pair
+UNKNOWN_BORDER = 0.100  # s left out on a side whose border is missing
+FLAT_MILLIVOLT = 0.02  # a lead with a smaller peak-to-peak is called flat
+MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
+OVERLAPPING_SOURCES = {"ptb-xl": "overlaps PTB-XL"}  # Challenge folders that are left out
+
+
+class RecordError(ValueError):
+    """A record or its folder cannot be used; the text names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One recording as published, leads in the order of `LEADS`.
+
+    Attributes:
+        record_id: unique over all data sets, for example `ptbxl-1`, `ludb-1`, `cpsc_2018-A0001`.
+        dataset: `ptbxl`, `ludb` or `challenge`.
+        signal: (12, time) float32, mV.
+        sampling_rate: Hz.
+        patient_id: `<dataset>-<patient>`; the record's own id where the patient is not given.
+        fold: official PTB-XL fold 1..10; 0 = none.
+        labels: (5,) int8 in the order of `SUPERCLASSES`; all -1 where no superclass is stated.
+        waves: (12, time) int8 (see `wave_labels`), or None where nobody annotated waves.
+        provenance: where the bytes come from, as far as the data set says.
+        statements: diagnostic, form and rhythm statements (PTB-XL's scp codes), joined by ";".
+    """
+
+    record_id: str
+    dataset: str
+    signal: np.ndarray
+    sampling_rate: float
+    patient_id: str
+    fold: int
+    labels: np.ndarray
+    waves: np.ndarray | None = None
+    provenance: str = ""
+    statements: str = ""
+
+
+# ---------------------------------------------------------------- listing
+
+
+def list_ptbxl(folder: Path, sampling_rate: float) -> pd.DataFrame:
+    """List the records of a folder in the PTB-XL layout.
+
+    A record's superclasses are those of all diagnostic statements in its `scp_codes`, whatever
+    their likelihood (Wagner et al. 2020, and the usual superdiagnostic benchmark).
+
+    Above 100 Hz the 500 Hz file is taken where the record has one; records without
+    (`filename_hr` empty, or no folder `records500` at all) give their 100 Hz file.
+
+    Args:
+        folder: holds `ptbxl_database.csv`, `scp_statements.csv`, `records100|500`.
+        sampling_rate: Hz the caller wants to work at.
+
+    Returns:
+        One row a record: record_id, patient_id, fold, filename, NORM..HYP, provenance, statements,
+        files.
+
+    Raises:
+        RecordError: a folder, file or column is missing, or a row of the table is unreadable.
+    """
+    folder = _folder(folder)
+    table = _csv(
+        folder / "ptbxl_database.csv",
+        ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_lr"),
+    )
+    statements = _csv(folder / "scp_statements.csv", ("diagnostic", "diagnostic_class"))
+    statements = statements[statements["diagnostic"].astype(str).isin(("1", "1.0"))]
+    superclass = dict(zip(statements.iloc[:, 0], statements["diagnostic_class"]))
+    unknown = sorted(set(superclass.values()) - set(SUPERCLASSES))
+    if unknown:
+        raise RecordError(
+            f"scp_statements.csv: diagnostic_class {unknown[0]!r} is none of "
+            f"{', '.join(SUPERCLASSES)}: take the file of the PTB-XL release"
+        )
+    has_hr = "filename_hr" in table and (folder / "records500").is_dir()
+    rows = []
+    for row in table.to_dict("records"):
+        name = f"ptbxl-{row['ecg_id']}"
+        try:
+            codes = ast.literal_eval(row["scp_codes"])
+            fold, patient = int(float(row["strat_fold"])), int(float(row["patient_id"]))
+            found = {superclass[code] for code in codes if code in superclass}
+        except (ValueError, SyntaxError, TypeError) as error:
+            raise RecordError(
+                f"{name}: ptbxl_database.csv, unreadable scp_codes, strat_fold or patient_id "
+                f"({error}): repair or remove that row"
+            ) from error
+        high = row["filename_hr"] if has_hr and sampling_rate > 100 else ""
+        filename = high or row["filename_lr"]
+        labels = [int(c in found) if found else -1 for c in SUPERCLASSES]
+        rows.append(
+            {
+                "record_id": name,
+                "patient_id": f"ptbxl-{patient}",
+                "fold": fold,
+                "filename": filename,
+                **dict(zip(SUPERCLASSES, labels)),
+                "provenance": row.get("provenance", ""),
+                "statements": ";".join(codes),
+                "files": (f"{filename}.hea", f"{filename}.dat"),
+            }
+        )
+    return _listing(rows, folder)
+
+
+def list_ludb(folder: Path) -> pd.DataFrame:
+    """List the records of a folder in the LUDB layout (`RECORDS`, `data/`).
+
+    Returns:
+        One row a record: record_id, filename, files.
+
+    Raises:
+        RecordError: the folder or its `RECORDS` file is missing or empty.
+    """
+    folder = _folder(folder)
+    index = folder / "RECORDS"
+    if not index.is_file():
+        raise RecordError(f"{folder.name}: file RECORDS not found: is this an LUDB folder?")
+    suffixes = ("hea", "dat", *(lead.lower() for lead in LEADS))
+    rows = [
+        {
+            "record_id": f"ludb-{name.rsplit('/', 1)[-1]}",
+            "filename": name,
+            "files": tuple(f"{name}.{suffix}" for suffix in suffixes),
+        }
+        for name in index.read_text().split()
+    ]
+    return _listing(rows, folder)
+
+
+def list_challenge(folder: Path) -> pd.DataFrame:
+    """List the records of a folder in the Challenge 2021 layout (`training/<source>/g1/*.hea`).
+
+    Returns:
+        One row a record: record_id, source, filename, files, skip. `skip` holds the reason why
+        a source is left out ("overlaps PTB-XL"), empty for the records to read.
+
+    Raises:
+        RecordError: the folder is missing or holds no header file.
+    """
+    folder = _folder(folder)
+    base = folder / "training" if (folder / "training").is_dir() else folder
+    rows = []
+    for header in sorted(base.rglob("*.hea")):
+        inside = header.relative_to(base).parts
+        source = inside[0] if len(inside) > 1 else base.name
+        filename = header.relative_to(folder).with_suffix("").as_posix()
+        rows.append(
+            {
+                "record_id": f"{source}-{header.stem}",
+                "source": source,
+                "filename": filename,
+                "files": (f"{filename}.hea", f"{filename}.mat"),
+                "skip": OVERLAPPING_SOURCES.get(source.lower(), ""),
+            }
+        )
+    return _listing(rows, folder)
+
+
+def _folder(folder: Path) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RecordError(
+            f"folder {str(folder)!r} not found: point DATA (BEATSSL_DATA) at the folder that "
+            "holds the downloaded data sets"
+        )
+    return folder
+
+
+def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read all cells as text ("" where empty) and insist on `columns`."""
+    if not path.is_file():
+        raise RecordError(f"{path.parent.name}: file {path.name} not found: complete the download")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path.name}: no readable csv ({error}): download it again") from error
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise RecordError(
+            f"{path.name}: column {', '.join(missing)} missing: take the file of the release"
+        )
+    return table
+
+
+def _listing(rows: list[dict], folder: Path) -> pd.DataFrame:
+    if not rows:
+        raise RecordError(f"{folder.name}: no record listed: complete the download")
+    table = pd.DataFrame(rows)
+    twice = table["record_id"][table["record_id"].duplicated()]
+    if len(twice):
+        raise RecordError(f"{twice.iloc[0]}: listed twice in {folder.name}: remove one of the two")
+    return table
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_ptbxl(folder: Path, row: Mapping) -> Record:
+    """Read one row of `list_ptbxl`.
+
+    Raises:
+        RecordError: see `read_wfdb` and `order_leads`.
+    """
+    name = row["record_id"]
+    stored = read_wfdb(Path(folder) / row["filename"], name)
+    return Record(
+        record_id=name,
+        dataset="ptbxl",
+        signal=order_leads(_millivolts(stored, name), stored.sig_name, name),
+        sampling_rate=float(stored.fs),
+        patient_id=row["patient_id"],
+        fold=int(row["fold"]),
+        labels=np.array([row[c] for c in SUPERCLASSES], np.int8),
+        provenance=row["provenance"],
+        statements=row["statements"],
+    )
+
+
+def read_ludb(folder: Path, row: Mapping) -> Record:
+    """Read one row of `list_ludb` with the wave annotations of all 12 leads.
+
+    The header scales every lead by its own peak-to-peak, so its "mV" are not physical. The raw
+    integers are: II = I + III holds exactly, and a unit is about 1 microvolt (inferred from
+    plausible amplitudes, the data set does not say). They are taken as microvolts.
+
+    Raises:
+        RecordError: see `read_wfdb`, `order_leads` and `wave_labels`; a lead's annotation file is
+            missing or unreadable.
+    """
+    name = row["record_id"]
+    path = Path(folder) / row["filename"]
+    stored = read_wfdb(path, name)
+    raw = np.where(stored.d_signal == -32768, np.nan, stored.d_signal * 1e-3)  # 16 bit: missing
+    signal = order_leads(raw, stored.sig_name, name)
+    waves = np.empty(signal.shape, np.int8)
+    for i, lead in enumerate(LEADS):
+        try:
+            marks = wfdb.rdann(str(path), lead.lower())
+        except Exception as error:  # wfdb raises many kinds on a damaged file
+            raise RecordError(
+                f"{name}: annotation unreadable (lead {lead}, {_short(error)}): "
+                "download the record again"
+            ) from error
+        try:
+            waves[i] = wave_labels(marks.symbol, marks.sample, signal.shape[1], float(stored.fs))
+        except RecordError as error:
+            raise RecordError(
+                f"{name}: annotation unreadable (lead {lead}, {error}): download the record again"
+            ) from error
+    return Record(
+        record_id=name,
+        dataset="ludb",
+        signal=signal,
+        sampling_rate=float(stored.fs),
+        patient_id=name,  # every record is another person
+        fold=0,
+        labels=np.full(len(SUPERCLASSES), -1, np.int8),
+        waves=waves,
+        provenance="ludb",
+    )
+
+
+def read_challenge(folder: Path, row: Mapping) -> Record:
+    """Read one row of `list_challenge`; `provenance` is the source's folder name.
+
+    Raises:
+        RecordError: see `read_wfdb` and `order_leads`.
+    """
+    name = row["record_id"]
+    stored = read_wfdb(Path(folder) / row["filename"], name)
+    return Record(
+        record_id=name,
+        dataset="challenge",
+        signal=order_leads(_millivolts(stored, name), stored.sig_name, name),
+        sampling_rate=float(stored.fs),
+        patient_id=name,
+        fold=0,
+        labels=np.full(len(SUPERCLASSES), -1, np.int8),
+        provenance=row["source"],
+    )
+
+
+def read_wfdb(path: Path, name: str) -> wfdb.Record:
+    """Read the raw integers of a WFDB record and hold its header against them.
+
+    Args:
+        path: record without suffix.
+        name: how errors call the record.
+
+    Returns:
+        The wfdb record with `d_signal` (time, leads) and the header's fields.
+
+    Raises:
+        RecordError: a file is missing or truncated, the header is unreadable, or it disagrees
+            with the data (length, first sample or checksum of a lead).
+    """
+    path = Path(path)
+    if not path.with_name(path.name + ".hea").is_file():
+        raise RecordError(f"{name}: file absent ({path.name}.hea): complete the download")
+    try:
+        header = wfdb.rdheader(str(path))
+        files = sorted({f for f in header.file_name or [] if f})
+    except Exception as error:
+        raise RecordError(
+            f"{name}: header unreadable ({_short(error)}): download the record again"
+        ) from error
+    absent = [f for f in files if not path.with_name(f).is_file()]
+    if absent or not files:
+        raise RecordError(
+            f"{name}: file absent ({', '.join(absent) or 'header names none'}): "
+            "complete the download"
+        )
+    try:
+        stored = wfdb.rdrecord(str(path), physical=False)
+        checksums = stored.calc_checksum()
+    except Exception as error:  # a short file, a wrong number of leads: wfdb raises many kinds
+        raise RecordError(
+            f"{name}: truncated, or header disagrees with the data ({_short(error)}): "
+            "download the record again"
+        ) from error
+    if not stored.fs or stored.fs <= 0:
+        raise RecordError(f"{name}: header states no sampling rate: download the record again")
+    for i, lead in enumerate(stored.sig_name):
+        stated, first = stored.checksum[i], stored.init_value[i]
+        if stated is not None and (stated - checksums[i]) % 65536:
+            wrong = "checksum"
+        elif first is not None and len(stored.d_signal) and first != stored.d_signal[0, i]:
+            wrong = "first sample"
+        else:
+            continue
+        raise RecordError(
+            f"{name}: header disagrees with the data ({wrong} of lead {lead}): "
+            "download the record again"
+        )
+    return stored
+
+
+def order_leads(signal: np.ndarray, names: Sequence[str], record: str) -> np.ndarray:
+    """Bring the leads into the order of `LEADS`; spelling is compared without case.
+
+    Args:
+        signal: (time, leads).
+        names: one name a column.
+        record: how errors call the record.
+
+    Returns:
+        (12, time) float32.
+
+    Raises:
+        RecordError: a lead is missing, unknown or there twice.
+    """
+    lower = [str(n).strip().lower() for n in names]
+    wanted = [lead.lower() for lead in LEADS]
+    problems = [f"unknown lead {n}" for n, low in zip(names, lower) if low not in wanted]
+    problems += [f"duplicate lead {lead}" for lead in LEADS if lower.count(lead.lower()) > 1]
+    problems += [f"missing lead {lead}" for lead in LEADS if lead.lower() not in lower]
+    if problems:
+        raise RecordError(f"{record}: wrong leads ({', '.join(problems)}): 12 standard ones needed")
+    columns = [lower.index(lead) for lead in wanted]
+    return np.ascontiguousarray(signal[:, columns].T, dtype=np.float32)
+
+
+def _millivolts(stored: wfdb.Record, name: str) -> np.ndarray:
+    """Physical signal (time, leads) in mV; missing samples are NaN."""
+    factors = []
+    for lead, unit in zip(stored.sig_name, stored.units):
+        if str(unit).lower() not in MILLIVOLT:
+            raise RecordError(f"{name}: unknown unit (lead {lead} in {unit!r}): V, mV, uV needed")
+        factors.append(MILLIVOLT[str(unit).lower()])
+    return stored.dac() * np.array(factors)
+
+
+def _short(error: Exception) -> str:
+    """Kind and text of an error without line breaks or the folder's name."""
+    text = re.sub(r"\S*[/\\]", "", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}"[:120]
+
+
+# ---------------------------------------------------------------- waves
+
+_MARKS = re.compile(
+    r"(?P<whole>(?P<open>\(+)(?P<peaks>p+|N+|t+)(?P<close>\)+))"
+    r"|(?P<before>[pNt]\(\))"  # the mark stands on the onset: N()
+    r"|(?P<after>\(\)[pNt](?!\)))"  # the mark stands on the offset: ()N
+    r"|(?P<no_onset>[pNt]\))"
+    r"|(?P<no_offset>\([pNt])"
+    r"|(?P<no_kind>\(\))"
+    r"|(?P<stray>.)"
+)
+
+
+def wave_labels(
+    symbols: Sequence[str], samples: Sequence[int], length: int, sampling_rate: float
+) -> np.ndarray:
+    """Turn the marks of one lead into one label a sample.
+
+    0 background, 1 P, 2 QRS, 3 T, -1 not annotated. A wave is drawn from its onset to its offset,
+    both included, and only where both are known:
+
+    - `(N)`: the usual triple, drawn.
+    - `((tt))`, the same wave marked k times (LUDB record 116): drawn once, from the median onset
+      to the median offset.
+    - `N()` or `()N` with the mark within 10 ms of the pair (records 7, 34, 111, 198; 8): the mark
+      stands on the border of a wave that starts or ends at its extremum; drawn, mark included.
+    - `N)` or `(t`, one border missing: not drawn; -1 from the known border to 100 ms beyond the
+      mark on the side of the missing one.
+    - `()` without a mark: the kind is unknown, so the stretch between is -1.
+    - a mark or border alone: -1 within 100 ms.
+
+    -1 never covers a drawn wave. Outside the first and last mark of the lead everything is -1,
+    because the waves there were left unannotated.
+
+    Args:
+        symbols: `(`, `p`, `N`, `t`, `)`.
+        samples: position of each symbol, not decreasing.
+        length: samples in the record.
+        sampling_rate: Hz.
+
+    Returns:
+        (length,) int8.
+
+    Raises:
+        RecordError: an unknown symbol, unordered marks, or a mark outside the record.
+    """
+    text = "".join(symbols)
+    samples = np.asarray(samples, int)
+    if set(text) - set("(pNt)") or len(text) != len(samples):
+        raise RecordError(f"unknown annotation symbol {sorted(set(text) - set('(pNt)'))}")
+    labels = np.full(length, NOT_ANNOTATED, np.int8)
+    if not len(samples):
+        return labels
+    if (np.diff(samples) < 0).any() or samples[0] < 0 or samples[-1] >= length:
+        raise RecordError("annotation marks are unordered or lie outside the record")
+    drawn, unsure = _group(text, samples, sampling_rate)
+    first, last = samples[0], samples[-1]
+    labels[first : last + 1] = 0
+    for start, stop in unsure:
+        labels[max(start, first) : min(stop, last) + 1] = NOT_ANNOTATED
+    for kind, onset, offset in drawn:
+        labels[onset : offset + 1] = kind
+    return labels
+
+
+def _group(text: str, samples: np.ndarray, sampling_rate: float) -> tuple[list, list]:
+    """Split the marks into drawn waves (kind, onset, offset) and unsure stretches."""
+    near = round(MARK_ON_BORDER * sampling_rate)
+    margin = round(UNKNOWN_BORDER * sampling_rate)
+    drawn, unsure = [], []
+    for found in _MARKS.finditer(text):
+        at = samples[found.start() : found.end()]
+        case, marks = found.lastgroup, found.group()
+        if found["whole"]:
+            k = len(found["peaks"])
+            kind = WAVE_OF_SYMBOL[found["peaks"][0]]
+            if len(found["open"]) == len(found["close"]) == k:
+                drawn.append((kind, int(np.median(at[:k])), int(np.median(at[-k:]))))
+            else:
+                unsure.append((at[0] - margin, at[-1] + margin))
+        elif case == "before":
+            if at[1] - at[0] <= near:
+                drawn.append((WAVE_OF_SYMBOL[marks[0]], at[0], at[2]))
+            else:
+                unsure.append((at[0] - margin, at[0] + margin))
+                unsure.append((at[1], at[2]))
+        elif case == "after":
+            if at[2] - at[1] <= near:
+                drawn.append((WAVE_OF_SYMBOL[marks[2]], at[0], at[2]))
+            else:
+                unsure.append((at[0], at[1]))
+                unsure.append((at[2] - margin, at[2] + margin))
+        elif case == "no_onset":
+            unsure.append((at[0] - margin, at[1]))
+        elif case == "no_offset":
+            unsure.append((at[0], at[1] + margin))
+        elif case == "no_kind":
+            unsure.append((at[0], at[1]))
+        else:
+            unsure.append((at[0] - margin, at[0] + margin))
+    return drawn, unsure
+
+
+def count_marks(folder: Path) -> dict[str, int]:
+    """Wave marks (P, QRS, T) over all leads of an LUDB folder, as parsed.
+
+    LUDB 1.0.1 holds 16,797 P, 21,965 QRS and 19,661 T.
+    """
+    counts = dict.fromkeys(WAVES, 0)
+    for row in list_ludb(folder).to_dict("records"):
+        for lead in LEADS:
+            for symbol in wfdb.rdann(str(Path(folder) / row["filename"]), lead.lower()).symbol:
+                if symbol in WAVE_OF_SYMBOL:
+                    counts[WAVES[WAVE_OF_SYMBOL[symbol] - 1]] += 1
+    return counts
+
+
+# ---------------------------------------------------------------- quality
+
+
+def check(record: Record, config: DataConfig) -> str | None:
+    """Why a record is set aside, or None when it is good.
+
+    The text before the colon is the kind of fault, for counting. Leads that are missing, unknown
+    or there twice are found earlier, by `order_leads`.
+
+    Args:
+        record: as read.
+        config: `seconds` and `einthoven_tolerance` are used.
+
+    Returns:
+        - `too short`: less than `config.seconds`;
+        - `NaN`: missing samples, with the leads;
+        - `flat lead`: peak-to-peak below 0.02 mV, with the leads;
+        - `Einthoven violated`: sd(I + III - II) / sd(II) above `config.einthoven_tolerance`.
+    """
+    seconds = record.signal.shape[1] / record.sampling_rate
+    if seconds < config.seconds - 1e-9:
+        return f"too short: {seconds:g} s of {config.seconds:g} s"
+    missing = ~np.isfinite(record.signal).all(axis=1)
+    if missing.any():
+        return f"NaN: lead {_names(missing)}"
+    flat = np.ptp(record.signal, axis=1) < FLAT_MILLIVOLT
+    if flat.any():
+        return f"flat lead: {_names(flat)}"
+    one, two, three = record.signal[:3].astype(float)
+    error = np.std(one + three - two) / np.std(two)
+    if error > config.einthoven_tolerance:
+        return f"Einthoven violated: sd(I + III - II) / sd(II) = {error:.2f}"
+    return None
+
+
+def _names(chosen: np.ndarray) -> str:
+    return ", ".join(lead for lead, yes in zip(LEADS, chosen) if yes)

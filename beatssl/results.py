@@ -1,0 +1,432 @@
+"""Tidy result rows: saved per evaluation, collected into `results/<profile>.csv`.
+
+One evaluation is one run, task, protocol and label fraction. Its rows and predictions lie in
+`work/<profile>/results/<stem>.json` and `work/<profile>/predictions/<stem>.npz`, both written
+atomically and both carrying the evaluation's key, so numbers and predictions never mix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from beatssl import metrics, stats
+from beatssl.config import (
+    ROOT, PretrainConfig, Profile, config_hash, from_dict, to_dict,
+)  # fmt: skip
+from beatssl.fingerprint import code_hash
+from beatssl.store import Store
+
+COLUMNS = (
+    "run_id", "method", "rhythm", "beat", "exponent", "seed", "task", "protocol",
+    "label_fraction", "metric", "value", "ci_low", "ci_high", "n", "data", "sampling_rate",
+    "config_hash", "source",
+)  # fmt: skip
+FLOATS = ("exponent", "label_fraction", "value", "ci_low", "ci_high")
+INTEGERS = ("n", "sampling_rate")
+GROUP = ("method", "rhythm", "beat", "exponent", "task", "protocol", "label_fraction")
+
+CLASSIFY, SEGMENT = "ptbxl_superdiagnostic", "ludb_segmentation"
+SCORES = {CLASSIFY: metrics.classification_scores, SEGMENT: metrics.segmentation_scores}
+HEADLINES = (  # heading, task, metric: the columns of the main table
+    ("AUROC", CLASSIFY, "auroc_macro"),
+    ("F1", CLASSIFY, "f1_macro"),
+    ("LUDB F1", SEGMENT, "f1_macro"),
+    ("Dice", SEGMENT, "dice"),
+)
+RESULTS = ROOT / "results"
+
+Predictions = Mapping[str, np.ndarray]
+
+
+class ResultsError(ValueError):
+    """A results file cannot be used; the message names it and the remedy."""
+
+
+# --- one evaluation -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was evaluated on what: all of a result row except its score.
+
+    Attributes:
+        weights: hash of the encoder's weights, so that a retrained encoder is evaluated anew.
+        fingerprint: of the store.
+        content: of the store's arrays on this machine.
+        code: hash of the task's code.
+        config_hash: changes with the run's, encoder's and task's settings, the data, the protocol.
+    """
+
+    run: PretrainConfig
+    task: str
+    protocol: str
+    label_fraction: float
+    data: str
+    sampling_rate: int
+    fingerprint: str
+    weights: str
+    content: str
+    code: str
+    config_hash: str
+
+    @property
+    def key(self) -> str:
+        return config_hash(self)
+
+    @property
+    def name(self) -> str:
+        """The run without its seed; an untrained encoder trained on the labels is `supervised`."""
+        if self.protocol == "scratch":
+            return "supervised"
+        return self.run.run_id.removesuffix(f"-s{self.run.seed}")
+
+    @property
+    def stem(self) -> str:
+        """Name of the evaluation's files."""
+        run_id = f"{self.name}-s{self.run.seed}"
+        return f"{run_id}-{self.task}-{self.protocol}-{self.label_fraction:g}"
+
+    def row(self, metric: str, found: stats.Estimate) -> dict:
+        """One tidy row."""
+        contrastive = self.run.method == "beatssl"
+        return {
+            "run_id": f"{self.name}-s{self.run.seed}",
+            "method": "supervised" if self.protocol == "scratch" else self.run.method,
+            "rhythm": self.run.rhythm if contrastive else "",
+            "beat": self.run.beat if contrastive else "",
+            "exponent": self.run.exponent if contrastive else float("nan"),
+            "seed": str(self.run.seed),
+            "task": self.task,
+            "protocol": self.protocol,
+            "label_fraction": self.label_fraction,
+            "metric": metric,
+            "value": found.value,
+            "ci_low": found.low,
+            "ci_high": found.high,
+            "n": found.n,
+            "data": self.data,
+            "sampling_rate": self.sampling_rate,
+            "config_hash": self.config_hash,
+            "source": "",
+        }
+
+
+def describe(
+    run: PretrainConfig,
+    profile: Profile,
+    store: Store,
+    encoder: nn.Module,
+    task: str,
+    protocol: str,
+    label_fraction: float,
+) -> Evaluation:
+    """The evaluation that is about to be made."""
+    return Evaluation(
+        run=run,
+        task=task,
+        protocol=protocol,
+        label_fraction=label_fraction,
+        data=data_name(profile, task),
+        sampling_rate=int(store.sampling_rate),
+        fingerprint=store.fingerprint,
+        weights=weights_hash(encoder),
+        content=store.content,
+        code=_task_code(task),
+        config_hash=_hash(run, profile, store.fingerprint, task, protocol, label_fraction),
+    )
+
+
+def _hash(
+    run: PretrainConfig,
+    profile: Profile,
+    fingerprint: str,
+    task: str,
+    protocol: str,
+    label_fraction: float,
+) -> str:
+    settings = profile.segment
+    if task == CLASSIFY:
+        settings = dataclasses.replace(profile.classify, label_fractions=(label_fraction,))
+    return config_hash(run, profile.encoder, settings, fingerprint, protocol)
+
+
+def _task_code(task: str) -> str:
+    from beatssl import tasks  # late: the tasks import this module
+    from beatssl.tasks import classify, segment
+
+    return code_hash(tasks, classify if task == CLASSIFY else segment)
+
+
+def weights_hash(encoder: nn.Module) -> str:
+    """Twelve hexadecimal digits that change with any weight or buffer."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def data_name(profile: Profile, task: str) -> str:
+    """What a number was measured on, in words; a part of PTB-XL is never called PTB-XL."""
+    if profile.data.synthetic:
+        return "synthetic"
+    if task == SEGMENT:
+        return "LUDB"
+    return "PTB-XL subset" if "subset" in profile.data.ptbxl.lower() else "PTB-XL"
+
+
+def score(what: Evaluation, predictions: Predictions, resamples: int) -> list[dict]:
+    """Rows of all scores of one evaluation, with bootstrap intervals."""
+    found = stats.estimate(SCORES[what.task], [predictions], resamples)
+    return [what.row(metric, value) for metric, value in found.items()]
+
+
+def reuse_or_make(
+    what: Evaluation, profile: Profile, predict: Callable[[], Predictions], resamples: int
+) -> list[dict]:
+    """Rows of an evaluation, saved with its predictions.
+
+    Saved predictions are used where they have the same key, and made otherwise; the scores are
+    computed from them each time, so that they always follow the code of the metrics.
+    """
+    path = _predictions_path(profile, what.stem)
+    try:
+        predictions = read_predictions(path, what.key)
+    except ResultsError:  # none yet, unreadable, or of another evaluation
+        predictions = dict(predict())
+        write_predictions(path, predictions, what.key)
+    rows = score(what, predictions, resamples)
+    write_rows(profile.work / "results" / f"{what.stem}.json", rows, what)
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Mapping], what: Evaluation) -> None:
+    """Save the rows of one evaluation as JSON, atomically."""
+    plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN -> null
+    entry = {"key": what.key, "evaluation": to_dict(what), "rows": plain}
+    _write(path, json.dumps(entry, indent=1, allow_nan=False).encode())
+
+
+def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
+    """What `write_rows` saved.
+
+    Raises:
+        ResultsError: not such a file.
+    """
+    try:
+        entry = json.loads(path.read_text())
+        what = from_dict(Evaluation, entry["evaluation"], path.name)
+        rows = [{k: row[k] for k in COLUMNS} for row in entry["rows"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{path.name} is not a results file ({error}): remove it and evaluate the run again"
+        ) from error
+    nan = float("nan")
+    return what, [{k: nan if row[k] is None else row[k] for k in row} for row in rows]
+
+
+def write_predictions(path: Path, predictions: Predictions, key: str) -> None:
+    """Save predictions as npz with the evaluation's key inside, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, key=np.array(key), **predictions)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_predictions(path: Path, key: str) -> dict[str, np.ndarray]:
+    """What `write_predictions` saved.
+
+    Raises:
+        ResultsError: missing, unreadable, or of another evaluation than `key`.
+    """
+    remedy = "evaluate the run again (`python -m beatssl run`)"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ResultsError(f"predictions {path.name} cannot be read: {remedy}") from error
+    if str(arrays.pop("key", "")) != key:
+        raise ResultsError(f"predictions {path.name} belong to another evaluation: {remedy}")
+    return arrays
+
+
+def _predictions_path(profile: Profile, stem: str) -> Path:
+    return profile.work / "predictions" / f"{stem}.npz"
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# --- all evaluations of a profile -----------------------------------------------------------------
+
+
+def evaluations(profile: Profile) -> list[tuple[Evaluation, list[dict]]]:
+    """Saved evaluations of the profile's runs, ordered by file name.
+
+    Files of runs or label fractions that the profile no longer lists are left out with a warning.
+
+    Raises:
+        ResultsError: a file was made with other settings or other data than the rest; the message
+            names it.
+    """
+    found, foreign, stale = [], [], []
+    listed = {run.run_id: run for run in profile.runs}
+    for path in sorted((profile.work / "results").glob("*.json")):
+        what, rows = read_rows(path)
+        fractions = profile.classify.label_fractions if what.task == CLASSIFY else (1.0,)
+        if what.run.run_id not in listed or what.label_fraction not in fractions:
+            foreign.append(path.name)
+            continue
+        run = listed[what.run.run_id]
+        expected = _hash(
+            run, profile, what.fingerprint, what.task, what.protocol, what.label_fraction
+        )
+        if expected != what.config_hash:
+            stale.append(path.name)
+        found.append((what, rows))
+    if foreign:
+        warnings.warn(
+            f"profile {profile.name}: not in its runs, left out: {', '.join(foreign)}",
+            stacklevel=2,
+        )
+    remedy = "evaluate again (`python -m beatssl run`) or remove these files"
+    if stale:
+        raise ResultsError(f"made with other settings: {', '.join(stale)}; {remedy}")
+    if len({what.fingerprint for what, _ in found}) > 1:
+        kinds = [f"{what.stem}.json on {what.fingerprint}" for what, _ in found]
+        raise ResultsError(f"made on different data: {', '.join(kinds)}; {remedy}")
+    return found
+
+
+def combine(profile: Profile, task: str | None = None) -> list[dict]:
+    """Method-level rows, seed `all`: mean over the seeds with its joint-bootstrap interval."""
+    groups: dict[tuple, list[Evaluation]] = {}
+    for what, _ in evaluations(profile):
+        if task not in (None, what.task):
+            continue
+        groups.setdefault((what.name, what.task, what.protocol, what.label_fraction), []).append(
+            what
+        )
+    rows = []
+    for members in groups.values():
+        members.sort(key=lambda what: what.run.seed)
+        together = stats.estimate(
+            SCORES[members[0].task],
+            [load_predictions(profile, what) for what in members],
+            resamples_of(profile, members[0].task),
+        )
+        common = {
+            "run_id": members[0].name,
+            "seed": "all",
+            "config_hash": config_hash(*[what.config_hash for what in members]),
+        }
+        rows += [members[0].row(metric, found) | common for metric, found in together.items()]
+    return rows
+
+
+def with_combined(profile: Profile, task: str | None = None) -> pd.DataFrame:
+    """All saved rows of the profile (of one task), single seeds and combined."""
+    rows = [row for what, rows in evaluations(profile) if task in (None, what.task) for row in rows]
+    return frame(rows + combine(profile, task))
+
+
+def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predictions]:
+    """Frozen and scratch predictions of one seed: name of the method -> arrays of the task."""
+    return {
+        what.name: load_predictions(profile, what)
+        for what, _ in evaluations(profile)
+        if what.task == task and what.run.seed == seed and what.protocol != "finetune"
+        and what.label_fraction == 1
+    }  # fmt: skip
+
+
+def collect(profile: Profile, folder: Path = RESULTS) -> pd.DataFrame:
+    """Write `results/<profile>.csv` from all saved evaluations, single seeds and combined."""
+    table = with_combined(profile)
+    write_table(folder / f"{profile.name}.csv", table)
+    return table
+
+
+def load_predictions(profile: Profile, what: Evaluation) -> dict[str, np.ndarray]:
+    return read_predictions(_predictions_path(profile, what.stem), what.key)
+
+
+def resamples_of(profile: Profile, task: str) -> int:
+    return profile.classify.bootstrap if task == CLASSIFY else profile.segment.bootstrap
+
+
+# --- files of rows --------------------------------------------------------------------------------
+
+
+def frame(rows: Iterable[Mapping]) -> pd.DataFrame:
+    """Rows as a typed table in the fixed order of columns and a fixed order of rows."""
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    for column in COLUMNS:
+        if column in FLOATS:
+            table[column] = pd.to_numeric(table[column]).astype("float64")
+        elif column in INTEGERS:
+            table[column] = pd.to_numeric(table[column]).astype("Int64")
+        else:
+            table[column] = table[column].fillna("").astype(str)
+    order = ["task", "protocol", "label_fraction", *GROUP[:4], "seed", "metric", "source"]
+    return table.sort_values(order, kind="stable", ignore_index=True)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a results table as CSV (six significant digits), atomically."""
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    _write(path, text.encode())
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read a results table.
+
+    Raises:
+        ResultsError: missing, or its columns are not exactly `COLUMNS`.
+    """
+    if not path.is_file():
+        raise ResultsError(
+            f"no results in {path.name}: run the profile first (`python -m beatssl run`)"
+        )
+    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(raw.columns) != list(COLUMNS):
+        missing = [c for c in COLUMNS if c not in raw.columns]
+        unknown = [c for c in raw.columns if c not in COLUMNS]
+        raise ResultsError(
+            f"{path.name}: columns are not those of a results table (missing: {missing}, "
+            f"unknown: {unknown}, expected in this order: {', '.join(COLUMNS)})"
+        )
+    numbers = [*FLOATS, *INTEGERS]
+    raw[numbers] = raw[numbers].replace("", None)
+    try:
+        return frame(raw.to_dict("records"))
+    except ValueError as error:
+        raise ResultsError(f"{path.name}: {error}") from error
+
+
+def paper() -> pd.DataFrame:
+    """The paper's numbers, each with its source."""
+    return read(RESULTS / "paper.csv")

@@ -1,0 +1,126 @@
+"""Bootstrap intervals over test records, jointly for all seeds, and paired differences.
+
+Percentile bootstrap: records are drawn with replacement, the score is computed on every draw, and
+the interval holds the middle 95 %. It says how far the score depends on which records happen to be
+in the test set, not on the seed of the training: the spread over seeds is reported beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+MOST_UNDEFINED = 0.05  # share of resamples without a score above which no interval is given
+
+Predictions = Mapping[str, np.ndarray]
+Scores = Callable[[Predictions, np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score with its interval; `per_seed` holds the plain score of every seed."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    per_seed: tuple[float, ...]
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over seeds (divisor seeds - 1); NaN for a single seed."""
+        return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else float("nan")
+
+
+def resample_weights(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n records is drawn in each resample.
+
+    Returns:
+        (1 + resamples, n) float64; row 0 is the data as they are (all ones), every row sums to n.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.concatenate([np.ones((1, n)), drawn])
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """Percentile interval of bootstrap scores (resamples,).
+
+    Resamples on which the score is undefined (no positive drawn) are left out; above 5 % of them,
+    or without any resample, there is no interval: NaN, NaN.
+    """
+    undefined = np.isnan(samples)
+    if len(samples) == 0 or undefined.mean() > MOST_UNDEFINED:
+        return float("nan"), float("nan")
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(samples[~undefined], [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def estimate(
+    scores: Scores, per_seed: Sequence[Predictions], resamples: int, seed: int = 0
+) -> dict[str, Estimate]:
+    """Mean score over seeds with its joint-bootstrap interval.
+
+    All seeds are scored on the same resamples of the records, and the mean over seeds is taken
+    within each resample.
+
+    Args:
+        scores: `metrics.classification_scores` or `metrics.segmentation_scores`.
+        per_seed: saved predictions, one mapping per training seed, all on the same records.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling, not of the training.
+
+    Raises:
+        ValueError: the seeds were scored on different records.
+    """
+    samples = _sample(scores, [per_seed], resamples, seed)[0]
+    return {name: _estimate(s.mean(axis=0), s[:, 0], per_seed[0]) for name, s in samples.items()}
+
+
+def difference(
+    scores: Scores,
+    first: Sequence[Predictions],
+    second: Sequence[Predictions],
+    resamples: int,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Mean score of `first` minus that of `second`, paired: both see the same resamples.
+
+    `per_seed` of the result holds differences seed by seed where both have as many seeds, and is
+    empty otherwise. Arguments and errors as in `estimate`.
+    """
+    a, b = _sample(scores, [first, second], resamples, seed)
+    out = {}
+    for name in a:
+        paired = a[name][:, 0] - b[name][:, 0] if len(first) == len(second) else np.empty(0)
+        out[name] = _estimate(a[name].mean(axis=0) - b[name].mean(axis=0), paired, first[0])
+    return out
+
+
+def _estimate(samples: np.ndarray, per_seed: np.ndarray, predictions: Predictions) -> Estimate:
+    low, high = interval(samples[1:])
+    n = len(predictions["record_id"])
+    return Estimate(float(samples[0]), low, high, n, tuple(float(v) for v in per_seed))
+
+
+def _sample(
+    scores: Scores, groups: Sequence[Sequence[Predictions]], resamples: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """Per group: score name -> (seeds, 1 + resamples), on the same resamples everywhere."""
+    records = groups[0][0]["record_id"]
+    for predictions in (p for group in groups for p in group):
+        if not np.array_equal(predictions["record_id"], records):
+            raise ValueError(
+                "predictions were made on different test records and cannot be compared: "
+                "run the older ones again"
+            )
+    weights = resample_weights(len(records), resamples, seed)
+    out = []
+    for group in groups:
+        rows = [scores(predictions, weights) for predictions in group]
+        out.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    return out

@@ -1,0 +1,266 @@
+"""Task 2: LUDB waves, one of background, P, QRS, T for every sample of one lead.
+
+K-fold cross-validation by record (every LUDB record is another patient), the same folds for all
+methods and seeds, so that each record is tested once. The decoder has no skip connections: all it
+knows of the signal is the encoder's output. No epoch is selected: training ends at a fixed number
+of epochs, so no labelled record is needed beside training and test records. Unannotated samples
+(-1) enter neither loss nor score (paper.md 2.5).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.model_selection import KFold
+from torch import nn
+from tqdm import tqdm
+
+from beatssl import results
+from beatssl.config import ConfigError, PretrainConfig, Profile, SegmentConfig
+from beatssl.metrics import MetricError
+from beatssl.models import Encoder, autocast
+from beatssl.records import WAVES
+from beatssl.store import Store
+from beatssl.tasks import (
+    batches, check_loss, cosine_schedule, count_batches, device_of, require,
+)  # fmt: skip
+
+TASK = "ludb_segmentation"
+CLASSES = 1 + len(WAVES)
+WEIGHT_DECAY = 1.0e-2
+
+Predictions = dict[str, np.ndarray]
+
+
+class Upsample(nn.Module):
+    """Twice the steps: (batch, channels, n) -> (batch, channels, 2 n), linear, sample 2 i = step i.
+
+    Step j of the encoder lies on input sample j * stride; this keeps it there.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        following = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
+        return torch.stack([x, (x + following) / 2], dim=-1).flatten(-2)
+
+
+class Decoder(nn.Module):
+    """Light decoder without skips: (batch, channels, steps) -> logits (batch, 4, time).
+
+    Per-channel standardisation (so that the scale of an encoder's output does not matter), a
+    convolution to `width`, then log2(stride) times: x2 upsampling, convolution, batch
+    normalisation, GELU; the last of these has half the width. Cut to `time` samples.
+
+    Args:
+        channels: of the encoder's output.
+        stride: input samples per step, a power of two.
+        width: of the decoder.
+
+    Raises:
+        ConfigError: the stride is not a power of two.
+    """
+
+    def __init__(self, channels: int, stride: int, width: int):
+        super().__init__()
+        if stride < 1 or stride & (stride - 1):
+            raise ConfigError(f"the decoder doubles the steps: stride {stride} is no power of two")
+        doublings = stride.bit_length() - 1
+        layers: list[nn.Module] = [nn.BatchNorm1d(channels, affine=False)]
+        layers += _convolve(channels, width, 3)
+        for i in range(doublings):
+            outputs = width if i < doublings - 1 else max(1, width // 2)
+            layers += [Upsample(), *_convolve(width, outputs, 5)]
+            width = outputs
+        self.layers = nn.Sequential(*layers, nn.Conv1d(width, CLASSES, 1))
+
+    def forward(self, e: torch.Tensor, time: int) -> torch.Tensor:
+        logits = self.layers(e)
+        if logits.shape[-1] < time:
+            raise ValueError(f"{e.shape[-1]} encoder steps do not cover {time} samples")
+        return logits[..., :time]
+
+
+def _convolve(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
+    conv = nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm1d(outputs), nn.GELU()]
+
+
+def build_decoder(channels: int, stride: int, width: int, seed: int) -> Decoder:
+    """A decoder with random weights; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Decoder(channels, stride, width)
+
+
+def decoder_parameters(channels: int, stride: int, width: int) -> int:
+    """Number of trained weights of the decoder."""
+    return sum(p.numel() for p in Decoder(channels, stride, width).parameters())
+
+
+class Segmenter(nn.Module):
+    """Decoder on an encoder (fine-tuning), or on stored encoder outputs where `encoder` is None."""
+
+    def __init__(self, encoder: nn.Module | None, decoder: Decoder, time: int):
+        super().__init__()
+        self.encoder, self.decoder, self.time = encoder, decoder, time
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decoder(x if self.encoder is None else self.encoder(x), self.time)
+
+
+def folds(record_id: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Training and test item numbers of each fold; all rows of a record stay together.
+
+    Raises:
+        MetricError: fewer records than folds.
+    """
+    whole = [name.partition("#")[0] for name in record_id]  # "7#1": second row of record 7
+    records, which = np.unique(whole, return_inverse=True)
+    if len(records) < count:
+        raise MetricError(
+            f"{len(records)} LUDB records cannot fill {count} folds: take more records or fewer "
+            "folds (SegmentConfig.folds)"
+        )
+    for _, test in KFold(count, shuffle=True, random_state=0).split(records):
+        in_test = np.isin(which, test)
+        yield np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def check_waves(truth: np.ndarray, where: str) -> None:
+    """Refuse targets (n, time) in which a wave never occurs.
+
+    Raises:
+        MetricError: names the wave.
+    """
+    for k, name in enumerate(WAVES):
+        if not (truth == k + 1).any():
+            raise MetricError(
+                f"{where}: no sample is annotated as {name} in {len(truth)} records: choose "
+                "another lead (SegmentConfig.lead), more records or fewer folds"
+            )
+
+
+def train(
+    model: Segmenter,
+    inputs: torch.Tensor,
+    truth: torch.Tensor,
+    config: SegmentConfig,
+    generator: torch.Generator,
+) -> None:
+    """Train in place: cross-entropy over annotated samples, AdamW, warm-up and cosine decay.
+
+    Args:
+        inputs: (n, 12, time) signals, or (n, channels, steps) where the encoder is frozen.
+        truth: (n, time) int64, -1 left out.
+    """
+    device = device_of(model)
+    steps = config.epochs * count_batches(len(inputs), config.batch_size)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY
+    )
+    schedule = cosine_schedule(optimizer, steps)
+    model.train()
+    for _ in range(config.epochs):
+        for items in batches(len(inputs), config.batch_size, generator):
+            with autocast(device):
+                logits = model(inputs[items].to(device))
+            loss = nn.functional.cross_entropy(
+                logits.float(), truth[items].to(device), ignore_index=-1
+            )
+            check_loss(loss, "LUDB segmentation")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+
+def _apply(model: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Outputs in evaluation mode, float32 arithmetic, on the CPU."""
+    model.eval()
+    device = device_of(model)
+    with torch.no_grad():
+        return torch.cat([model(part.to(device)).cpu() for part in inputs.split(batch_size)])
+
+
+def cross_validate(
+    encoder: nn.Module, store: Store, config: SegmentConfig, seed: int, trainable: bool
+) -> Predictions:
+    """Predict every LUDB record once, by a model that was not trained on it.
+
+    Args:
+        encoder: left as it is; each fold trains a copy where `trainable`.
+        seed: of decoder weights and shuffling.
+        trainable: whether the encoder learns too.
+
+    Returns:
+        truth, prediction (n, time) int8; record_id, fold (n,); scalars sampling_rate (Hz),
+        tolerance_ms.
+
+    Raises:
+        MetricError: too few records, or a wave without a single annotated sample in a training
+            part or in all records.
+    """
+    rows = np.asarray(store.rows("ludb"))
+    record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
+    parts = list(folds(record_id, config.folds))
+    truth = store.wave_targets(rows, lead=config.lead)
+    check_waves(truth, f"LUDB lead {config.lead}")
+    target = torch.from_numpy(truth.astype(np.int64))
+    inputs = torch.from_numpy(store.load(rows))
+    if not trainable:
+        inputs = _apply(encoder, inputs)
+    prediction = np.zeros_like(truth, dtype=np.int8)
+    fold = np.zeros(len(rows), dtype=np.int8)
+    for k, (seen, unseen) in enumerate(tqdm(parts, desc="folds", disable=None, leave=False)):
+        check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k + 1}")
+        number = seed * 1000 + k
+        decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, number)
+        own = copy.deepcopy(encoder).requires_grad_(True) if trainable else None
+        model = Segmenter(own, decoder, truth.shape[1]).to(device_of(encoder))
+        generator = torch.Generator().manual_seed(number)
+        train(model, inputs[seen], target[seen], config, generator)
+        prediction[unseen] = _apply(model, inputs[unseen]).argmax(dim=1).numpy()
+        fold[unseen] = k + 1
+    return {
+        "truth": truth.astype(np.int8),
+        "prediction": prediction,
+        "record_id": record_id,
+        "fold": fold,
+        "sampling_rate": np.array(store.sampling_rate),
+        "tolerance_ms": np.array(config.tolerance_ms),
+    }
+
+
+def evaluate(
+    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+) -> tuple[list[dict], Predictions]:
+    """Result rows and predictions of all records, nothing written.
+
+    Args:
+        run: whose encoder it is; `scratch` needs the untrained run of that seed.
+        protocol: frozen (encoded once, the decoder learns) | finetune | scratch (all learns).
+    """
+    require(protocol, run.method)
+    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
+    found = cross_validate(encoder, store, profile.segment, run.seed, protocol != "frozen")
+    return results.score(what, found, profile.segment.bootstrap), found
+
+
+def segment_run(
+    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+) -> list[dict]:
+    """Like `evaluate`, but saved when done and reused when nothing changed.
+
+    Returns:
+        The result rows; predictions lie in `work/<profile>/predictions/`.
+    """
+    require(protocol, run.method)
+    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
+    return results.reuse_or_make(
+        what,
+        profile,
+        lambda: cross_validate(encoder, store, profile.segment, run.seed, protocol != "frozen"),
+        profile.segment.bootstrap,
+    )

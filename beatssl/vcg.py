@@ -1,0 +1,133 @@
+"""Vectorcardiogram and the 3KG augmentation, batched in torch.
+
+The matrices are Dower's (12-lead from VCG) and the published inverse (Dower 1980; Edenbrandt &
+Pahlm 1988), the augmentation is 3KG's (Gopal et al., ML4H 2021): `x' = mask(D S R D^-1 x)`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+EIGHT = (0, 1, 6, 7, 8, 9, 10, 11)  # I, II, V1..V6 among the twelve leads
+
+# Rows I, II, V1..V6; columns X (left), Y (down), Z (back).
+DOWER = np.array([
+    [0.632, -0.235, 0.059],
+    [0.235, 1.066, -0.132],
+    [-0.515, 0.157, -0.917],
+    [0.044, 0.164, -1.387],
+    [0.882, 0.098, -1.277],
+    [1.213, 0.127, -0.601],
+    [1.125, 0.127, -0.086],
+    [0.831, 0.076, 0.230],
+])
+
+# Rows X, Y, Z; columns I, II, V1..V6.
+INVERSE_DOWER = np.array([
+    [0.156, -0.010, -0.172, -0.074, 0.122, 0.231, 0.239, 0.194],
+    [-0.227, 0.887, 0.057, -0.019, -0.106, -0.022, 0.041, 0.048],
+    [0.022, 0.102, -0.229, -0.310, -0.246, -0.063, 0.055, 0.108],
+])
+
+# Twelve leads from the eight independent ones: III = II - I, aVR = -(I + II)/2,
+# aVL = I - II/2, aVF = II - I/2.
+EXPAND = np.zeros((12, 8))
+EXPAND[list(EIGHT), range(8)] = 1.0
+EXPAND[2, :2] = -1.0, 1.0
+EXPAND[3, :2] = -0.5, -0.5
+EXPAND[4, :2] = 1.0, -0.5
+EXPAND[5, :2] = -0.5, 1.0
+
+TO_VCG = INVERSE_DOWER @ np.eye(12)[list(EIGHT)]  # (3, 12)
+FROM_VCG = EXPAND @ DOWER  # (12, 3)
+
+
+def vcg(signals: torch.Tensor) -> torch.Tensor:
+    """VCG of 12-lead signals by the inverse Dower matrix: (batch, 12, time) -> (batch, 3, time)."""
+    return _as(TO_VCG, signals) @ signals
+
+
+def twelve_leads(vcg_signals: torch.Tensor) -> torch.Tensor:
+    """12-lead signals of a VCG by the Dower matrix: (batch, 3, time) -> (batch, 12, time)."""
+    return _as(FROM_VCG, vcg_signals) @ vcg_signals
+
+
+def random_rotations(n: int, degrees: float, generator: torch.Generator) -> torch.Tensor:
+    """Rotations about all three axes, in random order, each angle U[-degrees, degrees].
+
+    Returns:
+        (n, 3, 3) float32 on the CPU.
+    """
+    angles = (2 * torch.rand(n, 3, generator=generator) - 1) * np.deg2rad(degrees)
+    order = torch.rand(n, 3, generator=generator).argsort(dim=1)  # a random permutation a row
+    cos, sin = angles.cos(), angles.sin()
+    about = torch.zeros(n, 3, 3, 3)  # [record, axis] -> rotation about that axis
+    for axis in range(3):
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        about[:, axis, axis, axis] = 1.0
+        about[:, axis, a, a] = about[:, axis, b, b] = cos[:, axis]
+        about[:, axis, a, b], about[:, axis, b, a] = -sin[:, axis], sin[:, axis]
+    rows = torch.arange(n)
+    first, second, third = (about[rows, order[:, i]] for i in range(3))
+    return third @ second @ first
+
+
+def random_scales(n: int, scale_max: float, generator: torch.Generator) -> torch.Tensor:
+    """Scale of each VCG axis, U[1, scale_max], inverted with probability one half: (n, 3)."""
+    scale = 1 + (scale_max - 1) * torch.rand(n, 3, generator=generator)
+    invert = torch.rand(n, 3, generator=generator) < 0.5
+    return torch.where(invert, 1 / scale, scale)
+
+
+def random_masks(
+    n: int, leads: int, time: int, fraction: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Samples to keep: per lead, floor(fraction * time) samples from a random start are False,
+    wrapping from the end to the beginning. (n, leads, time) bool on the CPU."""
+    start = torch.randint(time, (n, leads, 1), generator=generator)
+    since_start = (torch.arange(time) - start) % time
+    return since_start >= int(time * fraction)
+
+
+def augment(
+    signals: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    rotation_degrees: float = 45.0,
+    scale_max: float = 1.5,
+    mask_fraction: float = 0.5,
+) -> torch.Tensor:
+    """One 3KG view of each record: `mask(D S R D^-1 x)` (3KG, section 3).
+
+    Random numbers are drawn on the CPU from `generator`, so a view does not depend on the device.
+    The result is a rank-3 projection: without rotation, scale and mask it is still not `x`.
+
+    Args:
+        signals: (batch, 12, time), any unit, leads in the order of `records.LEADS`.
+        generator: the only source of randomness.
+        rotation_degrees: largest angle about each axis, degrees.
+        scale_max: largest scale of an axis (its inverse is the smallest).
+        mask_fraction: part of each lead set to zero.
+
+    Returns:
+        (batch, 12, time), same type and device.
+
+    Raises:
+        ValueError: not twelve leads.
+    """
+    n, leads, time = signals.shape
+    if leads != 12:
+        raise ValueError(f"3KG needs the 12 leads, got an array of shape {tuple(signals.shape)}")
+    rotation = random_rotations(n, rotation_degrees, generator)
+    scale = random_scales(n, scale_max, generator)
+    transform = torch.tensor(FROM_VCG, dtype=torch.float32) @ (
+        scale[:, :, None] * rotation @ torch.tensor(TO_VCG, dtype=torch.float32)
+    )  # (n, 12, 12): the whole chain is one matrix a record
+    view = transform.to(signals) @ signals
+    keep = random_masks(n, leads, time, mask_fraction, generator)
+    return view * keep.to(view)
+
+
+def _as(matrix: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(matrix, dtype=like.dtype, device=like.device)

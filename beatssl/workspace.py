@@ -1,0 +1,51 @@
+"""The way into a profile for a notebook: its settings, its store and its beats, made where missing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from beatssl.beats import Beats, prepare_beats
+from beatssl.config import Profile, load_profile
+from beatssl.store import Store, prepare
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A profile with everything that all its runs share."""
+
+    profile: Profile
+    store: Store
+    beats: Beats
+
+
+def data_root(profile: Profile) -> Path:
+    """Where the record folders lie: BEATSSL_DATA (synthetic records are written by the store).
+
+    Raises:
+        FileNotFoundError: BEATSSL_DATA is not set or no folder; says how to set it.
+    """
+    if profile.data.synthetic:
+        return profile.work
+    root = Path(os.environ.get("BEATSSL_DATA") or "")
+    if not os.environ.get("BEATSSL_DATA") or not root.is_dir():
+        raise FileNotFoundError(
+            f"profile {profile.name!r} reads real recordings: name the folder that holds "
+            f"{', '.join(filter(None, (profile.data.ptbxl, profile.data.ludb, profile.data.challenge)))}"
+            " with `make book PROFILE=... DATA=folder` or the environment variable BEATSSL_DATA"
+        )
+    return root
+
+
+def open_workspace(name: str, jobs: int | None = None) -> Workspace:
+    """Read the profile, prepare records and beats (or reuse them), and hand all of it over.
+
+    Args:
+        name: tiny | subset | full.
+        jobs: processes for the preparation; default: the cores of the machine.
+    """
+    profile = load_profile(name)
+    jobs = jobs or os.cpu_count() or 1
+    store = prepare(profile.data, profile.work / "store", data_root(profile), jobs)
+    return Workspace(profile, store, prepare_beats(store, profile.work / "beats", jobs))

@@ -1,0 +1,47 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real recordings; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("BEATSSL_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "ptbxl-subset" / "ptbxl_database.csv").is_file():
+        pytest.skip(f"real recordings not found ({folder.name}): set BEATSSL_DATA to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A small synthetic workspace: 60 PTB-XL-like, 8 LUDB-like, 4 Challenge-like records."""
+    from beatssl.beats import prepare_beats
+    from beatssl.config import (
+        ClassifyConfig, DataConfig, EncoderConfig, PretrainConfig, Profile, SegmentConfig,
+    )
+    from beatssl.store import prepare
+    from beatssl.workspace import Workspace
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("work")))
+        profile = Profile(
+            name="small",
+            data=DataConfig(synthetic=True, synthetic_ptbxl=60, synthetic_ludb=8,
+                            synthetic_challenge=4),
+            encoder=EncoderConfig(widths=(8, 16), strides=(1, 2), dilations=(1, 2), blocks=1),
+            classify=ClassifyConfig(bootstrap=50, finetune_epochs=1),
+            segment=SegmentConfig(folds=2, epochs=2, bootstrap=50),
+            runs=(PretrainConfig(epochs=3, batch_size=16),),
+        )
+        store = prepare(profile.data, profile.work / "store", profile.work)
+        beats = prepare_beats(store, profile.work / "beats")
+        yield Workspace(profile, store, beats)

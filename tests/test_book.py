@@ -1,0 +1,453 @@
+"""The runner and the book: failures, freshness, equal bytes, no other host, phone width."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from beatssl import book, config, freshness, pages
+from beatssl.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMETERS = 'profile: str = "tiny"'
+RUN_PARAMETERS = PARAMETERS + '\nmethod: str = "random"\nseed: int = 0\nepochs: int = 20'
+
+
+def write_notebook(root: Path, name: str, code: str, parameters: str = PARAMETERS) -> Path:
+    cells = [
+        new_markdown_cell(f"# Page {name}"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        new_code_cell(code),
+    ]
+    path = root / "notebooks" / f"{name}.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small project: two notebooks in two stages, a package of two modules."""
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "work"))
+    monkeypatch.delenv("BEATSSL_DATA", raising=False)
+    for folder in ("notebooks", "book", "beatssl", "results"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "beatssl" / "__init__.py").write_text("")
+    (tmp_path / "beatssl" / "low.py").write_text('def two():\n    """Two."""\n    return 2\n')
+    (tmp_path / "beatssl" / "high.py").write_text(
+        "def four():\n    from beatssl.low import two\n\n    return 2 * two()\n"
+    )
+    (tmp_path / "runs.yml").write_text(
+        "stages: [[01_data], [09_summary]]\n"
+        "profiles:\n  tiny: {data: {synthetic: true}}\n  subset: {}\n"
+    )
+    write_notebook(tmp_path, "01_data", "from beatssl.high import four\nprint(profile, four())")
+    write_notebook(tmp_path, "09_summary", "print('summary')")
+    return tmp_path
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_project(tmp_path, monkeypatch)
+
+
+def fake_run(root: Path, profile_name: str = "tiny", cells=()) -> None:
+    """Pages as if executed, without starting a kernel."""
+    profile = config.load_profile(profile_name, root / "runs.yml")
+    for page in pages.plan(profile, root):
+        notebook = pages.read_notebook(root / "notebooks" / f"{page.notebook}.ipynb")
+        notebook.cells += cells
+        for number, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
+            cell.execution_count = number + 1
+        stamp = freshness.stamp(page, profile, root)
+        text = pages.scrub(notebook, page, profile, stamp, root)
+        book.write_atomic(book.page_path(page, profile, root), text)
+
+
+# --- execution --------------------------------------------------------------------------------
+
+
+def test_run_resume_and_failure(root: Path, capfd: pytest.CaptureFixture) -> None:
+    """One real run: executed, then fresh, then a failure that leaves the good page alone."""
+    assert book.run("tiny", root=root, jobs=2) == 0
+    good = root / "book" / "runs" / "tiny" / "01_data.ipynb"
+    first = good.read_bytes()
+    text = first.decode()
+    assert "tiny 4" in text and "(synthetic)" in text
+    assert str(root) not in text and "papermill" not in text
+    assert book.check("tiny", root) == 0
+    assert book.run("tiny", root=root) == 0
+    assert "0 of 2 pages to execute" in capfd.readouterr().out
+
+    write_notebook(root, "01_data", "print('before')\nraise ValueError('lead V2 is flat')")
+    assert book.run("tiny", root=root) == 1
+    out = capfd.readouterr().out
+    assert "FAILED 01_data" in out and "ValueError: lead V2 is flat" in out
+    assert good.read_bytes() == first
+    assert (root / "work" / "tiny" / "failed" / "01_data.ipynb").is_file()
+    assert book.check("tiny", root) == 1
+    assert "01_data: stale: its notebook changed" in capfd.readouterr().out
+
+
+def test_failed_page_keeps_its_stage_but_stops_the_next(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    (root / "runs.yml").write_text(
+        "stages: [[01_data, 02_beats], [09_summary]]\nprofiles: {tiny: {}}\n"
+    )
+    write_notebook(root, "02_beats", "1")
+    executed = []
+
+    def execute(page, *_):
+        executed.append(page.name)
+        return "cell 2: ValueError" if page.name == "01_data" else ""
+
+    monkeypatch.setattr(book, "execute", execute)
+    assert book.run("tiny", root=root, jobs=1) == 1
+    assert sorted(executed) == ["01_data", "02_beats"]
+    assert "not started: 09_summary" in capfd.readouterr().out
+
+
+def test_fresh_page_runs_again_when_its_products_are_needed(root: Path) -> None:
+    """Committed pages on a fresh clone: the store is not there, so a stale later page needs it."""
+    fake_run(root)
+    profile = config.load_profile("tiny", root / "runs.yml")
+    planned = pages.plan(profile, root)
+    assert book._to_run(planned, profile, None, False, root)[0] == []
+    write_notebook(root, "09_summary", "print('other')")
+    todo, why = book._to_run(pages.plan(profile, root), profile, None, False, root)
+    assert [page.name for page in todo] == ["01_data", "09_summary"]
+    assert "not in work/" in why["01_data"]
+
+
+def test_missing_data_folder_and_unknown_page(root: Path) -> None:
+    with pytest.raises(config.ConfigError, match="no such folder"):
+        book.run("tiny", data=str(root / "nowhere"), root=root)
+    with pytest.raises(config.ConfigError, match="no page '05_x'"):
+        book.run("tiny", only=["05_x"], root=root)
+
+
+def test_command_line_prints_errors_without_traceback(capsys: pytest.CaptureFixture) -> None:
+    assert main(["run", "--profile", "huge"]) == 1
+    assert "error: profile 'huge'" in capsys.readouterr().err
+
+
+def test_pages_that_left_runs_yml_are_set_aside(root: Path, capfd) -> None:
+    fake_run(root)
+    stray = root / "book" / "runs" / "tiny" / "04_pretraining--gone.ipynb"
+    shutil.copy(root / "book" / "runs" / "tiny" / "01_data.ipynb", stray)
+    assert book.check("tiny", root) == 1
+    assert "not in runs.yml any more" in capfd.readouterr().out
+    assert book.run("tiny", root=root) == 0 and not stray.exists()
+    assert (root / "work" / "tiny" / "old" / stray.name).is_file()
+
+
+# --- notebooks and parameters -----------------------------------------------------------------
+
+
+def plan_tiny(root: Path) -> list[pages.Page]:
+    return pages.plan(config.load_profile("tiny", root / "runs.yml"), root)
+
+
+def test_one_page_for_each_run_with_declared_parameters(root: Path) -> None:
+    write_notebook(root, "04_pretraining", "1", RUN_PARAMETERS)
+    (root / "runs.yml").write_text(
+        "stages: [[04_pretraining]]\nprofiles:\n  tiny:\n    pretrain: {epochs: 3}\n"
+        "    runs: [{method: random, seeds: [0, 7]}]\n"
+    )
+    planned = plan_tiny(root)
+    assert [p.name for p in planned] == ["04_pretraining--random-s0", "04_pretraining--random-s7"]
+    assert planned[1].parameters == {
+        "profile": "tiny", "method": "random", "seed": 7, "epochs": 3,
+    }  # fmt: skip
+    words = book.command(planned[1], Path("out.ipynb"), root)
+    assert words[words.index("seed") - 1 :][:3] == ["-p", "seed", "7"]
+    assert words[words.index("profile") - 1 :][:3] == ["-r", "profile", "tiny"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ('name: str = "x"', "no parameter 'profile'"),
+        ("profile: int = 1", "declared int, got 'tiny'; YAML reads 1e-3 as text, write 1.0e-3"),
+        ('profile: str = "tiny"\ntwice = profile * 2', "may only hold lines"),
+    ],
+)
+def test_wrong_parameters_cell(root: Path, parameters: str, message: str) -> None:
+    write_notebook(root, "01_data", "1", parameters)
+    with pytest.raises(config.ConfigError, match=re.escape(message)):
+        plan_tiny(root)
+
+
+def test_setting_of_a_run_that_the_notebook_does_not_declare(root: Path) -> None:
+    write_notebook(root, "04_pretraining", "1", RUN_PARAMETERS)
+    (root / "runs.yml").write_text(
+        "stages: [[04_pretraining]]\n"
+        "profiles: {tiny: {runs: [{method: random, mask_fraction: 0.25}]}}\n"
+    )
+    with pytest.raises(config.ConfigError, match="mask_fraction=0.25.*does not declare"):
+        plan_tiny(root)
+
+
+def test_int_is_taken_for_float_but_not_text_or_bool() -> None:
+    kinds = {"exponent": float, "seed": int}
+    checked = pages.checked_parameters({"exponent": 50}, kinds, "n")
+    assert checked == {"exponent": 50.0} and isinstance(checked["exponent"], float)
+    for wrong in ({"exponent": "1e-3"}, {"seed": True}, {"seed": 1.0}):
+        with pytest.raises(config.ConfigError):
+            pages.checked_parameters(wrong, kinds, "n")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cells: cells.pop(1), "0 cells are tagged"),
+        (lambda cells: cells.append(cells[1]), "2 cells are tagged"),
+        (lambda cells: cells.pop(0), "first cell must be markdown"),
+        (lambda cells: cells[0].update(source="# A\n\n# B"), "exactly one '# Title'"),
+    ],
+)
+def test_malformed_notebook(root: Path, change, message: str) -> None:
+    path = root / "notebooks" / "01_data.ipynb"
+    notebook = nbformat.read(path, 4)
+    change(notebook.cells)
+    nbformat.write(notebook, path)
+    with pytest.raises(config.ConfigError, match=message):
+        plan_tiny(root)
+
+
+@pytest.mark.parametrize("stages", ["[01_data]", "[[01_data], [01_data]]", "[[absent]]"])
+def test_wrong_stages(root: Path, stages: str) -> None:
+    (root / "runs.yml").write_text(f"stages: {stages}\nprofiles: {{tiny: {{}}}}\n")
+    with pytest.raises(config.ConfigError):
+        plan_tiny(root)
+
+
+# --- freshness --------------------------------------------------------------------------------
+
+
+def lines(root: Path) -> list[str]:
+    return book.profile_problems("tiny", root)
+
+
+def test_closure_follows_imports_inside_functions(root: Path) -> None:
+    found = freshness.closure(["from beatssl.high import four"], root)
+    assert set(found) == {"beatssl", "beatssl.high", "beatssl.low"}
+
+
+def test_relative_imports(root: Path) -> None:
+    assert freshness.imported("from . import low", "beatssl.high") >= {"beatssl.low"}
+    assert freshness.imported("from .a import b", "beatssl.t", True) >= {"beatssl.t.a"}
+
+
+def test_code_change_is_stale_but_a_docstring_is_not(root: Path) -> None:
+    fake_run(root)
+    low = root / "beatssl" / "low.py"
+    low.write_text('def two():\n    """A pair."""  # comment\n\n    return 2\n')
+    assert lines(root) == []
+    low.write_text("def two():\n    return 3\n")
+    assert lines(root) == [
+        "tiny/01_data: stale: code changed: beatssl.low",
+        "tiny/09_summary: stale: code changed: beatssl.low",  # reads what stage 1 made
+    ]
+
+
+def test_settings_and_notebook_changes_are_stale(root: Path) -> None:
+    fake_run(root)
+    runs = root / "runs.yml"
+    old = runs.read_text()
+    runs.write_text(old.replace("synthetic: true", "synthetic: true, seconds: 5.0"))
+    assert "tiny/01_data: stale: settings changed: data" in lines(root)
+    runs.write_text(old)
+    path = root / "notebooks" / "09_summary.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells[0].source += "\n\nMore words."
+    nbformat.write(notebook, path)
+    assert lines(root) == ["tiny/09_summary: stale: its notebook changed"]
+
+
+def test_data_counts_only_where_a_store_is(root: Path) -> None:
+    new = {"source": 1, "notebook": "n", "parameters": {}, "settings": {}, "code": {}}
+    old = {**new, "data": "aaaa"}
+    assert freshness.stale(old, new, None) == []
+    assert freshness.stale(old, new, "aaaa") == []
+    assert freshness.stale(old, new, "bbbb") == ["stale: the prepared store holds other data"]
+
+
+def test_check_names_bad_pages(root: Path) -> None:
+    fake_run(root)
+    path = root / "book" / "runs" / "tiny" / "01_data.ipynb"
+    good = nbformat.read(path, 4)
+
+    def problems(change) -> str:
+        notebook = nbformat.reads(nbformat.writes(good), 4)
+        change(notebook)
+        nbformat.write(notebook, path)
+        return "\n".join(lines(root))
+
+    cell = 2
+    error = new_output("error", ename="KeyError", evalue="'V7'", traceback=[])
+    assert "not executed" in problems(lambda n: n.cells[cell].update(execution_count=None))
+    assert "KeyError" in problems(lambda n: n.cells[cell].outputs.append(error))
+    assert "exception" in problems(lambda n: n.metadata.update(papermill={"exception": True}))
+    wide = new_output("stream", text="x" * 600_000)
+    assert "at most 500 kB" in problems(lambda n: n.cells[cell].outputs.append(wide))
+    address = new_output("execute_result", data={"text/plain": "<Axes at 0x7f12ab34cd56>"})
+    assert "memory address" in problems(lambda n: n.cells[cell].outputs.append(address))
+    path.write_text("{")
+    assert "not a readable notebook" in "\n".join(lines(root))
+    path.unlink()
+    assert "tiny/01_data: missing" in lines(root)
+
+
+def test_scrub_gives_equal_bytes(root: Path) -> None:
+    """Two runs that differ in ids, times, stderr and folders give the same page."""
+    profile = config.load_profile("tiny", root / "runs.yml")
+    page = pages.plan(profile, root)[0]
+
+    def executed(n: int) -> str:
+        style = f'<style>#T_{n}abcd_row0 {{}}</style><table id="T_{n}abcd"></table>'
+        outputs = [
+            new_output("stream", name="stderr", text=f"stderr line {n}"),
+            new_output("stream", text=f"read {root}/notebooks"),
+            new_output("display_data", {"text/html": style, "text/plain": f"S at 0x7f0000{n}0"}),
+        ]
+        cell = new_code_cell("print(1)", execution_count=1, outputs=outputs, id=f"random{n}")
+        times = {"iopub.execute_input": f"time {n}"}
+        cell.metadata = {"papermill": {"duration": n}, "execution": times, "tags": ["t"]}
+        notebook = new_notebook(cells=[new_markdown_cell("# T\n\nText.", id=f"a{n}"), cell])
+        notebook.metadata["papermill"] = {"start_time": n}
+        return pages.scrub(nbformat.from_dict(notebook), page, profile, {"a": 1}, root)
+
+    assert executed(1) == executed(2)
+    assert "read ./notebooks" in executed(1) and "stderr line" not in executed(1)
+    first = nbformat.reads(executed(1), 4).cells[0].source
+    assert first.startswith("# T (synthetic)\n\n:::{warning}") and first.endswith("Text.")
+
+
+# --- the built book ---------------------------------------------------------------------------
+
+
+def prepare_book(root: Path) -> None:
+    """The real prose around the pages of the small project."""
+    shutil.copytree(ROOT / "book", root / "book", dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("runs", "_generated"))
+    shutil.copy(ROOT / "_config.yml", root)
+
+
+def test_build_gates_on_pages(root: Path, capsys: pytest.CaptureFixture) -> None:
+    assert book.build("tiny", root) == 1
+    assert "tiny/01_data: missing" in capsys.readouterr().out
+
+
+def test_toc_keeps_real_results_apart(root: Path) -> None:
+    prepare_book(root)
+    fake_run(root, "tiny")
+    fake_run(root, "subset")
+    parts = yaml.safe_load(book.write_sources("tiny", root).read_text())["parts"]
+    files = [[chapter["file"] for chapter in part["chapters"]] for part in parts]
+    assert files[1] == ["runs/subset/01_data", "runs/subset/09_summary"]
+    assert files[-1] == ["runs/tiny/01_data", "runs/tiny/09_summary"]
+    assert parts[-1]["caption"].endswith("tiny (synthetic)")
+    only = yaml.safe_load(book.write_sources("subset", root).read_text())["parts"]
+    assert len(only) == len(parts) - 1
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The book of the real prose and two small pages, one with a wide table and a figure."""
+    folder = tmp_path_factory.mktemp("book")
+    with pytest.MonkeyPatch.context() as patch:
+        project = make_project(folder, patch)
+        prepare_book(project)
+        row = "".join(f"<td>column {i} of a wide table</td>" for i in range(30))
+        table = new_output("display_data", data={"text/html": f"<table><tr>{row}</tr></table>"})
+        code = "a_rather_long_line_of_code = " + " + ".join(["1"] * 60)
+        fake_run(project, cells=[new_code_cell(code, outputs=[table])])
+        assert book.build("tiny", project) == 0
+    return project / "_build" / "html"
+
+
+def test_built_book_has_no_foreign_host(built: Path) -> None:
+    assert book.foreign_hosts(built) == []
+    html = (built / "method.html").read_text()
+    assert "mathjax/tex-mml-chtml.js" in html
+    assert (built / "mathjax" / "tex-mml-chtml.js").is_file()
+    for hit in re.findall(r'src="(http[^"]*)|href="(http[^"]*css)', html):
+        raise AssertionError(hit)
+
+
+def test_foreign_hosts_are_found(tmp_path: Path) -> None:
+    bad = [
+        '<script defer src="https://cdn.example/x.js"></script>',
+        '<link rel="stylesheet" href="//fonts.example/a.css">',
+        "<style>@font-face{src:url(https://fonts.example/a.woff2)}</style>",
+        '<img src="http://example.org/a.png">',
+    ]
+    (tmp_path / "a.html").write_text("\n".join(bad) + '<a href="https://arxiv.org">fine</a>')
+    assert len(book.foreign_hosts(tmp_path)) == len(bad)
+
+
+def test_front_page_says_that_nothing_real_was_run(built: Path) -> None:
+    html = (built / "index.html").read_text()
+    assert "Not run yet" in html and "pipeline.svg" in html
+
+
+def test_default_parameters_are_hidden(built: Path) -> None:
+    html = (built / "runs" / "tiny" / "01_data.html").read_text()
+    assert "tag_parameters" not in html and "Page 01_data (synthetic)" in html
+
+
+@pytest.mark.parametrize(
+    "page", ["index", "method", "choices", "tasks", "build", "limits", "runs/tiny/01_data"]
+)
+def test_page_fits_a_phone(built: Path, tmp_path: Path, page: str) -> None:
+    """In a frame of 390 pixels nothing is wider than the page (wide things scroll in their box)."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not browser:
+        pytest.skip("chromium is not installed")
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe id="f" src="{(built / f"{page}.html").as_uri()}" style="width:390px">'
+        '</iframe><pre id="out"></pre><script>f.onload = () => setTimeout(() => {'
+        "const d = f.contentDocument.documentElement;"
+        "out.textContent = d.scrollWidth + ' of ' + d.clientWidth}, 1000)</script>"
+    )
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+             "--disable-background-networking", "--allow-file-access-from-files",
+             f"--user-data-dir={tmp_path / 'chromium'}", "--virtual-time-budget=4000",
+             "--dump-dom", frame.as_uri()]  # fmt: skip
+    dom = subprocess.run([browser, *words], capture_output=True, text=True, timeout=60).stdout
+    found = re.search(r'<pre id="out">(\d+) of (\d+)</pre>', dom)
+    assert found, "the page did not load in chromium"
+    assert int(found[1]) <= int(found[2])
+
+
+# --- prose ------------------------------------------------------------------------------------
+
+
+def test_every_default_is_listed_as_ours() -> None:
+    """Each setting of config.py stands in 'What the paper does not say', with its default."""
+    text = (ROOT / "book" / "choices.md").read_text()
+    data, encoder, pretrain = config.DataConfig(), config.EncoderConfig(), config.PretrainConfig()
+    for settings in (data, encoder, pretrain, config.ClassifyConfig(), config.SegmentConfig()):
+        for name, value in config.to_dict(settings).items():
+            assert f"`{name}`" in text, f"{type(settings).__name__}.{name} is not listed"
+            if value in ("", False, 0) and settings is data:
+                continue
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            assert re.search(rf"`{name}` = {re.escape(shown)} \|", text), f"{name} = {shown}"
+
+
+def test_bibliography_is_cited_and_complete() -> None:
+    keys = set(re.findall(r"@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text()))
+    cited = set()
+    for path in (ROOT / "book").glob("*.md"):
+        for group in re.findall(r"\{cite\}`([^`]+)`", path.read_text()):
+            cited |= set(group.split(","))
+    assert cited == keys

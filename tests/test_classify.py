@@ -1,0 +1,292 @@
+"""Task 1: split, label draw, probe, fine-tuning; leakage, determinism, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from beatssl.config import ClassifyConfig, PretrainConfig, Profile
+from beatssl.metrics import MetricError
+from beatssl.records import SUPERCLASSES
+from beatssl.tasks import batches, classify, cosine_schedule
+
+
+class FakeStore:
+    """PTB-XL-like rows whose classes are visible in the leads' mean level."""
+
+    sampling_rate = 100
+    fingerprint = "fake"
+    content = "fake"
+
+    def __init__(self, n: int = 200, time: int = 64, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        labels = (rng.random((n, 5)) < 0.35).astype(int)
+        self.data = rng.normal(size=(n, 12, time)).astype(np.float32)
+        self.data[:, :5] += labels[:, :, None]
+        self.table = pd.DataFrame(labels, columns=list(SUPERCLASSES))
+        self.table["record_id"] = [f"r{i}" for i in range(n)]
+        self.table["dataset"] = "ptbxl"
+        self.table["fold"] = np.arange(n) % 10 + 1
+
+    def rows(self, dataset, folds=None):
+        chosen = (self.table["dataset"] == dataset).to_numpy()
+        if folds is not None:
+            chosen &= self.table["fold"].isin(list(folds)).to_numpy()
+        return np.flatnonzero(chosen)
+
+    def load(self, rows):
+        return self.data[np.asarray(rows, int)]
+
+
+class TinyEncoder(nn.Module):
+    """One strided convolution with batch normalisation."""
+
+    channels, stride = 8, 4
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.conv = nn.Conv1d(12, 8, 5, stride=4, padding=2)
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+CONFIG = ClassifyConfig(label_fractions=(0.5, 1.0), bootstrap=20, finetune_epochs=2,
+                        finetune_batch_size=32)  # fmt: skip
+RANDOM = PretrainConfig(method="random", seed=3)
+TRAINED = PretrainConfig(seed=3)
+PROFILE = Profile("fake", classify=CONFIG, runs=(RANDOM, TRAINED))
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_split_uses_the_official_folds_and_counts_unlabelled_records():
+    store = FakeStore()
+    store.table.loc[[0, 8, 9, 19], list(SUPERCLASSES)] = -1  # folds 1, 9, 10, 10
+    parts = classify.split(store)
+    for name, folds in (("train", range(1, 9)), ("validation", [9]), ("test", [10])):
+        assert set(store.table["fold"].iloc[parts[name].rows]) == set(folds)
+        assert (parts[name].labels >= 0).all()
+    assert [part.unlabelled for part in parts.values()] == [1, 1, 2]
+    rows = np.concatenate([part.rows for part in parts.values()])
+    assert len(rows) == len(set(rows)) == 196
+
+
+def test_an_empty_fold_and_a_class_without_positives_are_named():
+    store = FakeStore()
+    store.table.loc[store.table["fold"] == 9, "CD"] = 0
+    with pytest.raises(MetricError, match="fold 9 .validation.*CD"):
+        classify.split(store)
+    store.table.loc[store.table["fold"] == 10, "fold"] = 1
+    store.table["CD"] = FakeStore().table["CD"]
+    with pytest.raises(MetricError, match="fold 10 .test. holds no labelled record"):
+        classify.split(store)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.37, 1.0])
+def test_label_draw_keeps_the_share_of_every_combination(fraction):
+    labels = classify.split(FakeStore(2000))["train"].labels
+    chosen = classify.stratified_draw(labels, fraction, seed=1)
+    assert len(chosen) == round(fraction * len(labels)) == len(set(chosen))
+    combination = labels @ (1 << np.arange(5))
+    for value in np.unique(combination):
+        share = fraction * (combination == value).sum()
+        assert abs((combination[chosen] == value).sum() - share) <= 1 + 1e-9
+    assert np.array_equal(chosen, classify.stratified_draw(labels, fraction, seed=1))
+    if fraction < 1:
+        assert not np.array_equal(chosen, classify.stratified_draw(labels, fraction, seed=2))
+
+
+def test_label_draw_gives_every_record_the_same_chance():
+    labels = (np.random.default_rng(0).random((40, 5)) < 0.3).astype(int)
+    drawn = np.zeros(40)
+    for seed in range(2000):
+        drawn[classify.stratified_draw(labels, 0.25, seed)] += 1
+    assert drawn / 2000 == pytest.approx(np.full(40, 0.25), abs=0.05)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.5])
+def test_label_fraction_outside_its_range_is_refused(fraction):
+    with pytest.raises(ValueError, match="label fraction"):
+        classify.stratified_draw(np.ones((10, 5), int), fraction, 0)
+
+
+def test_embedding_is_the_mean_over_time_and_leaves_the_encoder_alone():
+    store, encoder = FakeStore(20), TinyEncoder()
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    found = classify.embed(encoder, store, np.array([3, 7, 9]), batch_size=2)
+    with torch.no_grad():
+        expected = encoder.eval()(torch.from_numpy(store.data[[3, 7, 9]])).mean(dim=2)
+    assert found == pytest.approx(expected.numpy(), abs=1e-6)
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+def test_embedding_that_is_not_finite_names_the_record():
+    store = FakeStore(20)
+    store.data[7, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="record r7.*not finite"):
+        classify.embed(TinyEncoder(), store, np.array([3, 7, 9]))
+
+
+def probe_input(seed: int = 0):
+    rng = np.random.default_rng(seed)
+    x, weights = rng.normal(size=(300, 12)), rng.normal(size=(12, 5))
+    y = (x @ weights + rng.normal(size=(300, 5)) > 0).astype(int)
+    return x, y
+
+
+def test_probe_learns_a_linear_rule_and_nothing_from_shuffled_labels():
+    x, y = probe_input()
+    args = (x[:200], y[:200], x[200:250], y[200:250], x[250:], y[250:])
+    found = classify.probe(*args)
+    assert classify.macro_auroc(found["truth"], found["score"]) > 0.9
+    assert found["regularisation"] in classify.REGULARISATION
+    shuffled = np.random.default_rng(1).permutation(y[:200])
+    chance = classify.probe(args[0], shuffled, *args[2:])
+    assert 0.3 < classify.macro_auroc(chance["truth"], chance["score"]) < 0.7
+
+
+def test_probe_does_not_depend_on_units_or_on_the_test_labels():
+    x, y = probe_input()
+    scale, shift = np.geomspace(1e-3, 1e3, 12), np.arange(12)
+    a = classify.probe(x[:200], y[:200], x[200:250], y[200:250], x[250:], y[250:])
+    z = x * scale + shift
+    b = classify.probe(z[:200], y[:200], z[200:250], y[200:250], z[250:], 1 - y[250:])
+    assert b["score"] == pytest.approx(a["score"], abs=1e-6)
+    assert b["threshold"] == pytest.approx(a["threshold"], abs=1e-6)
+
+
+def test_probe_takes_a_constant_feature_and_refuses_a_class_without_positives():
+    x, y = probe_input()
+    x[:, 0] = 1.0
+    args = [x[:200], y[:200], x[200:250], y[200:250], x[250:], y[250:]]
+    assert np.isfinite(classify.probe(*args)["score"]).all()
+    args[3] = y[200:250] * [1, 1, 1, 1, 0]
+    with pytest.raises(MetricError, match="validation part.*HYP"):
+        classify.probe(*args)
+
+
+def test_frozen_evaluation_gives_rows_and_predictions_for_every_fraction():
+    store, encoder = FakeStore(), TinyEncoder()
+    rows, predictions = classify.evaluate(TRAINED, PROFILE, store, encoder, "frozen")
+    assert set(predictions) == {0.5, 1.0}
+    assert len(rows) == 2 * 12
+    assert {row["run_id"] for row in rows} == {"beatssl-hard-none-1-s3"}
+    assert len(predictions[0.5]["train_record_id"]) == 80
+    assert len(predictions[1.0]["train_record_id"]) == 160
+    drawn_by = predictions[1.0]["train_record_id"]
+    assert not set(drawn_by) & set(predictions[1.0]["record_id"])
+    auroc = [r["value"] for r in rows if r["metric"] == "auroc_macro"]
+    assert min(auroc) > 0.7  # the classes are in the signal
+    again = classify.evaluate(TRAINED, PROFILE, store, encoder, "frozen")
+    assert same(again[1][0.5], predictions[0.5])
+
+
+def test_test_labels_do_not_reach_the_predictions():
+    store, encoder = FakeStore(), TinyEncoder()
+    before = {}
+    for protocol, run in (("frozen", TRAINED), ("scratch", RANDOM)):
+        before[protocol] = classify.evaluate(run, PROFILE, store, encoder, protocol)[1][1.0]
+    test = store.rows("ptbxl", [10])
+    names = list(SUPERCLASSES)
+    store.table.loc[test, names] = 1 - store.table.loc[test, names]
+    for protocol, run in (("frozen", TRAINED), ("scratch", RANDOM)):
+        after = classify.evaluate(run, PROFILE, store, encoder, protocol)[1][1.0]
+        assert np.array_equal(after["score"], before[protocol]["score"])
+        assert np.array_equal(after["threshold"], before[protocol]["threshold"])
+
+
+def test_finetuning_is_deterministic_changes_with_the_seed_and_copies_the_encoder():
+    store, encoder = FakeStore(), TinyEncoder()
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    parts = classify.split(store)
+    chosen = np.arange(40)
+    a = classify.finetune(encoder, store, parts, chosen, CONFIG, seed=0)
+    b = classify.finetune(encoder, store, parts, chosen, CONFIG, seed=0)
+    c = classify.finetune(encoder, store, parts, chosen, CONFIG, seed=1)
+    assert same(a, b) and not np.array_equal(a["score"], c["score"])
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    # a quarter of the labels: four times the epochs, validated as often
+    assert len(a["validation_auroc"]) == 2 and a["epoch"] in (4, 8)
+
+
+def test_finetuning_learns_and_takes_the_best_validated_epoch():
+    store = FakeStore(400)
+    config = ClassifyConfig(finetune_epochs=8, finetune_learning_rate=0.01)
+    parts = classify.split(store)
+    chosen = np.arange(len(parts["train"].rows))
+    found = classify.finetune(TinyEncoder(), store, parts, chosen, config, seed=0)
+    assert found["epoch"] == 1 + np.argmax(found["validation_auroc"])
+    assert classify.macro_auroc(found["truth"], found["score"]) > 0.85
+
+
+def test_finetuning_that_diverges_stops_with_an_error():
+    store = FakeStore()
+    store.data[0] = np.inf
+    parts = classify.split(store)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        classify.finetune(TinyEncoder(), store, parts, np.arange(100), CONFIG, seed=0)
+
+
+@pytest.mark.parametrize(
+    "protocol, run", [("scratch", TRAINED), ("finetune", RANDOM), ("probe", RANDOM)]
+)
+def test_protocols_that_would_misname_an_encoder_are_refused(protocol, run):
+    with pytest.raises(ValueError, match="encoder|not known"):
+        classify.evaluate(run, PROFILE, FakeStore(), TinyEncoder(), protocol)
+
+
+def test_a_crash_keeps_the_finished_fractions(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    store, encoder, calls = FakeStore(), TinyEncoder(), []
+    real = classify.probe
+
+    def failing(*args):
+        calls.append(len(args[0]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(classify, "probe", failing)
+    with pytest.raises(KeyboardInterrupt):
+        classify.classify_run(TRAINED, PROFILE, store, encoder, "frozen")
+    rows = classify.classify_run(TRAINED, PROFILE, store, encoder, "frozen")
+    assert calls == [80, 160, 160]  # the first fraction is not computed again
+    monkeypatch.setattr(classify, "embed", None)  # nothing is encoded for saved results
+    assert classify.classify_run(TRAINED, PROFILE, store, encoder, "frozen") == rows
+
+
+def test_batches_cover_everything_once_in_nearly_equal_parts():
+    parts = batches(67, 16, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(parts).tolist()) == list(range(67))
+    assert {len(part) for part in parts} == {13, 14}
+
+
+def test_cosine_schedule_warms_up_and_ends_near_zero():
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedule = cosine_schedule(optimizer, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert np.all(np.diff(rates[5:]) <= 0) and rates[-1] < 0.01
+
+
+def test_no_patient_of_the_real_records_is_in_two_parts(real_data):
+    table = pd.read_csv(real_data / "ptbxl-subset" / "ptbxl_database.csv")
+    train, validation, test = (
+        set(table["patient_id"][table["strat_fold"].isin(list(folds))])
+        for folds in classify.PARTS.values()
+    )
+    assert not train & validation and not train & test and not validation & test

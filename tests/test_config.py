@@ -1,0 +1,71 @@
+"""Settings: what is unknown or of the wrong type is refused with its name."""
+
+import pytest
+
+from beatssl import config
+from beatssl.config import ConfigError, EncoderConfig, PretrainConfig, from_dict
+
+
+def test_unknown_key_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="epoch'.*epochs"):
+        from_dict(PretrainConfig, {"epoch": 3})
+
+
+@pytest.mark.parametrize("key, value", [
+    ("epochs", 2.5), ("epochs", True), ("temperature", "0.1"), ("rhythm", 1),
+])
+def test_wrong_type_names_the_setting(key, value):
+    with pytest.raises(ConfigError, match=f"PretrainConfig.{key}: expected"):
+        from_dict(PretrainConfig, {key: value})
+
+
+def test_yaml_float_trap_is_explained():
+    with pytest.raises(ConfigError, match=r"1\.0e-3"):
+        from_dict(PretrainConfig, {"learning_rate": "1e-3"})
+
+
+@pytest.mark.parametrize("key, value", [
+    ("rhythm", "soft_3"), ("beat", "soft"), ("method", "simclr"), ("beat_scope", "patient"),
+    ("exponent", 0.0), ("batch_size", 1),
+])
+def test_values_outside_their_range_are_refused(key, value):
+    with pytest.raises(ConfigError):
+        from_dict(PretrainConfig, {key: value})
+
+
+def test_integers_become_floats_and_lists_tuples():
+    assert isinstance(from_dict(PretrainConfig, {"exponent": 50}).exponent, float)
+    assert from_dict(EncoderConfig, {"widths": [8, 8]}).widths == (8, 8)
+
+
+def test_hash_changes_with_every_setting():
+    base = PretrainConfig()
+    others = [PretrainConfig(seed=1), PretrainConfig(exponent=50), PretrainConfig(mask_fraction=0.0)]
+    assert len({config.config_hash(c) for c in [base, *others]}) == 4
+    assert config.config_hash(base) == config.config_hash(PretrainConfig())
+
+
+def test_all_profiles_of_runs_yml_are_valid_and_hold_the_rows_of_the_paper():
+    for name in ("tiny", "subset", "full"):
+        profile = config.load_profile(name)
+        rows = {(r.method, r.rhythm, r.beat, r.exponent) for r in profile.runs}
+        assert ("beatssl", "hard", "none", 1.0) in rows  # the baseline
+        assert ("beatssl", "soft_1", "hard", 50.0) in rows  # the paper's best
+        assert any(r.method == "random" for r in profile.runs)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("profiles: {a: {date: {}}}", "unknown key 'date'"),
+    ("profiles: {a: {data: {ptbxl: 3}}}", "expected str"),
+    ("profiles: {a: {runs: [{seeds: [0, 0]}]}}", "twice"),
+    ("profiles: {b: {}}", "known: b"),
+])
+def test_a_faulty_runs_yml_is_refused(tmp_path, text, words):
+    (tmp_path / "runs.yml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        config.load_profile("a", tmp_path / "runs.yml")
+
+
+def test_namespace_of_a_notebook_gives_the_settings():
+    made = config.from_namespace(PretrainConfig, {"seed": 4, "profile": "tiny", "exponent": 50})
+    assert made == PretrainConfig(seed=4, exponent=50.0)

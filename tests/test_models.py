@@ -1,0 +1,89 @@
+"""Encoder geometry, RoIAlign and the safe loading of weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from beatssl import models
+from beatssl.config import EncoderConfig
+
+CONFIG = EncoderConfig(widths=(8, 8, 16), strides=(1, 2, 1), dilations=(1, 1, 2), blocks=1)
+
+
+def test_default_encoder_keeps_a_time_axis_of_at_most_40_ms():
+    config = EncoderConfig()
+    assert config.stride / 100 <= 0.040  # s per step at the default 100 Hz
+    e = models.build_encoder(config, 0).eval()(torch.zeros(2, 12, 1000))
+    assert e.shape == (2, config.widths[-1], 250)
+
+
+@pytest.mark.parametrize("time", [400, 401, 403])
+def test_steps_are_the_ceiling_of_time_over_stride(time):
+    encoder = models.build_encoder(CONFIG, 0).eval()
+    assert encoder(torch.zeros(1, 12, time)).shape[2] == -(-time // encoder.stride)
+
+
+def test_same_seed_same_weights_and_the_global_generator_is_left_alone():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    a, b, c = (models.build_encoder(CONFIG, s).state_dict() for s in (0, 0, 1))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+def test_step_j_is_centred_on_sample_j_times_stride():
+    """The gradient of one step is symmetric about its sample when all weights are equal."""
+    encoder = models.build_encoder(CONFIG, 0).eval()
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.fill_(0.01)
+    x = torch.ones(1, 12, 401, requires_grad=True)
+    encoder(x)[0, 0, 50].backward()
+    touched = x.grad[0, 0].double()
+    centre = (touched * torch.arange(401)).sum() / touched.sum()
+    assert centre.item() == pytest.approx(50 * encoder.stride, abs=0.5)
+
+
+def test_roi_align_of_a_ramp_is_the_middle_of_the_window():
+    """Linear interpolation is exact on a ramp: the mean over a window is its centre's value."""
+    steps, stride = 100, 4
+    ramp = torch.arange(steps).float().expand(2, 3, steps)
+    start = torch.tensor([[10.0, 33.0], [100.0, 211.5]])
+    out = models.roi_align(ramp, start, start + 75, stride)
+    assert out.shape == (2, 2, 3)
+    torch.testing.assert_close(out[..., 0], (start + 37.5) / stride)
+
+
+def test_roi_align_equals_numpy_interpolation():
+    e = torch.randn(1, 2, 30, generator=torch.Generator().manual_seed(0))
+    out = models.roi_align(e, torch.tensor([[7.0]]), torch.tensor([[50.0]]), 2, points=8)
+    where = (7 + 43 * (np.arange(8) + 0.5) / 8) / 2
+    expected = [np.interp(where, np.arange(30), e[0, c].numpy()).mean() for c in range(2)]
+    np.testing.assert_allclose(out[0, 0].numpy(), expected, rtol=1e-5)
+
+
+def test_roi_align_does_not_mix_records_or_beats():
+    e = torch.zeros(2, 1, 50)
+    e[1, 0, 20:30] = 1.0
+    start, end = torch.tensor([[80.0, 0.0]] * 2), torch.tensor([[112.0, 40.0]] * 2)
+    out = models.roi_align(e, start, end, 4)[..., 0]
+    np.testing.assert_allclose(out.numpy(), [[0, 0], [1, 0]], atol=1e-6)
+
+
+def test_saved_encoder_is_the_same_encoder(tmp_path):
+    encoder = models.build_encoder(CONFIG, 3).eval()
+    models.save_encoder(encoder, tmp_path / "run" / "encoder.safetensors")
+    back = models.load_encoder(tmp_path / "run" / "encoder.safetensors", CONFIG)
+    x = torch.randn(1, 12, 200, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(back(x), encoder(x)) and not back.training
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_missing_and_foreign_weights_are_named(tmp_path):
+    path = tmp_path / "run-7" / "encoder.safetensors"
+    with pytest.raises(FileNotFoundError, match="run-7.*pretraining"):
+        models.load_encoder(path)
+    models.save_encoder(models.build_encoder(CONFIG, 0), path)
+    with pytest.raises(models.ArchitectureError, match="another architecture"):
+        models.load_encoder(path, EncoderConfig())

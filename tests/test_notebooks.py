@@ -1,0 +1,69 @@
+"""The contract of the notebooks, and the committed pages made from them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from beatssl import book, pages
+from beatssl.freshness import code_cells
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LONGEST_DEF = 5  # lines
+MOST_CODE_CELLS = 16
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_source_has_no_outputs(notebook: nbformat.NotebookNode) -> None:
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+def test_title_first_parameters_second(notebook: nbformat.NotebookNode) -> None:
+    assert pages.title(notebook, "notebook")
+    assert "profile" in pages.declared_parameters(notebook, "notebook")
+    assert "parameters" in notebook.cells[1].metadata.get("tags", [])
+    for cell in notebook.cells[1:]:
+        if cell.cell_type == "markdown":
+            assert not cell.source.startswith("# "), "only the first cell holds the title"
+
+
+def test_notebook_is_thin(notebook: nbformat.NotebookNode) -> None:
+    """Code lives in the package: no class, no long function, few cells, no absolute path."""
+    sources = code_cells(notebook)
+    assert len(sources) <= MOST_CODE_CELLS
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            assert not isinstance(node, ast.ClassDef)
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno - node.lineno < LONGEST_DEF, f"{node.name} is too long"
+    for cell in notebook.cells:
+        assert "/home/" not in cell.source and "/work/" not in cell.source
+
+
+def test_metadata_is_small(notebook: nbformat.NotebookNode) -> None:
+    assert notebook.metadata.get("kernelspec", {}).get("name", "python3") == "python3"
+    assert not {"papermill", "widgets"} & set(notebook.metadata)
+
+
+def test_every_notebook_runs_in_a_stage() -> None:
+    if not NOTEBOOKS:
+        pytest.skip("no notebooks yet")
+    named = {name for stage in pages.read_stages(ROOT / "runs.yml") for name in stage}
+    assert {path.stem for path in NOTEBOOKS} == named
+
+
+def test_committed_pages_are_fresh() -> None:
+    """The results on real recordings that the book shows: executed, fresh, small."""
+    if book.SHOWN not in book.executed_profiles(ROOT):
+        pytest.skip(f"no pages of profile {book.SHOWN} are committed yet")
+    assert book.profile_problems(book.SHOWN, ROOT) == []

@@ -1,0 +1,150 @@
+"""The pretraining loop: determinism, exact resume, failure, leakage."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from beatssl import pretrain as p
+from beatssl.config import PretrainConfig
+from beatssl.models import ArchitectureError
+
+CONFIG = PretrainConfig(rhythm="soft_1", beat="hard", exponent=50, epochs=3, batch_size=16)
+
+
+@pytest.fixture
+def work(small, tmp_path, monkeypatch):
+    """The small workspace with an empty folder for runs."""
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    return small
+
+
+def go(work, config=CONFIG, **options):
+    return p.pretrain(config, work.profile, work.store, work.beats, device="cpu", **options)
+
+
+def same(a, b):
+    a, b = a.encoder.state_dict(), b.encoder.state_dict()
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(work, tmp_path, monkeypatch):
+    whole = go(work)
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "other"))
+    assert go(work, stop_after=1) is None
+    assert go(work, stop_after=2) is None
+    resumed = go(work)
+    assert same(whole, resumed)
+    left = whole.curves.drop(columns="seconds")
+    pd.testing.assert_frame_equal(left, resumed.curves.drop(columns="seconds"))
+
+
+def test_a_finished_run_is_read_back_and_other_settings_get_another_folder(work):
+    first = go(work)
+    stamp = first_files(work)
+    assert same(first, go(work)) and first_files(work) == stamp
+    other = go(work, replace(CONFIG, temperature=0.2))
+    assert not same(first, other) and set(stamp) < set(first_files(work))
+
+
+def first_files(work):
+    return {f: f.stat().st_mtime_ns for f in (work.profile.work / "runs").rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize("change", [
+    {"rhythm": "hard", "beat": "none", "exponent": 1.0},
+    {"rhythm": "soft_2", "beat": "soft_2", "exponent": 1.0},
+    {"rhythm": "hard", "beat": "soft_1", "beat_scope": "record"},
+    {"beat_classifier": "clusters"},
+])
+def test_kinds_of_row_train_and_the_loss_falls(work, change):
+    curves = go(work, replace(CONFIG, **change, epochs=4, learning_rate=3e-3)).curves
+    assert curves["total"].iloc[-1] < curves["total"].iloc[0]
+    assert np.isfinite(curves.to_numpy()).all()
+    assert ("beat" in curves) == (change.get("beat") != "none")
+
+
+def test_total_is_the_weighted_sum(work):
+    curves = go(work, replace(CONFIG, epochs=1, rhythm_weight=0.5, beat_weight=2.0)).curves
+    expected = 0.5 * curves["rhythm"] + 2.0 * curves["beat"]
+    np.testing.assert_allclose(curves["total"], expected, rtol=1e-5)
+
+
+def test_random_method_is_the_untrained_encoder(work):
+    from beatssl.models import build_encoder
+
+    run = go(work, PretrainConfig(method="random", seed=3))
+    fresh = build_encoder(work.profile.encoder, 3).state_dict()
+    assert all(torch.equal(fresh[k], v) for k, v in run.encoder.state_dict().items())
+    assert run.curves.empty
+
+
+def test_divergence_stops_with_the_last_good_checkpoint(work, monkeypatch):
+    go(work, stop_after=1)
+    step = p.BeatSSL.training_step
+    monkeypatch.setattr(p.BeatSSL, "training_step", lambda *a: {
+        k: v * float("nan") for k, v in step(*a).items()})
+    with pytest.raises(p.DivergedError, match="epoch 2.*learning_rate"):
+        go(work)
+    monkeypatch.undo()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(work):
+    go(work, stop_after=1)
+    path = next((work.profile.work / "runs").rglob("checkpoint.pt"))
+    state = torch.load(path, weights_only=True)
+    state["model"] = {k: v[:1] if v.ndim else v for k, v in state["model"].items()}
+    torch.save(state, path)
+    with pytest.raises(ArchitectureError, match="another architecture"):
+        go(work)
+
+
+def test_an_interrupted_write_leaves_the_old_checkpoint(work, monkeypatch):
+    go(work, stop_after=1)
+
+    def broken(state, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(p.torch, "save", broken)
+        with pytest.raises(OSError):
+            go(work, stop_after=2)
+    assert len(go(work).curves) == CONFIG.epochs
+
+
+def test_too_few_records_is_an_error(work, monkeypatch):
+    monkeypatch.setattr(p, "pretraining_rows", lambda *a: np.array([0]))
+    with pytest.raises(ValueError, match="nothing to contrast"):
+        go(work)
+
+
+def test_monitor_sees_an_encoder_in_evaluation_mode_and_does_not_change_the_run(work, tmp_path,
+                                                                                monkeypatch):
+    plain = go(work)
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "other"))
+    seen = []
+    watched = go(work, monitor=lambda e: seen.append(e.training) or {"probe": 1.0})
+    assert seen == [False, False] and same(plain, watched)
+    assert watched.curves["probe"].tolist()[0] == 1 and len(watched.curves["probe"].dropna()) == 2
+
+
+def test_batches_hold_only_beats_whose_window_is_inside(work):
+    rows = p.pretraining_rows(work.store, work.beats)
+    source = p.BatchSource(work.store, work.beats, rows, CONFIG)
+    generator = torch.Generator().manual_seed(0)
+    rate, time = work.store.sampling_rate, work.store.signals.shape[2]
+    for batch in source.epoch(generator):
+        r = batch.r_peak[batch.beat_valid]
+        assert (r >= CONFIG.beat_before * rate).all() and (r <= time - 1 - CONFIG.beat_after * rate).all()
+        assert (batch.beat_valid.sum(dim=1) <= CONFIG.beats_per_record).all()
+        assert batch.beat_features[batch.beat_valid].shape[1] == 28
+
+
+def test_warmup_then_cosine_to_zero():
+    factors = [p.warmup_cosine(s, 100, 0.1) for s in range(100)]
+    np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
+    assert factors[10] == 1 and factors[-1] < 0.01
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:]))

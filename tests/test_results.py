@@ -1,0 +1,441 @@
+"""Tidy rows: saving and reuse, collecting, seeds together, tables, the paper's numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from beatssl import metrics, results, tables
+from beatssl.config import (
+    ClassifyConfig, DataConfig, PretrainConfig, Profile, SegmentConfig,
+)  # fmt: skip
+from beatssl.results import CLASSIFY, SEGMENT, ResultsError
+
+BASELINE = [PretrainConfig(seed=s) for s in range(3)]
+BEST = [PretrainConfig(rhythm="soft_1", beat="hard", exponent=50.0, seed=s) for s in range(2)]
+RANDOM = [PretrainConfig(method="random", seed=s) for s in range(2)]
+
+
+class Store:
+    sampling_rate = 100
+    fingerprint = "aa"
+    content = "aa"
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch) -> Profile:
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "work"))
+    return Profile(
+        "fake",
+        data=DataConfig(ptbxl="ptbxl-subset", ludb="ludb"),
+        classify=ClassifyConfig(label_fractions=(0.1, 1.0), bootstrap=50),
+        segment=SegmentConfig(bootstrap=50),
+        runs=(*BASELINE, *BEST, *RANDOM),
+    )
+
+
+def encoder(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(2, 2)
+
+
+def classified(seed: int, skill: float = 1.0, n: int = 60) -> dict[str, np.ndarray]:
+    truth = (np.random.default_rng(9).random((n, 5)) < 0.4).astype(np.int8)
+    score = np.random.default_rng(seed).normal(size=(n, 5)) + skill * truth
+    ids = np.arange(n).astype(str)
+    return {"record_id": ids, "truth": truth, "score": score, "threshold": np.full(5, 0.5)}
+
+
+def segmented(seed: int, errors: float = 0.1, n: int = 8) -> dict[str, np.ndarray]:
+    truth = np.zeros((n, 200), np.int8)
+    for wave, first in ((1, 20), (2, 50), (3, 90)):
+        truth[:, first : first + 15] = wave
+    wrong = np.random.default_rng(seed).random(truth.shape) < errors
+    return {
+        "record_id": np.arange(n).astype(str),
+        "truth": truth,
+        "prediction": np.where(wrong, 0, truth).astype(np.int8),
+        "sampling_rate": np.array(100),
+        "tolerance_ms": np.array(150.0),
+    }
+
+
+def save(profile, run, task=CLASSIFY, protocol="frozen", fraction=1.0, **kw) -> list[dict]:
+    """Evaluate with made-up predictions."""
+    what = results.describe(run, profile, Store(), encoder(run.seed), task, protocol, fraction)
+    make = classified if task == CLASSIFY else segmented
+    return results.reuse_or_make(what, profile, lambda: make(run.seed, **kw), 50)
+
+
+def fill(profile) -> None:
+    for run in (*BASELINE, *BEST, *RANDOM):
+        skill = {"random": 0.3}.get(run.method, 1.0 if run.rhythm == "hard" else 2.5)
+        for fraction in (0.1, 1.0):
+            save(profile, run, fraction=fraction, skill=skill * fraction)
+        save(profile, run, SEGMENT, errors=0.4 / (1 + skill))
+    save(profile, RANDOM[0], protocol="scratch", skill=2.0)
+
+
+# --- one evaluation ---
+
+
+def test_row_has_exactly_the_columns_and_names_what_was_measured(profile):
+    row = save(profile, BEST[1])[0]
+    assert tuple(row) == results.COLUMNS
+    expected = {
+        "run_id": "beatssl-soft_1-hard-50-s1", "method": "beatssl", "rhythm": "soft_1",
+        "beat": "hard", "exponent": 50.0, "seed": "1", "task": CLASSIFY, "protocol": "frozen",
+        "label_fraction": 1.0, "n": 60, "data": "PTB-XL subset", "sampling_rate": 100, "source": "",
+    }  # fmt: skip
+    assert {name: row[name] for name in expected} == expected
+
+
+def test_rows_without_contrast_leave_the_ablation_columns_empty(profile):
+    untrained = save(profile, RANDOM[1])[0]
+    reference = save(profile, RANDOM[1], protocol="scratch")[0]
+    assert (untrained["method"], untrained["run_id"]) == ("random", "random-s1")
+    assert (reference["method"], reference["run_id"]) == ("supervised", "supervised-s1")
+    for row in (untrained, reference):
+        assert row["rhythm"] == row["beat"] == "" and np.isnan(row["exponent"])
+
+
+@pytest.mark.parametrize(
+    "data, task, name",
+    [
+        (DataConfig(ptbxl="ptbxl-subset"), CLASSIFY, "PTB-XL subset"),
+        (DataConfig(ptbxl="ptb-xl/1.0.3"), CLASSIFY, "PTB-XL"),
+        (DataConfig(ptbxl="ptbxl-subset", ludb="ludb"), SEGMENT, "LUDB"),
+        (DataConfig(synthetic=True, ptbxl="x"), CLASSIFY, "synthetic"),
+        (DataConfig(synthetic=True, ludb="x"), SEGMENT, "synthetic"),
+    ],
+)
+def test_data_are_named_for_what_they_are(data, task, name):
+    assert results.data_name(Profile("p", data=data), task) == name
+
+
+def test_saved_evaluation_is_reused_and_gives_the_same_rows(profile):
+    first = save(profile, BASELINE[0])
+    what = results.describe(
+        BASELINE[0], profile, Store(), encoder(0), CLASSIFY, "frozen", 1.0
+    )
+    again = results.reuse_or_make(what, profile, lambda: pytest.fail("computed again"), 50)
+    assert again == first
+
+
+def change(kind: str, profile: Profile):
+    """The evaluation of BASELINE[0] with one thing changed."""
+    run, store, weights = BASELINE[0], Store(), encoder(0)
+    if kind == "weights":
+        weights = encoder(7)
+    elif kind == "data":
+        store.fingerprint = "bb"
+    elif kind == "run":
+        run = dataclasses.replace(run, epochs=99)
+    elif kind == "encoder":
+        deeper = dataclasses.replace(profile.encoder, blocks=5)
+        profile = dataclasses.replace(profile, encoder=deeper)
+    else:
+        settings = dataclasses.replace(profile.classify, finetune_epochs=99)
+        profile = dataclasses.replace(profile, classify=settings)
+    return results.describe(run, profile, store, weights, CLASSIFY, "frozen", 1.0)
+
+
+@pytest.mark.parametrize("kind", ["weights", "data", "run", "encoder", "task"])
+def test_whatever_changes_the_numbers_makes_them_anew(profile, kind):
+    save(profile, BASELINE[0])
+    with pytest.raises(ZeroDivisionError):
+        results.reuse_or_make(change(kind, profile), profile, lambda: 1 / 0, 50)
+
+
+def test_another_label_fraction_in_the_profile_does_not_make_the_others_anew(profile):
+    save(profile, BASELINE[0])
+    more = dataclasses.replace(profile.classify, label_fractions=(0.1, 0.5, 1.0))
+    wider = dataclasses.replace(profile, classify=more)
+    what = results.describe(BASELINE[0], wider, Store(), encoder(0), CLASSIFY, "frozen", 1.0)
+    assert results.reuse_or_make(what, wider, lambda: pytest.fail("computed again"), 50)
+
+
+def test_weights_hash_sees_every_weight():
+    a, b = encoder(), encoder()
+    assert results.weights_hash(a) == results.weights_hash(b)
+    with torch.no_grad():
+        b.bias[1] += 1e-6
+    assert results.weights_hash(a) != results.weights_hash(b)
+
+
+@pytest.mark.parametrize("damage", ["truncated rows", "truncated npz", "no npz", "other npz"])
+def test_damaged_files_are_made_again(profile, damage):
+    good = save(profile, BASELINE[0])
+    stem = "beatssl-hard-none-1-s0-ptbxl_superdiagnostic-frozen-1"
+    rows = profile.work / "results" / f"{stem}.json"
+    npz = profile.work / "predictions" / f"{stem}.npz"
+    if damage == "truncated rows":
+        rows.write_text(rows.read_text()[:200])
+    elif damage == "truncated npz":
+        npz.write_bytes(npz.read_bytes()[:100])
+    elif damage == "no npz":
+        npz.unlink()
+    else:
+        results.write_predictions(npz, classified(5), "another key")
+    assert save(profile, BASELINE[0]) == good
+    assert results.combine(profile)  # readable again
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_rest(profile, monkeypatch):
+    save(profile, BASELINE[0])
+    before = {p: p.read_bytes() for p in profile.work.rglob("*") if p.is_file()}
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    what = change("weights", profile)
+    with pytest.raises(KeyboardInterrupt):
+        results.reuse_or_make(what, profile, lambda: classified(1), 50)
+    assert {p: p.read_bytes() for p in profile.work.rglob("*") if p.is_file()} == before
+
+
+def test_undefined_scores_survive_saving_as_strict_json(profile):
+    given = classified(0)
+    given["truth"][:, 4] = 0
+    what = results.describe(BASELINE[0], profile, Store(), encoder(), CLASSIFY, "frozen", 1.0)
+    results.reuse_or_make(what, profile, lambda: given, 50)
+    path = next((profile.work / "results").glob("*.json"))
+    json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
+    values = {row["metric"]: row["value"] for row in results.read_rows(path)[1]}
+    assert np.isnan(values["auroc_macro"]) and np.isfinite(values["auroc_MI"])
+
+
+def test_predictions_hold_no_pickled_object(profile, tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, key=np.array("k"), bad=np.array([{}], dtype=object))
+    with pytest.raises(ResultsError, match="x.npz cannot be read"):
+        results.read_predictions(path, "k")
+
+
+# --- all evaluations ---
+
+
+def test_collect_writes_single_seeds_and_their_mean_deterministically(profile, tmp_path):
+    fill(profile)
+    table = results.collect(profile, tmp_path)
+    path = tmp_path / "fake.csv"
+    first = path.read_bytes()
+    results.collect(profile, tmp_path)
+    assert path.read_bytes() == first
+    assert tuple(table.columns) == results.COLUMNS
+    chosen = table[
+        (table["run_id"].str.startswith("beatssl-hard-none-1"))
+        & (table["metric"] == "auroc_macro") & (table["label_fraction"] == 1.0)
+    ]  # fmt: skip
+    single, together = chosen[chosen["seed"] != "all"], chosen[chosen["seed"] == "all"]
+    assert list(single["seed"]) == ["0", "1", "2"] and len(together) == 1
+    assert together["run_id"].item() == "beatssl-hard-none-1"
+    assert together["value"].item() == pytest.approx(single["value"].mean())
+    assert together["ci_low"].item() < together["value"].item() < together["ci_high"].item()
+    keys = [c for c in results.COLUMNS if c not in ("value", "ci_low", "ci_high", "n")]
+    assert not table.duplicated(keys).any()
+
+
+def test_reading_back_gives_what_was_written(profile, tmp_path):
+    fill(profile)
+    table = results.collect(profile, tmp_path)
+    back = results.read(tmp_path / "fake.csv")
+    pd.testing.assert_frame_equal(back, table, rtol=1e-5)
+
+
+def test_values_are_those_of_the_saved_predictions(profile):
+    rows = save(profile, BASELINE[0], SEGMENT)
+    expected = metrics.segmentation_scores(segmented(0))
+    assert {row["metric"] for row in rows} == set(expected)
+    for row in rows:
+        assert row["value"] == pytest.approx(expected[row["metric"]][0], nan_ok=True)
+
+
+def test_runs_outside_the_profile_are_left_out_with_a_warning(profile):
+    fill(profile)
+    fewer = dataclasses.replace(profile, runs=(*BASELINE, *RANDOM))
+    with pytest.warns(UserWarning, match="left out: beatssl-soft_1-hard-50-s0"):
+        found = results.evaluations(fewer)
+    assert {what.name for what, _ in found} == {"beatssl-hard-none-1", "random", "supervised"}
+
+
+def test_results_of_other_settings_or_other_data_are_not_mixed(profile):
+    save(profile, BASELINE[0])
+    longer = tuple(dataclasses.replace(run, epochs=99) for run in profile.runs)
+    with pytest.raises(ResultsError, match="other settings: beatssl-hard-none-1-s0"):
+        results.evaluations(dataclasses.replace(profile, runs=longer))
+    other = Store()
+    other.fingerprint = "bb"
+    what = results.describe(BASELINE[1], profile, other, encoder(), CLASSIFY, "frozen", 1.0)
+    results.reuse_or_make(what, profile, lambda: classified(1), 50)
+    with pytest.raises(ResultsError, match="different data"):
+        results.evaluations(profile)
+
+
+def test_a_file_that_is_no_results_file_is_named(profile):
+    save(profile, BASELINE[0])
+    (profile.work / "results" / "x.json").write_text('{"rows": ')
+    with pytest.raises(ResultsError, match="x.json is not a results file.*remove it"):
+        results.collect(profile)
+
+
+def test_reading_refuses_a_missing_file_wrong_columns_and_text_for_numbers(tmp_path):
+    with pytest.raises(ResultsError, match="no results in none.csv"):
+        results.read(tmp_path / "none.csv")
+    path = tmp_path / "bad.csv"
+    table = results.paper()
+    table.drop(columns="metric").assign(other=1).to_csv(path, index=False)
+    with pytest.raises(ResultsError, match="missing: .'metric'.*unknown: .'other'"):
+        results.read(path)
+    table.astype({"value": object}).assign(value="high").to_csv(path, index=False)
+    with pytest.raises(ResultsError, match="bad.csv"):
+        results.read(path)
+
+
+# --- tables ---
+
+
+def test_main_table_sets_the_paper_beside_ours(profile, tmp_path):
+    fill(profile)
+    results.collect(profile, tmp_path)
+    table, text = tables.main_table(profile, folder=tmp_path)
+    assert list(table["label"]) == [
+        "Untrained encoder", "Supervised from scratch", "hard / - / 1 (baseline, 3KG)",
+        "soft_1 / hard / 50 (paper's best)",
+    ]  # fmt: skip
+    rows = table.set_index("label")
+    best = rows.loc["soft_1 / hard / 50 (paper's best)"]
+    assert (best["auroc_paper"], best["f1_paper"], best["ludb_f1_paper"]) == (0.843, 0.622, 0.911)
+    assert np.isnan(best["dice_paper"]) and np.isnan(rows.loc["Untrained encoder", "auroc_paper"])
+    own = [metrics.classification_scores(classified(s, 2.5))["auroc_macro"][0] for s in range(2)]
+    assert best["auroc"] == pytest.approx(np.mean(own), rel=1e-5)
+    assert best["auroc_sd"] == pytest.approx(np.std(own, ddof=1), rel=1e-3)
+    assert (best["auroc_n"], best["dice_n"], best["auroc_seeds"]) == (60, 8, 2)
+    lines = text.splitlines()
+    assert len(lines) == 2 + 4 and len({line.count("|") for line in lines}) == 1
+    low, high = best["auroc_low"], best["auroc_high"]
+    cell = f"| 0.843 | {best['auroc']:.3f} ({best['auroc_sd']:.3f}) [{low:.3f}, {high:.3f}] |"
+    assert cell in lines[-1]
+    assert lines[-1].endswith("| 60 / 8 | 2 |")
+    # the reference was run on one task with one seed: no spread, no LUDB numbers
+    assert lines[3].startswith("| Supervised from scratch | – |") and "(–)" in lines[3]
+    assert lines[3].endswith("| 60 / – | 1 / – |")
+
+
+def test_main_table_at_another_label_fraction(profile, tmp_path):
+    fill(profile)
+    results.collect(profile, tmp_path)
+    full = tables.main_table(profile, folder=tmp_path)[0].set_index("label")
+    tenth = tables.main_table(profile, label_fraction=0.1, folder=tmp_path)[0].set_index("label")
+    name = "soft_1 / hard / 50 (paper's best)"
+    assert tenth.loc[name, "auroc"] < full.loc[name, "auroc"]
+    assert tenth.loc[name, "ludb_f1"] == full.loc[name, "ludb_f1"]
+
+
+def test_main_table_of_a_single_run(profile, tmp_path):
+    save(profile, RANDOM[0], SEGMENT)
+    results.collect(profile, tmp_path)
+    table, text = tables.main_table(profile, folder=tmp_path)
+    assert list(table["label"]) == ["Untrained encoder"]
+    assert np.isnan(table["auroc"].item()) and table["ludb_f1_seeds"].item() == 1
+    assert text.splitlines()[-1].startswith("| Untrained encoder | – | – | – | – | – | 0.")
+
+
+def test_methods_stand_in_the_order_of_the_papers_table():
+    rhythm_beat = [("hard", "none"), ("hard", "hard"), ("soft_1", "none"), ("soft_2", "soft_2")]
+    methods = [("beatssl", *rb, 1.0) for rb in rhythm_beat]
+    methods = [("random", "", "", np.nan), ("supervised", "", "", np.nan), *methods]
+    assert sorted(reversed(methods), key=tables.rank) == methods
+
+
+def test_differences_say_whether_the_interval_excludes_zero(profile):
+    fill(profile)
+    pairs = [
+        ("beatssl-soft_1-hard-50", "beatssl-hard-none-1"),
+        ("random", "random"),
+        ("supervised", "random"),
+        ("beatssl-soft_2-none-1", "random"),
+    ]
+    table, text = tables.differences(profile, pairs)
+    gap = table[(table["second"] == "hard / - / 1 (baseline, 3KG)")].set_index("score")
+    assert list(gap.index) == ["AUROC", "F1", "LUDB F1", "Dice"]
+    assert gap.loc["AUROC", "difference"] > 0 and gap.loc["AUROC", "zero"] == "excludes zero"
+    same = table[table["first"] == "Untrained encoder"]
+    assert (same["difference"] == 0).all() and (same["zero"] == "includes zero").all()
+    assert "excludes zero" in text and "Not evaluated: supervised and random on ludb" in text
+    assert "beatssl-soft_2-none-1 and random on ptbxl_superdiagnostic" in text
+
+
+# --- the paper ---
+
+
+def printed(task: str, metric: str, source: str = "Table 1") -> pd.DataFrame:
+    table = results.paper()
+    return table[
+        (table["task"] == task) & (table["metric"] == metric)
+        & table["source"].str.startswith(source)
+    ]  # fmt: skip
+
+
+def test_papers_table_1_has_fourteen_rows_of_three_numbers():
+    columns = [(CLASSIFY, "auroc_macro"), (CLASSIFY, "f1_macro"), (SEGMENT, "f1_macro")]
+    sums = []
+    for task, metric in columns:
+        rows = printed(task, metric)
+        assert len(rows) == 14 and not rows.duplicated(["rhythm", "beat", "exponent"]).any()
+        sums.append(rows["value"].sum())
+    # column sums of the table in the paper, added up outside this package
+    assert sums == pytest.approx([11.098, 7.422, 11.788], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "rhythm, beat, exponent, numbers",
+    [
+        ("hard", "none", 1, (0.811, 0.595, 0.802)),
+        ("soft_1", "hard", 1, (0.681, 0.247, 0.784)),
+        ("soft_1", "hard", 50, (0.843, 0.622, 0.911)),
+        ("soft_1", "soft_1", 50, (0.833, 0.598, 0.881)),
+        ("soft_2", "soft_2", 1, (0.805, 0.537, 0.878)),
+    ],
+)
+def test_papers_rows(rhythm, beat, exponent, numbers):
+    table = results.paper()
+    rows = table[
+        (table["rhythm"] == rhythm) & (table["beat"] == beat) & (table["exponent"] == exponent)
+    ]
+    found = {(row.task, row.metric): row.value for row in rows.itertuples()}
+    expected = [(CLASSIFY, "auroc_macro"), (CLASSIFY, "f1_macro"), (SEGMENT, "f1_macro")]
+    assert found == dict(zip(expected, numbers, strict=True))
+
+
+def test_papers_violin_medians_are_marked_as_read_off():
+    names = ["beatssl", "ts2vec", "domain_ssl", "ecg_fm"]
+    medians = {
+        (CLASSIFY, "f1_macro"): [0.608, 0.536, 0.563, 0.649],
+        (SEGMENT, "f1_macro"): [0.894, 0.869, 0.851, 0.679],
+        (SEGMENT, "dice"): [0.896, 0.867, 0.845, 0.671],
+    }
+    for (task, metric), values in medians.items():
+        rows = printed(task, metric, "read off a violin figure").set_index("method")
+        assert rows.loc[names, "value"].tolist() == values
+        for row in rows.itertuples():
+            low, high = map(float, row.source.rpartition(" ")[2].split("-"))
+            assert low <= row.value <= high
+
+
+def test_paper_claims_nothing_it_does_not_state():
+    table = results.paper()
+    assert len(table) == 14 * 3 + 12
+    assert table[["ci_low", "ci_high", "label_fraction", "n", "sampling_rate"]].isna().all(None)
+    assert (table[["seed", "protocol", "config_hash"]] == "").all(None)
+    assert table["value"].between(0.2, 0.95).all() and (table["source"] != "").all()
+    assert set(table["data"][table["task"] == SEGMENT]) == {"LUDB"}

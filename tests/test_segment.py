@@ -1,0 +1,213 @@
+"""Task 2: decoder, folds, leakage, unannotated samples, determinism, bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from beatssl.config import ConfigError, PretrainConfig, Profile, SegmentConfig
+from beatssl.metrics import MetricError
+from beatssl.models import build_encoder
+from beatssl.tasks import segment
+
+CONFIG = SegmentConfig(folds=3, epochs=6, batch_size=4, decoder_width=8, bootstrap=20)
+RANDOM = PretrainConfig(method="random", seed=1)
+TRAINED = PretrainConfig(seed=1)
+PROFILE = Profile("fake", segment=CONFIG, runs=(RANDOM, TRAINED))
+
+
+class FakeStore:
+    """LUDB-like rows: every wave is a level of its own; the ends are not annotated."""
+
+    sampling_rate = 100
+    fingerprint = "fake"
+    content = "fake"
+
+    def __init__(self, n: int = 12, time: int = 118, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.truth = np.zeros((n, time), np.int8)
+        for i in range(n):
+            start = rng.integers(5, 15)
+            for wave, first, length in ((1, 0, 12), (2, 20, 10), (3, 40, 20)):
+                self.truth[i, start + first : start + first + length] = wave
+        level = np.array([0.0, 1.0, -2.0, 3.0])[self.truth]
+        noise = rng.normal(scale=0.1, size=(n, 12, time))
+        self.data = (level[:, None] + noise).astype(np.float32)
+        self.truth[:, 100:] = -1
+        self.table = pd.DataFrame({"record_id": [f"l{i}" for i in range(n)]})
+
+    def rows(self, dataset, folds=None):
+        return np.arange(len(self.table)) if dataset == "ludb" else np.empty(0, int)
+
+    def load(self, rows):
+        return self.data[rows]
+
+    def wave_targets(self, rows, lead="II"):
+        return self.truth[rows]
+
+
+class TinyEncoder(nn.Module):
+    """Strided convolution: (batch, 12, time) -> (batch, 16, ceil(time / 4))."""
+
+    channels, stride = 16, 4
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.conv = nn.Conv1d(12, 16, 5, stride=4, padding=2)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("time", [96, 97])
+def test_decoder_gives_one_logit_vector_for_every_input_sample(stride, time):
+    steps = -(-time // stride)
+    decoder = segment.build_decoder(6, stride, 8, seed=0)
+    assert decoder(torch.zeros(2, 6, steps), time).shape == (2, 4, time)
+    with pytest.raises(ValueError, match="do not cover"):
+        decoder(torch.zeros(2, 6, steps - 1), time)
+
+
+def test_decoder_fits_the_projects_encoder():
+    profile = Profile("fake")
+    encoder = build_encoder(profile.encoder, seed=0)
+    decoder = segment.build_decoder(encoder.channels, encoder.stride, 16, seed=0)
+    model = segment.Segmenter(encoder, decoder, 250).eval()
+    assert model(torch.zeros(1, 12, 250)).shape == (1, 4, 250)
+
+
+def test_decoder_refuses_a_stride_it_cannot_double_to():
+    with pytest.raises(ConfigError, match="stride 6"):
+        segment.Decoder(8, 6, 8)
+
+
+def test_upsampling_keeps_each_step_on_its_sample():
+    x = torch.tensor([[[0.0, 2.0, 6.0]]])
+    assert segment.Upsample()(x).tolist() == [[[0, 1, 2, 4, 6, 6]]]
+
+
+def test_decoder_ignores_the_scale_of_an_encoder():
+    e = torch.randn(4, 6, 20, generator=torch.Generator().manual_seed(0))
+    scale = torch.linspace(0.5, 40, 6)[:, None]
+    a = segment.build_decoder(6, 4, 8, seed=0).train()(e, 80)
+    b = segment.build_decoder(6, 4, 8, seed=0).train()(e * scale + 3, 80)
+    assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_number_of_weights_is_that_of_the_decoder():
+    channels, width = 6, 8
+    first = channels * width * 3 + 2 * width
+    second = width * width * 5 + 2 * width
+    third = width * (width // 2) * 5 + 2 * (width // 2)
+    last = (width // 2) * 4 + 4
+    assert segment.decoder_parameters(channels, 4, width) == first + second + third + last
+
+
+def test_decoder_is_reproducible_and_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    a, b, c = (segment.build_decoder(6, 4, 8, seed=s).state_dict() for s in (0, 0, 1))
+    assert torch.rand(1) == expected
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_folds_test_every_record_once_and_never_depend_on_a_seed():
+    ids = np.array([f"l{i}" for i in range(23)])
+    parts = list(segment.folds(ids, 5))
+    assert sorted(np.concatenate([test for _, test in parts])) == list(range(23))
+    for seen, unseen in parts:
+        assert not set(seen) & set(unseen) and len(seen) + len(unseen) == 23
+    again = list(segment.folds(ids, 5))
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(parts, again, strict=True))
+    # the fold of a record does not depend on the order of the rows
+    shuffled = np.random.default_rng(0).permutation(23)
+    moved = list(segment.folds(ids[shuffled], 5))
+    for (_, a), (_, b) in zip(parts, moved, strict=True):
+        assert set(ids[a]) == set(ids[shuffled][b])
+
+
+def test_rows_of_one_record_stay_in_one_fold():
+    ids = np.array([f"l{i // 2}#{i % 2}" for i in range(20)])
+    for seen, unseen in segment.folds(ids, 4):
+        halves = [{name.split("#")[0] for name in ids[part]} for part in (seen, unseen)]
+        assert not halves[0] & halves[1]
+
+
+def test_too_few_records_and_a_missing_wave_are_named():
+    with pytest.raises(MetricError, match="3 LUDB records cannot fill 5 folds"):
+        list(segment.folds(np.array(["a", "b", "c"]), 5))
+    with pytest.raises(MetricError, match="0 LUDB records"):
+        segment.cross_validate(TinyEncoder(), FakeStore(0), CONFIG, 0, trainable=False)
+    store = FakeStore()
+    store.truth[store.truth == 1] = 0
+    with pytest.raises(MetricError, match="lead II.*no sample is annotated as P"):
+        segment.cross_validate(TinyEncoder(), store, CONFIG, 0, trainable=False)
+
+
+@pytest.mark.parametrize("protocol, run", [("frozen", TRAINED), ("scratch", RANDOM)])
+def test_waves_that_are_in_the_signal_are_found(protocol, run):
+    config = dataclasses.replace(CONFIG, epochs=60, decoder_width=32)
+    profile = dataclasses.replace(PROFILE, segment=config)
+    rows, found = segment.evaluate(run, profile, FakeStore(24), TinyEncoder(), protocol)
+    scores = {row["metric"]: row["value"] for row in rows}
+    assert scores["f1_macro"] > 0.8 and scores["event_sensitivity_QRS_onset"] > 0.9
+    assert found["prediction"].shape == found["truth"].shape == (24, 118)
+    assert found["prediction"].dtype == np.int8
+    assert set(found["fold"]) == {1, 2, 3}
+    assert rows[0]["method"] == ("supervised" if protocol == "scratch" else "beatssl")
+    assert rows[0]["n"] == 24
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_same_seed_same_predictions_and_the_encoder_is_left_alone(trainable):
+    store, encoder = FakeStore(), TinyEncoder()
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    a, b = (segment.cross_validate(encoder, store, CONFIG, 0, trainable) for _ in range(2))
+    assert np.array_equal(a["prediction"], b["prediction"])
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_annotation_of_a_test_record_does_not_reach_its_prediction(trainable):
+    store, encoder = FakeStore(), TinyEncoder()
+    before = segment.cross_validate(encoder, store, CONFIG, 0, trainable)
+    hidden = before["fold"] == 1
+    store.truth[hidden, :100] = (store.truth[hidden, :100] + 1) % 4
+    after = segment.cross_validate(encoder, store, CONFIG, 0, trainable)
+    assert np.array_equal(after["prediction"][hidden], before["prediction"][hidden])
+
+
+def test_labels_under_unannotated_samples_do_not_train():
+    """Training on -1 equals training on a loss summed by hand over the annotated samples."""
+    store = FakeStore(4)
+    inputs, truth = torch.from_numpy(store.data), torch.from_numpy(store.truth).long()
+    model = segment.Segmenter(None, segment.build_decoder(12, 1, 4, seed=0), 118)
+    logits = model(inputs)
+    loss = nn.functional.cross_entropy(logits, truth, ignore_index=-1)
+    log_p = logits.log_softmax(dim=1).permute(0, 2, 1)[truth >= 0]
+    by_hand = -log_p.gather(1, truth[truth >= 0][:, None]).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    gradient = torch.autograd.grad(loss, logits)[0].permute(0, 2, 1)
+    assert (gradient[truth < 0] == 0).all() and (gradient[truth >= 0] != 0).any()
+
+
+def test_saved_results_are_reused(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    store, encoder = FakeStore(), TinyEncoder()
+    rows = segment.segment_run(TRAINED, PROFILE, store, encoder, "frozen")
+    monkeypatch.setattr(segment, "cross_validate", None)
+    assert str(segment.segment_run(TRAINED, PROFILE, store, encoder, "frozen")) == str(rows)
+    with torch.no_grad():
+        encoder.conv.bias += 1
+    with pytest.raises(TypeError):  # other weights: not served from the old files
+        segment.segment_run(TRAINED, PROFILE, store, encoder, "frozen")

@@ -1,0 +1,109 @@
+"""Bootstrap: weights, intervals, seeds together, paired differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from beatssl import metrics, stats
+
+
+def predictions(n: int = 120, seed: int = 0, skill: float = 0.5) -> dict[str, np.ndarray]:
+    labels = np.random.default_rng(99)
+    truth = (labels.random((n, 5)) < 0.4).astype(np.int8)
+    score = np.random.default_rng(seed).random((n, 5)) + skill * truth
+    return {
+        "record_id": np.arange(n).astype(str),
+        "truth": truth,
+        "score": score,
+        "threshold": np.full(5, 0.7),
+    }
+
+
+def mean_score(given, weights):
+    """A score with known sampling error: the mean of column `x`."""
+    return {"mean": weights @ given["x"] / weights.sum(axis=1)}
+
+
+def test_first_row_is_the_data_and_all_rows_draw_n_records():
+    weights = stats.resample_weights(30, 200, seed=1)
+    assert weights.shape == (201, 30)
+    assert (weights[0] == 1).all()
+    assert (weights.sum(axis=1) == 30).all()
+    assert weights[1:].mean(axis=0) == pytest.approx(np.ones(30), abs=0.35)
+    assert np.array_equal(weights, stats.resample_weights(30, 200, seed=1))
+    assert not np.array_equal(weights, stats.resample_weights(30, 200, seed=2))
+
+
+def test_vectorised_auroc_equals_scikit_learn_on_every_resample():
+    given = predictions(60)
+    weights = stats.resample_weights(60, 20, seed=0)
+    found = metrics.classification_scores(given, weights)["auroc_macro"]
+    for row, value in zip(weights.astype(int), found, strict=True):
+        truth, score = given["truth"].repeat(row, 0), given["score"].repeat(row, 0)
+        assert value == pytest.approx(roc_auc_score(truth, score, average="macro"), abs=1e-12)
+
+
+def test_interval_of_a_mean_has_the_width_of_theory():
+    x = np.random.default_rng(0).normal(size=400)
+    found = stats.estimate(mean_score, [{"record_id": np.arange(400), "x": x}], 4000)["mean"]
+    error = x.std() / 20
+    assert found.value == pytest.approx(x.mean())
+    assert found.low == pytest.approx(x.mean() - 1.96 * error, abs=0.2 * error)
+    assert found.high == pytest.approx(x.mean() + 1.96 * error, abs=0.2 * error)
+    assert found.n == 400
+
+
+def test_joint_interval_takes_the_mean_over_seeds_within_a_resample():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=100)
+    per_seed = [{"record_id": np.arange(100), "x": sign * x + 1} for sign in (1, -1)]
+    found = stats.estimate(mean_score, per_seed, 500)["mean"]
+    assert found.value == pytest.approx(1.0)
+    assert (found.low, found.high) == pytest.approx((1.0, 1.0))  # the seeds' errors cancel
+    assert found.per_seed == pytest.approx((1 + x.mean(), 1 - x.mean()))
+    assert found.sd == pytest.approx(np.std(found.per_seed, ddof=1))
+
+
+def test_single_seed_has_no_spread():
+    found = stats.estimate(metrics.classification_scores, [predictions()], 50)["f1_macro"]
+    assert np.isnan(found.sd) and found.low <= found.value <= found.high
+
+
+def test_paired_difference_of_equal_predictions_is_exactly_zero():
+    one = predictions()
+    found = stats.difference(metrics.classification_scores, [one], [one], 200)["auroc_macro"]
+    assert (found.value, found.low, found.high, found.per_seed) == (0, 0, 0, (0.0,))
+
+
+def test_paired_difference_is_antisymmetric_and_sees_a_clear_gap():
+    good = [predictions(seed=s, skill=1.0) for s in range(3)]
+    bad = [predictions(seed=s, skill=0.1) for s in range(2)]
+    a = stats.difference(metrics.classification_scores, good, bad, 300)["auroc_macro"]
+    b = stats.difference(metrics.classification_scores, bad, good, 300)["auroc_macro"]
+    assert a.low > 0
+    assert (a.value, a.low, a.high) == pytest.approx((-b.value, -b.high, -b.low))
+    assert a.per_seed == ()  # three seeds against two: not paired seed by seed
+
+
+def test_different_records_are_refused():
+    other = predictions()
+    other["record_id"] = other["record_id"][::-1]
+    with pytest.raises(ValueError, match="different test records"):
+        stats.estimate(metrics.classification_scores, [predictions(), other], 10)
+    with pytest.raises(ValueError, match="different test records"):
+        stats.difference(metrics.classification_scores, [predictions()], [other], 10)
+
+
+def test_undefined_resamples_are_left_out_and_too_many_give_no_interval():
+    few = np.r_[np.linspace(0, 1, 99), np.nan]
+    assert stats.interval(few) == pytest.approx((0.025, 0.975))
+    assert np.isnan(stats.interval(np.r_[np.ones(9), np.nan])).all()
+    assert np.isnan(stats.interval(np.empty(0))).all()
+    given = predictions(40)
+    given["truth"][:, 2] = 0
+    given["truth"][0, 2] = 1  # one positive: 37 % of the resamples do not draw it
+    found = stats.estimate(metrics.classification_scores, [given], 200)
+    assert np.isfinite(found["auroc_macro"].value) and np.isnan(found["auroc_macro"].low)
+    assert np.isfinite(found["auroc_NORM"].low)

@@ -1,0 +1,281 @@
+"""The prepared store: signal steps, counting, atomic writing, reuse, and equal bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from beatssl import records, store
+from beatssl.config import ConfigError, DataConfig
+from beatssl.records import RecordError
+from beatssl.store import StoreError, open_store, prepare
+from beatssl.synthetic import write_folders
+
+CONFIG = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge="challenge")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_folders(tmp_path_factory.mktemp("data") / "root", 12, 3, 6, seed=5)
+
+
+@pytest.fixture(scope="module")
+def prepared(root, tmp_path_factory):
+    return prepare(CONFIG, tmp_path_factory.mktemp("store") / "store", root)
+
+
+@pytest.fixture
+def copy(root, tmp_path):
+    return shutil.copytree(root, tmp_path / "root")
+
+
+def data_bytes(folder):
+    data = folder / json.loads((folder / "manifest.json").read_text())["data"]
+    return {p.name: p.read_bytes() for p in data.iterdir()}
+
+
+# ------------------------------------------------------------ signal steps
+
+
+def tone(hertz, rate, seconds=10.0):
+    return np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+def inner(x):
+    return x[len(x) // 4 : -len(x) // 4]
+
+
+def test_clean_keeps_the_band_without_delay_and_removes_the_rest():
+    keep, slow, fast = tone(10, 500), tone(0.05, 500) + 3, tone(120, 500)
+    cleaned = store.clean(keep + slow + fast, 500, 0.5, 40)
+    np.testing.assert_allclose(inner(cleaned), inner(keep), atol=0.06)
+
+
+def test_clean_sides_can_be_switched_off():
+    x = tone(10, 100) + 2
+    np.testing.assert_array_equal(store.clean(x, 100, 0, 0), x)
+    np.testing.assert_array_equal(store.clean(x, 100, 0, 50), x)  # Nyquist: no upper side
+    assert abs(inner(store.clean(x, 100, 0, 40)).mean() - 2) < 0.01
+    assert abs(inner(store.clean(x, 100, 0.5, 60)).mean()) < 0.01
+    with pytest.raises(ConfigError, match="no band"):
+        store.clean(x, 100, 40, 30)
+
+
+def test_resample_is_anti_aliased_and_keeps_the_scale():
+    x = tone(5, 500) + 1.5
+    np.testing.assert_allclose(
+        inner(store.resample(x, 500, 100, 1000)), inner(tone(5, 100) + 1.5), atol=0.01
+    )
+    assert np.abs(inner(store.resample(tone(90, 500), 500, 100, 1000))).max() < 0.05
+    assert store.resample(tone(5, 257), 257, 100, 1000).shape == (1000,)
+    np.testing.assert_array_equal(store.resample(x, 500, 500, 4000), x[:4000])
+
+
+def test_labels_are_picked_by_index_and_no_class_is_invented():
+    labels = np.repeat([0, 3, -1, 1], 50)
+    np.testing.assert_array_equal(
+        store.resample_labels(labels, 500, 100, 40), np.repeat([0, 3, -1, 1], 10)
+    )
+    odd = store.resample_labels(labels, 500, 333, 133)
+    assert set(odd) <= {0, 3, -1, 1} and len(odd) == 133
+
+
+def test_windows_do_not_overlap(root):
+    row = records.list_ludb(root / "ludb").iloc[0]
+    record = records.read_ludb(root / "ludb", row)
+    pieces = store.windows(record, 4.0)
+    assert [name for name, _, _ in pieces] == ["ludb-1#0", "ludb-1#1"]
+    assert [start for _, start, _ in pieces] == [0.0, 4.0]
+    np.testing.assert_array_equal(
+        np.concatenate([p.waves for _, _, p in pieces], axis=1), record.waves[:, :4000]
+    )
+    assert store.windows(record, 10.0)[0][0] == "ludb-1"
+
+
+# ------------------------------------------------------------ the store
+
+
+def test_rows_table_and_set_aside_account_for_every_record(root, prepared):
+    challenge = records.list_challenge(root / "challenge")
+    base = prepared.table["record_id"].str.split("#").str[0]
+    assert set(base[prepared.table["dataset"] == "challenge"]) | set(
+        prepared.set_aside["record_id"]
+    ) == set(challenge["record_id"])
+    assert (prepared.table["dataset"] == "ptbxl").sum() == 12
+    counts = prepared.set_aside_counts().set_index("reason")["records"].to_dict()
+    assert counts == {"too short": 1, "flat lead": 1, "overlaps PTB-XL": 1}
+    long = prepared.table[base == "cpsc_2018-S0004"]  # 25 s
+    assert long["record_id"].tolist() == ["cpsc_2018-S0004#0", "cpsc_2018-S0004#1"]
+    assert long["start_s"].tolist() == [0.0, 10.0]
+    assert prepared.manifest["seconds_left_over"] == pytest.approx(5 + 2)  # 25 s and 12 s
+    assert prepared.signals.shape == (len(prepared), 12, 1000)
+    assert prepared.signals.dtype == np.int16 and prepared.sampling_rate == 100
+
+
+def test_rows_are_the_cleaned_resampled_records(root, prepared):
+    row = records.list_ludb(root / "ludb").iloc[1]
+    record = records.read_ludb(root / "ludb", row)
+    where = prepared.rows("ludb")[1]
+    cleaned = store.clean(record.signal, 500, 0.5, 40)
+    expected = store.resample(cleaned, 500, 100, 1000)
+    np.testing.assert_allclose(prepared.millivolts([where])[0], expected, atol=0.00051)
+    for lead in ("II", "V3"):
+        waves = record.waves[records.LEADS.index(lead), ::5]
+        np.testing.assert_array_equal(prepared.wave_targets([where], lead)[0], waves)
+
+
+def test_load_scales_each_row_by_one_factor(prepared):
+    rows = np.arange(len(prepared))
+    scaled, raw = prepared.load(rows), prepared.millivolts(rows)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled.std(axis=(1, 2)), 1, rtol=1e-4)
+    np.testing.assert_allclose(scaled * raw.std(axis=(1, 2), keepdims=True), raw, atol=1e-5)
+    assert np.abs(raw[:, 0] + raw[:, 2] - raw[:, 1]).max() < 0.002  # Einthoven survives
+
+
+def test_rows_by_dataset_and_fold(prepared):
+    table = prepared.table
+    fold = prepared.rows("ptbxl", [1, 2])
+    assert set(table["fold"].iloc[fold]) <= {1, 2}
+    assert len(prepared.rows("ptbxl", [99])) == 0
+    assert len(prepared.rows("ludb", [0])) == 3
+    with pytest.raises(StoreError, match="known: ptbxl, ludb, challenge"):
+        prepared.rows("mitbih")
+    with pytest.raises(StoreError, match="no wave annotation"):
+        prepared.wave_targets(prepared.rows("ptbxl"))
+    with pytest.raises(StoreError, match="lead 'X'"):
+        prepared.wave_targets(prepared.rows("ludb"), "X")
+
+
+def test_two_processes_write_the_same_bytes(root, prepared, tmp_path):
+    two = prepare(CONFIG, tmp_path / "store", root, jobs=2)
+    assert two.fingerprint == prepared.fingerprint
+    np.testing.assert_array_equal(two.signals, prepared.signals)
+    np.testing.assert_array_equal(two.waves, prepared.waves)
+    pd.testing.assert_frame_equal(two.table, prepared.table)
+    pd.testing.assert_frame_equal(two.set_aside, prepared.set_aside)
+    assert two.manifest["files"] == prepared.manifest["files"]  # sizes and hashes
+
+
+def test_fingerprint_follows_content_not_place_or_time(copy, prepared, tmp_path):
+    copy = copy.rename(tmp_path / "elsewhere")
+    for path in copy.rglob("*"):
+        path.touch()
+    again = prepare(CONFIG, tmp_path / "store", copy)
+    assert again.fingerprint == prepared.fingerprint
+    other = prepare(replace(CONFIG, high_cut=30.0), tmp_path / "store", copy)
+    assert other.fingerprint != prepared.fingerprint
+
+
+def test_reused_when_nothing_changed_and_rebuilt_when_a_file_did(copy, tmp_path, monkeypatch):
+    folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge="")
+    first = prepare(config, folder, copy)
+    monkeypatch.setattr(store, "_build", lambda *_: 1 / 0)
+    assert prepare(config, folder, copy).fingerprint == first.fingerprint
+    monkeypatch.undo()
+    assert (first.table["wave_row"] == -1).all() and first.waves.shape == (0, 12, 1000)
+    assert len(first.set_aside) == 0 and len(first.set_aside_counts()) == 0
+    header = copy / "ptbxl" / "records100" / "00000" / "00003_lr.hea"
+    header.write_text(header.read_text().replace("AVR", "X9"))
+    second = prepare(config, folder, copy)
+    assert second.fingerprint != first.fingerprint and len(second) == 11
+    assert second.set_aside_counts()["reason"].tolist() == ["wrong leads"]
+    assert len(list(folder.glob("data-*"))) == 1
+
+
+def test_bad_records_are_set_aside_with_their_names(copy, tmp_path):
+    base = copy / "ptbxl" / "records100" / "00000"
+    (base / "00001_lr.dat").unlink()
+    dat = base / "00002_lr.dat"
+    dat.write_bytes(dat.read_bytes()[:999])
+    made = prepare(CONFIG, tmp_path / "store", copy)
+    reasons = made.set_aside.set_index("record_id")["reason"]
+    assert reasons["ptbxl-1"].startswith("file absent (00001_lr.dat)")
+    assert reasons["ptbxl-2"].startswith("truncated, or header disagrees with the data")
+    assert made.manifest["set_aside"]["ptbxl"] == 2 and made.manifest["rows"]["ptbxl"] == 10
+
+
+def test_interrupted_write_leaves_the_previous_store(copy, tmp_path, monkeypatch):
+    folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge="")
+    prepare(config, folder, copy)
+    before = data_bytes(folder)
+    calls = []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return records.read_ptbxl(*arguments)
+
+    monkeypatch.setitem(store.READERS, "ptbxl", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(replace(config, high_cut=20.0), folder, copy)
+    monkeypatch.undo()
+    assert data_bytes(folder) == before
+    assert open_store(folder).manifest["config"]["high_cut"] == 40.0
+    assert not list(folder.glob(".part-*"))
+    (folder / ".part-1").mkdir()  # what a killed process leaves
+    resumed = prepare(replace(config, high_cut=20.0), folder, copy)
+    assert resumed.manifest["config"]["high_cut"] == 20.0
+    assert not list(folder.glob(".part-*"))
+
+
+def test_damage_is_detected_and_repaired(copy, tmp_path):
+    folder, config = tmp_path / "store", replace(CONFIG, ptbxl="", challenge="")
+    with pytest.raises(StoreError, match="run prepare first"):
+        open_store(folder)
+    made = prepare(config, folder, copy)
+    data = folder / made.manifest["data"]
+    whole = data_bytes(folder)
+    for name, damage, text in (
+        ("signals.i2", lambda b: b[:-2], "absent or incomplete"),
+        ("waves.i1", lambda b: b"\x07" + b[1:], "was changed"),
+        ("table.csv", lambda b: b[:50], "absent or incomplete"),
+    ):
+        (data / name).write_bytes(damage(whole[name]))
+        with pytest.raises(StoreError, match=text):
+            open_store(folder)
+        prepare(config, folder, copy)
+        assert data_bytes(folder) == whole
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="manifest.json is damaged"):
+        open_store(folder)
+
+
+def test_every_record_set_aside_is_an_error_with_reasons(copy, tmp_path):
+    with pytest.raises(RecordError, match=r"ludb: all 3 records were set aside: too short \(3\)"):
+        prepare(replace(CONFIG, seconds=30.0, ptbxl=""), tmp_path / "store", copy)
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_missing_folder_and_no_data_set(tmp_path, root):
+    with pytest.raises(RecordError, match="not found"):
+        prepare(replace(CONFIG, ptbxl="absent"), tmp_path / "store", root)
+    with pytest.raises(ConfigError, match="no data set chosen"):
+        prepare(DataConfig(), tmp_path / "store", root)
+    with pytest.raises(ConfigError, match="jobs"):
+        prepare(CONFIG, tmp_path / "store", root, jobs=0)
+
+
+def test_synthetic_profile_needs_no_data_root(tmp_path):
+    config = DataConfig(synthetic=True, synthetic_ptbxl=4, synthetic_ludb=1)
+    made = prepare(config, tmp_path / "work" / "store", tmp_path / "absent")
+    assert len(made.rows("ptbxl")) == 4 and len(made.rows("ludb")) == 1
+    assert (tmp_path / "work" / "synthetic" / "ptbxl" / "ptbxl_database.csv").is_file()
+
+
+def test_real_ludb_record_goes_through(real_data, tmp_path):
+    folder = tmp_path / "ludb"
+    (folder / "data").mkdir(parents=True)
+    (folder / "RECORDS").write_text("data/1\ndata/116\n")
+    for name in ("1", "116"):
+        for path in (real_data / "ludb" / "data").glob(f"{name}.*"):
+            shutil.copyfile(path, folder / "data" / path.name)
+    made = prepare(DataConfig(ludb="ludb"), tmp_path / "store", tmp_path)
+    assert len(made) == 2 and len(made.set_aside) == 0
+    assert set(np.unique(made.wave_targets([0, 1]))) == {-1, 0, 1, 2, 3}
