@@ -1,42 +1,48 @@
-"""Both tasks for every run of a profile: what the classification and segmentation pages call."""
+"""Both tasks for the runs of a profile: what the pretraining and the task pages call."""
 
 from __future__ import annotations
 
 import pandas as pd
 from tqdm import tqdm
 
-from beatssl.pretrain import pretrain
+from beatssl.pretrain import Run, pretrain
 from beatssl.results import frame
 from beatssl.tasks.classify import classify_run
 from beatssl.tasks.monitor import probe_monitor
 from beatssl.tasks.segment import segment_run
 from beatssl.workspace import Workspace
 
-EVALUATE = {"classification": classify_run, "segmentation": segment_run}
+TASKS = {"classification": classify_run, "segmentation": segment_run}
 
 
-def protocols(method: str, finetune: bool) -> list[str]:
+def protocols(method: str, finetune: bool = False) -> list[str]:
     """Every encoder is probed frozen; the untrained one, trained on the labels, is the supervised
     reference; the others are fine-tuned on request."""
     extra = ["scratch"] if method == "random" else ["finetune"] if finetune else []
     return ["frozen", *extra]
 
 
-def evaluate_all(w: Workspace, task: str, finetune: bool = False) -> pd.DataFrame:
-    """Evaluate every run of the profile on one task; what is already done is read, not repeated.
-
-    A run that is not trained yet is trained first.
+def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> pd.DataFrame:
+    """Evaluate one run on one task; predictions that were already made are read, not repeated.
 
     Args:
         task: classification | segmentation.
-        finetune: also fine-tune the pretrained encoders.
+        finetune: also fine-tune the encoder (not the untrained one, which is always trained).
 
     Returns:
-        Result rows (`results.COLUMNS`), one seed each.
+        Result rows (`results.COLUMNS`).
     """
     rows = []
-    for config in tqdm(w.profile.runs, desc=task, unit="run"):
-        run = pretrain(config, w.profile, w.store, w.beats, monitor=probe_monitor(w.store))
-        for protocol in protocols(config.method, finetune):
-            rows += EVALUATE[task](config, w.profile, w.store, run.encoder, protocol)
+    for protocol in protocols(run.config.method, finetune):
+        rows += TASKS[task](run.config, w.profile, w.store, run.encoder, protocol)
     return frame(rows)
+
+
+def evaluate_all(w: Workspace, task: str, finetune: bool = False) -> pd.DataFrame:
+    """`evaluate_run` for every run of the profile; one that is not trained yet is trained first."""
+    monitor = probe_monitor(w.store)
+    tables = []
+    for config in tqdm(w.profile.runs, desc=task, unit="run"):
+        run = pretrain(config, w.profile, w.store, w.beats, monitor=monitor)
+        tables.append(evaluate_run(w, run, task, finetune))
+    return pd.concat(tables, ignore_index=True)

@@ -92,7 +92,7 @@ def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def roi_align(
     e: torch.Tensor, start: torch.Tensor, end: torch.Tensor, stride: int, points: int = 16
 ) -> torch.Tensor:
-    """Mean of `e` over a window of each beat, with linear interpolation (RoIAlign in one dimension).
+    """Mean of `e` over a window of each beat, with linear interpolation (1-D RoIAlign).
 
     Args:
         e: (batch, channels, steps); step j lies on input sample `j * stride`.
@@ -106,7 +106,7 @@ def roi_align(
     """
     steps = e.shape[2]
     centre = (torch.arange(points, device=e.device) + 0.5) / points
-    where = (start[..., None] + (end - start)[..., None] * centre) / stride  # (batch, beats, points)
+    where = (start[..., None] + (end - start)[..., None] * centre) / stride  # (.., beats, points)
     where = where.clamp(0, steps - 1)
     hat = 1 - (where[..., None] - torch.arange(steps, device=e.device)).abs()
     weight = hat.clamp_min(0).mean(dim=2)  # (batch, beats, steps), rows sum to 1

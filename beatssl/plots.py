@@ -53,7 +53,8 @@ def beats_on_lead(
         if len(mine):
             ax.scatter(mine / sampling_rate, signal[mine], color=CLASS_COLOURS[name], s=28,
                        label=name, zorder=3)
-    ax.set(xlabel="time (s)", ylabel="lead II (mV)", title=title, xlim=(0, len(signal) / sampling_rate))
+    ax.set(xlabel="time (s)", ylabel="lead II (mV)", title=title)
+    ax.set_xlim(0, len(signal) / sampling_rate)
     ax.legend(title="beat class", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return fig
 
@@ -64,7 +65,7 @@ def distributions(values: dict[str, np.ndarray], xlabel: str, bins: int = 60) ->
     Args: values: name -> (n,) numbers."""
     fig, axes = plt.subplots(1, len(values), figsize=(3.2 * len(values), 2.4), squeeze=False)
     for ax, (name, numbers) in zip(axes[0], values.items()):
-        sns.histplot(numbers, bins=bins, stat="proportion", color="#4a6fa5", edgecolor=None, ax=ax)
+        sns.histplot(numbers, bins=bins, stat="proportion", color="#4a6fa5", lw=0, ax=ax)
         ax.set(title=name, xlabel=xlabel, ylabel="proportion of pairs")
     fig.tight_layout()
     return fig
@@ -112,8 +113,8 @@ def vcg_loops(loops: dict[str, np.ndarray]) -> Figure:
     for ax, (a, b), plane in zip(axes, ((0, 1), (0, 2)), ("frontal plane", "horizontal plane")):
         for (name, heart), colour in zip(loops.items(), ("#222222", "#c8553d", "#4a6fa5")):
             ax.plot(heart[a], heart[b], lw=0.8, color=colour, label=name)
-        ax.set(title=plane, xlabel="X, left (SD)", ylabel=f"{'XYZ'[b]}, {'down' if b == 1 else 'back'} (SD)",
-               aspect="equal")
+        down = "Y, down (SD)" if b == 1 else "Z, back (SD)"
+        ax.set(title=plane, xlabel="X, left (SD)", ylabel=down, aspect="equal")
         ax.invert_yaxis()
     axes[0].legend(frameon=False, fontsize=8)
     fig.tight_layout()
@@ -126,12 +127,14 @@ def training_curves(curves: pd.DataFrame) -> Figure:
         ("loss (nats)", [c for c in ("total", "rhythm", "beat") if c in curves]),
         ("alignment (0: views agree)", ["alignment"]),
         ("uniformity (0: collapse)", ["uniformity"]),
-        ("target row entropy (nats)", [c for c in ("row_entropy", "beat_row_entropy") if c in curves]),
+        ("target entropy (nats)", [c for c in ("row_entropy", "beat_row_entropy") if c in curves]),
         ("probe AUROC, fold 9", [c for c in ("probe_auroc",) if c in curves]),
     ]
     panels = [(label, names) for label, names in panels if names]
-    fig, axes = plt.subplots(1, len(panels), figsize=(2.7 * len(panels), 2.4))
-    for ax, (label, names) in zip(axes, panels):
+    fig, axes = plt.subplots(2, 3, figsize=(9, 4.6))
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax, (label, names) in zip(axes.flat, panels, strict=False):
         for name in names:
             known = curves[["epoch", name]].dropna()
             ax.plot(known["epoch"], known[name], marker=".", ms=4, label=name)
@@ -162,8 +165,8 @@ def waves_on_lead(
         for value, wave in enumerate(WAVES, start=1):
             low.fill_between(seconds, y - 0.4, y + 0.4, where=labels == value, lw=0,
                              color=WAVE_COLOURS[wave], label=wave if y == 0 else None, step="mid")
-    low.fill_between(seconds, -0.5, len(rows) - 0.5, where=truth < 0, color="#dddddd", lw=0, step="mid",
-                     label="left out", zorder=0)
+    low.fill_between(seconds, -0.5, len(rows) - 0.5, where=truth < 0, color="#dddddd", lw=0,
+                     step="mid", label="left out", zorder=0)
     low.set(yticks=range(len(rows)), xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5))
     low.set_yticklabels(rows)
     low.grid(False)
@@ -173,23 +176,20 @@ def waves_on_lead(
     return fig
 
 
-def paper_and_ours(table: pd.DataFrame, metrics: dict[str, str]) -> Figure:
-    """Dots with 95 % intervals for ours, crosses for the paper's numbers; a panel a metric.
+def paper_and_ours(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
+    """Dots with 95 % intervals for ours, crosses for the paper's numbers; a panel a score.
 
-    Args:
-        table: columns label, metric, value, ci_low, ci_high, paper (NaN where the paper has none).
-        metrics: metric -> axis label, in the order of the panels.
-    """
+    Args: table: columns label, score, value, ci_low, ci_high, paper (NaN where there is none)."""
     labels = list(dict.fromkeys(table["label"]))
-    fig, axes = plt.subplots(1, len(metrics), figsize=(2.2 + 2.6 * len(metrics), 0.9 + 0.42 * len(labels)),
-                             sharey=True, squeeze=False)
-    for ax, (metric, name) in zip(axes[0], metrics.items()):
-        part = table[table["metric"] == metric].set_index("label").reindex(labels)
+    size = (2.2 + 2.6 * len(scores), 0.9 + 0.32 * len(labels))
+    fig, axes = plt.subplots(1, len(scores), figsize=size, sharey=True, squeeze=False)
+    for ax, score in zip(axes[0], scores, strict=True):
+        part = table[table["score"] == score].set_index("label").reindex(labels)
         y = np.arange(len(labels))
         ax.hlines(y, part["ci_low"], part["ci_high"], color="#4a6fa5", lw=2)
         ax.plot(part["value"], y, "o", color="#4a6fa5", label="ours, 95 % interval")
         ax.plot(part["paper"], y, "x", color="#c8553d", ms=7, mew=2, label="paper")
-        ax.set(xlabel=name, yticks=y, ylim=(len(labels) - 0.5, -0.5))
+        ax.set(xlabel=score, yticks=y, ylim=(len(labels) - 0.5, -0.5))
         ax.set_yticklabels(labels)
     axes[0, -1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     fig.tight_layout()

@@ -7,8 +7,8 @@ rows, cleans and resamples them, and writes
     <folder>/data-<signature>/      signals.i2 (rows, 12, time) int16 microvolts, waves.i1, two csv
 
 The manifest is replaced last and in one step, so an interrupted write leaves the previous store as
-it was. A store whose inputs (settings, code, index rows, sizes and times of the files) are unchanged
-is opened at once. One process writes to a folder at a time.
+it was. A store whose inputs (settings, code, index rows, sizes and times of the files) did not
+change is opened at once. One process writes to a folder at a time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way into a profile for a notebook: its settings, its store and its beats, made where missing."""
+"""The way into a profile for a notebook: settings, store and beats, made where missing."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def data_root(profile: Profile) -> Path:
         return profile.work
     root = Path(os.environ.get("BEATSSL_DATA") or "")
     if not os.environ.get("BEATSSL_DATA") or not root.is_dir():
+        names = filter(None, (profile.data.ptbxl, profile.data.ludb, profile.data.challenge))
         raise FileNotFoundError(
             f"profile {profile.name!r} reads real recordings: name the folder that holds "
-            f"{', '.join(filter(None, (profile.data.ptbxl, profile.data.ludb, profile.data.challenge)))}"
-            " with `make book PROFILE=... DATA=folder` or the environment variable BEATSSL_DATA"
+            f"{', '.join(names)} with `make book PROFILE=... DATA=folder` or the environment "
+            "variable BEATSSL_DATA"
         )
     return root
 

@@ -23,7 +23,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
-    """A small synthetic workspace: 60 PTB-XL-like, 8 LUDB-like, 4 Challenge-like records."""
+    """A small synthetic workspace: 160 PTB-XL-like, 8 LUDB-like, 4 Challenge-like records."""
     from beatssl.beats import prepare_beats
     from beatssl.config import (
         ClassifyConfig, DataConfig, EncoderConfig, PretrainConfig, Profile, SegmentConfig,
@@ -35,12 +35,12 @@ def small(tmp_path_factory):
         patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("work")))
         profile = Profile(
             name="small",
-            data=DataConfig(synthetic=True, synthetic_ptbxl=60, synthetic_ludb=8,
+            data=DataConfig(synthetic=True, synthetic_ptbxl=160, synthetic_ludb=8,
                             synthetic_challenge=4),
             encoder=EncoderConfig(widths=(8, 16), strides=(1, 2), dilations=(1, 2), blocks=1),
-            classify=ClassifyConfig(bootstrap=50, finetune_epochs=1),
+            classify=ClassifyConfig(label_fractions=(1.0,), bootstrap=50, finetune_epochs=1),
             segment=SegmentConfig(folds=2, epochs=2, bootstrap=50),
-            runs=(PretrainConfig(epochs=3, batch_size=16),),
+            runs=(PretrainConfig(epochs=3, batch_size=32), PretrainConfig(method="random")),
         )
         store = prepare(profile.data, profile.work / "store", profile.work)
         beats = prepare_beats(store, profile.work / "beats")

@@ -10,7 +10,7 @@ RATE = 100
 
 
 def train_of_beats(r_peaks, shapes, time=1000):
-    """(12, time) signal with one Gaussian-derivative QRS per R peak; `shapes` (sign, width in s)."""
+    """(12, time) signal with one Gaussian pulse per R peak; `shapes` (sign, width in s)."""
     t = np.arange(time) / RATE
     out = np.zeros((12, time))
     for r, (sign, width) in zip(r_peaks, shapes):
@@ -48,7 +48,8 @@ def test_beat_features_of_hand_made_waves():
 
 def test_a_missing_wave_is_nan_in_its_features_only():
     waves = {"ECG_P_Peaks": [np.nan, 84], "ECG_T_Peaks": [130, 230]}
-    got = dict(zip(b.BEAT_FEATURES, b.beat_features(np.ones(400), np.array([100, 200]), waves, RATE).T))
+    table = b.beat_features(np.ones(400), np.array([100, 200]), waves, RATE)
+    got = dict(zip(b.BEAT_FEATURES, table.T))
     assert np.isnan(got["time_PR"][0]) and np.isfinite(got["time_PR"][1])
     assert np.isfinite(got["time_RT"]).all() and np.isnan(got["time_QT"]).all()
 

@@ -304,50 +304,69 @@ def test_reading_refuses_a_missing_file_wrong_columns_and_text_for_numbers(tmp_p
 # --- tables ---
 
 
-def test_main_table_sets_the_paper_beside_ours(profile, tmp_path):
+def test_headlines_set_the_paper_beside_ours(profile, tmp_path):
     fill(profile)
     results.collect(profile, tmp_path)
-    table, text = tables.main_table(profile, folder=tmp_path)
-    assert list(table["label"]) == [
+    table = tables.headlines(profile, folder=tmp_path)
+    assert list(table["label"].drop_duplicates()) == [
         "Untrained encoder", "Supervised from scratch", "hard / - / 1 (baseline, 3KG)",
         "soft_1 / hard / 50 (paper's best)",
     ]  # fmt: skip
-    rows = table.set_index("label")
+    rows = table.set_index(["label", "score"])
     best = rows.loc["soft_1 / hard / 50 (paper's best)"]
-    assert (best["auroc_paper"], best["f1_paper"], best["ludb_f1_paper"]) == (0.843, 0.622, 0.911)
-    assert np.isnan(best["dice_paper"]) and np.isnan(rows.loc["Untrained encoder", "auroc_paper"])
+    assert best["paper"].tolist()[:3] == [0.843, 0.622, 0.911] and np.isnan(best["paper"]["Dice"])
+    assert rows.loc["Untrained encoder", "paper"].isna().all()
     own = [metrics.classification_scores(classified(s, 2.5))["auroc_macro"][0] for s in range(2)]
-    assert best["auroc"] == pytest.approx(np.mean(own), rel=1e-5)
-    assert best["auroc_sd"] == pytest.approx(np.std(own, ddof=1), rel=1e-3)
-    assert (best["auroc_n"], best["dice_n"], best["auroc_seeds"]) == (60, 8, 2)
-    lines = text.splitlines()
-    assert len(lines) == 2 + 4 and len({line.count("|") for line in lines}) == 1
-    low, high = best["auroc_low"], best["auroc_high"]
-    cell = f"| 0.843 | {best['auroc']:.3f} ({best['auroc_sd']:.3f}) [{low:.3f}, {high:.3f}] |"
-    assert cell in lines[-1]
-    assert lines[-1].endswith("| 60 / 8 | 2 |")
-    # the reference was run on one task with one seed: no spread, no LUDB numbers
-    assert lines[3].startswith("| Supervised from scratch | – |") and "(–)" in lines[3]
-    assert lines[3].endswith("| 60 / – | 1 / – |")
+    assert best["value"]["AUROC"] == pytest.approx(np.mean(own), rel=1e-5)
+    assert best["sd"]["AUROC"] == pytest.approx(np.std(own, ddof=1), rel=1e-3)
+    assert best["n"].tolist() == [60, 60, 8, 8] and best["seeds"]["AUROC"] == 2
 
 
-def test_main_table_at_another_label_fraction(profile, tmp_path):
+def test_table_of_texts_and_its_markdown(profile, tmp_path):
     fill(profile)
     results.collect(profile, tmp_path)
-    full = tables.main_table(profile, folder=tmp_path)[0].set_index("label")
-    tenth = tables.main_table(profile, label_fraction=0.1, folder=tmp_path)[0].set_index("label")
+    long = tables.headlines(profile, folder=tmp_path)
+    texts = tables.paper_and_ours(long)
+    best = long[(long["label"].str.startswith("soft_1")) & (long["score"] == "AUROC")].iloc[0]
+    line = texts.loc[best["label"]]
+    assert line["AUROC, paper"] == "0.843" and line["test records"] == "60 / 8"
+    low, high = best["ci_low"], best["ci_high"]
+    assert line["AUROC, ours"] == f"{best['value']:.3f} ({best['sd']:.3f}) [{low:.3f}, {high:.3f}]"
+    # the reference was run on one task with one seed: no spread, no LUDB numbers
+    reference = texts.loc["Supervised from scratch"]
+    assert reference["LUDB F1, ours"] == "–" and "(" not in reference["AUROC, ours"]
+    assert (reference["test records"], reference["seeds"]) == ("60 / –", "1 / –")
+    lines = tables.markdown(texts).splitlines()
+    assert len(lines) == 2 + 4 and len({text.count("|") for text in lines}) == 1
+
+
+def test_every_row_of_the_paper_is_there_and_says_when_it_was_not_run(profile, tmp_path):
+    fill(profile)
+    results.collect(profile, tmp_path)
+    texts = tables.paper_and_ours(tables.headlines(profile, every_row=True, folder=tmp_path))
+    assert len(texts) == 2 + 14
+    assert (texts["AUROC, ours"] == "not run").sum() == 12
+    assert list(texts.index[2:5]) == [
+        "hard / - / 1 (baseline, 3KG)", "hard / hard / 1", "hard / soft_1 / 1"]
+
+
+def test_headlines_at_another_label_fraction(profile, tmp_path):
+    fill(profile)
+    results.collect(profile, tmp_path)
+    key = ["label", "score"]
+    full = tables.headlines(profile, folder=tmp_path).set_index(key)["value"]
+    tenth = tables.headlines(profile, label_fraction=0.1, folder=tmp_path).set_index(key)["value"]
     name = "soft_1 / hard / 50 (paper's best)"
-    assert tenth.loc[name, "auroc"] < full.loc[name, "auroc"]
-    assert tenth.loc[name, "ludb_f1"] == full.loc[name, "ludb_f1"]
+    assert tenth[name, "AUROC"] < full[name, "AUROC"]
+    assert tenth[name, "LUDB F1"] == full[name, "LUDB F1"]
 
 
-def test_main_table_of_a_single_run(profile, tmp_path):
+def test_headlines_of_a_single_run(profile, tmp_path):
     save(profile, RANDOM[0], SEGMENT)
     results.collect(profile, tmp_path)
-    table, text = tables.main_table(profile, folder=tmp_path)
-    assert list(table["label"]) == ["Untrained encoder"]
-    assert np.isnan(table["auroc"].item()) and table["ludb_f1_seeds"].item() == 1
-    assert text.splitlines()[-1].startswith("| Untrained encoder | – | – | – | – | – | 0.")
+    texts = tables.paper_and_ours(tables.headlines(profile, folder=tmp_path))
+    assert list(texts.index) == ["Untrained encoder"]
+    assert texts["AUROC, ours"].item() == "–" and texts["LUDB F1, ours"].item().startswith("0.")
 
 
 def test_methods_stand_in_the_order_of_the_papers_table():
@@ -365,14 +384,37 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
         ("supervised", "random"),
         ("beatssl-soft_2-none-1", "random"),
     ]
-    table, text = tables.differences(profile, pairs)
+    table, absent = tables.differences(profile, pairs)
     gap = table[(table["second"] == "hard / - / 1 (baseline, 3KG)")].set_index("score")
     assert list(gap.index) == ["AUROC", "F1", "LUDB F1", "Dice"]
     assert gap.loc["AUROC", "difference"] > 0 and gap.loc["AUROC", "zero"] == "excludes zero"
     same = table[table["first"] == "Untrained encoder"]
     assert (same["difference"] == 0).all() and (same["zero"] == "includes zero").all()
-    assert "excludes zero" in text and "Not evaluated: supervised and random on ludb" in text
-    assert "beatssl-soft_2-none-1 and random on ptbxl_superdiagnostic" in text
+    assert "supervised and random on ludb_segmentation" in absent
+    assert "beatssl-soft_2-none-1 and random on ptbxl_superdiagnostic" in absent
+    words = tables.findings(table)
+    said = "*Untrained encoder* against *Untrained encoder*: **no difference shown** in AUROC"
+    assert said in words
+    texts = tables.difference_texts(table)
+    name = "soft_1 / hard / 50 (paper's best) − hard / - / 1 (baseline, 3KG)"
+    assert texts.loc[name, "AUROC"].startswith(f"{gap.loc['AUROC', 'difference']:+.3f} [")
+
+
+def test_tables_of_the_task_pages(profile):
+    fill(profile)
+    table = tables.by_fraction(profile, CLASSIFY, ["auroc_macro", "f1_macro"])
+    assert list(table.columns) == ["labels", "n", "seeds", "auroc_macro", "f1_macro"]
+    assert set(table["labels"]) == {"10%", "100%"} and (table["n"] == 60).all()
+    classes = tables.per_class(profile, CLASSIFY, "auroc_")
+    assert list(classes["class"].drop_duplicates()) == ["NORM", "MI", "STTC", "CD", "HYP"]
+    assert list(tables.events(profile).columns)[:2] == ["P onset", "P offset"]
+    runs = tables.per_run(results.with_combined(profile).query("seed != 'all'"), ["auroc_macro"])
+    assert runs.index.str.contains("-s").all()
+    saved = results.saved_predictions(profile, SEGMENT, seed=0)
+    dice = metrics.record_dice(metrics.wave_counts(saved["random"]["truth"],
+                                                   saved["random"]["prediction"]))
+    order = tables.records_by_dice(saved["random"])
+    assert (np.diff(dice[order]) >= 0).all()
 
 
 # --- the paper ---

@@ -100,7 +100,8 @@ def test_loss_gradient_is_right_and_shapes_are_checked():
 
 def test_hard_matrix_has_the_papers_layout():
     """Figure, panel "Hard Contrast", N = 3: 1 at (i, i + N) and (i + N, i)."""
-    t = targets.record_targets("hard", torch.zeros(3, 2), targets.FeatureScale.fit(torch.zeros(3, 2)))
+    nothing = torch.zeros(3, 2)
+    t = targets.record_targets("hard", nothing, targets.FeatureScale.fit(nothing))
     expected = np.zeros((6, 6))
     for i in range(3):
         expected[i, i + 3] = expected[i + 3, i] = 1

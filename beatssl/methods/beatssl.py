@@ -1,4 +1,4 @@
-"""Beat-SSL: rhythm contrast of whole records and beat contrast of single heartbeats (paper, figure).
+"""Beat-SSL: contrast of whole records (rhythm) and of single heartbeats (paper, figure).
 
 `total = rhythm_weight * L_rhythm + beat_weight * L_beat`; both parts are the same loss with other
 targets. With `beat="none"` and hard targets it is plain 3KG with NT-Xent, the paper's baseline.
