@@ -51,8 +51,12 @@ def write_atomic(path: Path, text: str) -> None:
 # --- check ------------------------------------------------------------------------------------
 
 
-def page_problems(page: Page, profile: Profile, root: Path = ROOT) -> list[str]:
-    """Why the executed page must not be shown; empty when it is good and fresh."""
+def page_problems(
+    page: Page, profile: Profile, root: Path = ROOT, look: bool = False
+) -> list[str]:
+    """Why the executed page must not be shown; empty when it is good and fresh.
+
+    With `look`, figures drawn by older code count too (`freshness.LOOK`)."""
     path = page_path(page, profile, root)
     if not path.is_file():
         return ["missing"]
@@ -63,7 +67,7 @@ def page_problems(page: Page, profile: Profile, root: Path = ROOT) -> list[str]:
     old = notebook.metadata.get("beatssl", {})
     data = freshness.data_fingerprint(profile)
     problems = content_problems(notebook)
-    problems += freshness.stale(old, freshness.stamp(page, profile, root), data)
+    problems += freshness.stale(old, freshness.stamp(page, profile, root), data, look)
     if path.stat().st_size > MAX_PAGE_BYTES:
         problems.append(f"{path.stat().st_size / 1000:.0f} kB, at most {MAX_PAGE_BYTES // 1000} kB")
     return problems
@@ -129,7 +133,7 @@ def _to_run(
     for page in reversed(pages):
         if only and not {page.name, page.notebook} & set(only):
             continue
-        problems = [p for p in page_problems(page, profile, root) if " kB" not in p]
+        problems = [p for p in page_problems(page, profile, root, look=True) if " kB" not in p]
         done = _stamp_file(page, profile)
         stamp = json.dumps(freshness.stamp(page, profile, root), sort_keys=True)
         here = done.is_file() and done.read_text() == stamp

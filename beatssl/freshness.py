@@ -22,6 +22,7 @@ from beatssl.fingerprint import normalised as _normalised
 from beatssl.pages import PER_RUN, Page, read_notebook, read_stages
 
 PACKAGE = "beatssl"
+LOOK = ("beatssl.plots",)  # how a page looks: decides no number
 normalised = functools.lru_cache(maxsize=512)(_normalised)
 
 
@@ -116,8 +117,10 @@ def stamp(page: Page, profile: Profile, root: Path = ROOT) -> dict:
         "parameters": page.parameters,
         "source": _hash([[cell.cell_type, cell.source] for cell in own.cells]),
         "settings": _settings(page, profile, after_runs),
-        "code": closure((s for nb in notebooks.values() for s in code_cells(nb)), root),
     }
+    code = closure((s for nb in notebooks.values() for s in code_cells(nb)), root)
+    result["look"] = {name: code.pop(name) for name in LOOK if name in code}
+    result["code"] = code
     if after_runs:
         between = [name for stage in stages[first_runs : page.stage] for name in stage]
         result["upstream"] = {
@@ -137,10 +140,12 @@ def data_fingerprint(profile: Profile) -> str | None:
     return str(json.loads(manifest.read_text()).get("fingerprint") or "") or None
 
 
-def stale(old: dict, new: dict, data: str | None) -> list[str]:
+def stale(old: dict, new: dict, data: str | None, look: bool = True) -> list[str]:
     """Reasons why a page with stamp `old` is not what `new` would give; empty when fresh.
 
     `data` is the fingerprint of the store at hand; None leaves the data out of the comparison.
+    `look` says whether a change of the figures' code counts: it changes no number, so a page that
+    took hours is executed again for it where it can be, but is not refused.
     """
     if not old:
         return ["stale: made by hand, it has no stamp"]
@@ -153,7 +158,7 @@ def stale(old: dict, new: dict, data: str | None) -> list[str]:
         reasons.append("results/paper.csv changed")
     if data and old.get("data") and old["data"] != data:
         reasons.append("the prepared store holds other data")
-    for part in ("settings", "code", "upstream"):
+    for part in ("settings", "code", "upstream", *(["look"] if look else [])):
         before, now = old.get(part, {}), new.get(part, {})
         changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if changed:

@@ -181,9 +181,11 @@ def paper_and_ours(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
 
     Args: table: columns label, score, value, ci_low, ci_high, paper (NaN where there is none)."""
     labels = list(dict.fromkeys(table["label"]))
-    size = (2.2 + 2.6 * len(scores), 0.9 + 0.32 * len(labels))
-    fig, axes = plt.subplots(1, len(scores), figsize=size, sharey=True, squeeze=False)
-    for ax, score in zip(axes[0], scores, strict=True):
+    columns = 2 if len(scores) % 2 == 0 else len(scores)
+    rows = len(scores) // columns
+    size = (2.2 + 2.6 * columns, rows * (0.9 + 0.32 * len(labels)))
+    fig, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    for ax, score in zip(axes.flat, scores, strict=True):
         part = table[table["score"] == score].set_index("label").reindex(labels)
         y = np.arange(len(labels))
         ax.hlines(y, part["ci_low"], part["ci_high"], color="#4a6fa5", lw=2)

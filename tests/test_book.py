@@ -257,6 +257,21 @@ def test_code_change_is_stale_but_a_docstring_is_not(root: Path) -> None:
     ]
 
 
+def test_code_of_figures_is_no_reason_to_refuse_a_page_but_one_to_run_it_again(root: Path) -> None:
+    (root / "beatssl" / "plots.py").write_text("def draw():\n    return 1\n")
+    path = root / "notebooks" / "09_summary.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells[2].source = "import beatssl.plots\n" + notebook.cells[2].source
+    nbformat.write(notebook, path)
+    fake_run(root)
+    (root / "beatssl" / "plots.py").write_text("def draw():\n    return 2\n")
+    assert lines(root) == []
+    profile = config.load_profile("tiny", root / "runs.yml")
+    page = next(p for p in pages.plan(profile, root) if p.name == "09_summary")
+    problems = book.page_problems(page, profile, root, look=True)
+    assert problems == ["stale: look changed: beatssl.plots"]
+
+
 def test_settings_and_notebook_changes_are_stale(root: Path) -> None:
     fake_run(root)
     runs = root / "runs.yml"
@@ -447,7 +462,7 @@ def test_every_default_is_listed_as_ours() -> None:
 def test_bibliography_is_cited_and_complete() -> None:
     keys = set(re.findall(r"@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text()))
     cited = set()
-    for path in (ROOT / "book").glob("*.md"):
+    for path in [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]:
         for group in re.findall(r"\{cite\}`([^`]+)`", path.read_text()):
             cited |= set(group.split(","))
     assert cited == keys

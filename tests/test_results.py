@@ -481,3 +481,14 @@ def test_paper_claims_nothing_it_does_not_state():
     assert (table[["seed", "protocol", "config_hash"]] == "").all(None)
     assert table["value"].between(0.2, 0.95).all() and (table["source"] != "").all()
     assert set(table["data"][table["task"] == SEGMENT]) == {"LUDB"}
+
+
+def test_the_readme_shows_the_committed_results():
+    from beatssl.config import ROOT, load_profile
+
+    if not (results.RESULTS / "subset.csv").is_file():
+        pytest.skip("no committed results on real recordings")
+    texts = tables.paper_and_ours(tables.headlines(load_profile("subset")))
+    expected = tables.markdown(texts)
+    readme = (ROOT / "README.md").read_text()
+    assert expected in readme, f"put this table into README.md:\n\n{expected}\n"
