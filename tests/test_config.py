@@ -40,7 +40,7 @@ def test_integers_become_floats_and_lists_tuples():
 
 def test_hash_changes_with_every_setting():
     base = PretrainConfig()
-    others = [PretrainConfig(**{k: v}) for k, v in {"seed": 1, "exponent": 50, "beat": "hard"}.items()]
+    others = [PretrainConfig(seed=1), PretrainConfig(exponent=50.0), PretrainConfig(beat="hard")]
     assert len({config.config_hash(c) for c in [base, *others]}) == 4
     assert config.config_hash(base) == config.config_hash(PretrainConfig())
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from beatssl.pretrain import warmup_cosine
+
 WARMUP = 0.05  # share of the steps over which the learning rate rises
 
 
@@ -19,14 +21,9 @@ def cosine_schedule(
     optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over the first 5 % of the steps, then a half cosine down to 0."""
-    warmup = max(1, round(WARMUP * steps))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, steps, WARMUP)
+    )
 
 
 def count_batches(n: int, size: int) -> int:

@@ -114,14 +114,7 @@ def embed(
     Raises:
         ValueError: the encoder's output is not finite; names the first record.
     """
-    encoder.eval()
-    device = device_of(encoder)
-    out = []
-    with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            signals = torch.from_numpy(store.load(rows[start : start + batch_size])).to(device)
-            out.append(encoder(signals).float().mean(dim=2).cpu().numpy())
-    features = np.concatenate(out)
+    features = _apply(encoder, lambda e: e.float().mean(dim=2), store, rows, batch_size)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         name = store.table["record_id"].iloc[rows[bad[0]]]
@@ -267,15 +260,26 @@ def finetune(
     }
 
 
-def _score(model: Classifier, store: Store, rows: np.ndarray, batch_size: int = 128) -> np.ndarray:
-    """Probabilities (len(rows), classes) in evaluation mode, float32 arithmetic."""
+def _score(model: Classifier, store: Store, rows: np.ndarray) -> np.ndarray:
+    """Probabilities (len(rows), classes)."""
+    return _apply(model, lambda logits: logits.double().sigmoid(), store, rows)
+
+
+def _apply(
+    model: nn.Module,
+    finish: Callable[[torch.Tensor], torch.Tensor],
+    store: Store,
+    rows: np.ndarray,
+    batch_size: int = 128,
+) -> np.ndarray:
+    """`finish(model(signals))` of the rows in evaluation mode, float32 arithmetic."""
     model.eval()
     device = device_of(model)
     out = []
     with torch.no_grad():
         for start in range(0, len(rows), batch_size):
             signals = torch.from_numpy(store.load(rows[start : start + batch_size])).to(device)
-            out.append(model(signals).double().sigmoid().cpu().numpy())
+            out.append(finish(model(signals)).cpu().numpy())
     return np.concatenate(out)
 
 
