@@ -29,9 +29,10 @@ $(STAMP): requirements.txt pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "$(PYTHON) is older than Python 3.11: set PYTHON=..."; exit 1; }
 	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
-	@$(PY) -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -r requirements.txt
 	@$(PY) -m pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $@
+	@echo "$(VENV) is ready"
 
 book: run ## run the notebooks of PROFILE, then build the book
 	@$(PY) -m beatssl build --profile $(PROFILE)
