@@ -368,7 +368,9 @@ def _main_table(root: Path) -> str:
         "labels: mean over seeds (sd over seeds) [95 % interval]; where two numbers of test "
         "records stand, they are PTB-XL / LUDB. The paper: PTB-XL and LUDB, Table 1.\n\n"
     )
-    return note + tables.markdown(tables.paper_and_ours(found)) + "\n"
+    table = tables.markdown(tables.paper_and_ours(found, tables.TABLE_1))
+    more = f"[What came out](runs/{SHOWN}/09_summary.ipynb)"  # included by index.md
+    return f"{note}{table}\n\nThe differences with their intervals, and what can be said: {more}.\n"
 
 
 def _run_note(shown: list[Profile]) -> str:

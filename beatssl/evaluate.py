@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from tqdm import tqdm
 
+from beatssl.models import pick_device
 from beatssl.pretrain import Run, pretrain
 from beatssl.results import frame
 from beatssl.tasks.classify import classify_run
@@ -32,9 +33,10 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
     Returns:
         Result rows (`results.COLUMNS`).
     """
+    encoder = run.encoder.to(pick_device())
     rows = []
     for protocol in protocols(run.config.method, finetune):
-        rows += TASKS[task](run.config, w.profile, w.store, run.encoder, protocol)
+        rows += TASKS[task](run.config, w.profile, w.store, encoder, protocol)
     return frame(rows)
 
 

@@ -15,6 +15,7 @@ from beatssl.records import SUPERCLASSES, WAVES
 from beatssl.results import HEADLINES, SCORES, SEGMENT
 
 METHOD = ["method", "rhythm", "beat", "exponent"]
+TABLE_1 = ("AUROC", "F1", "LUDB F1")  # the scores of the paper's Table 1
 NAMES = {"beatssl": "Beat-SSL", "ts2vec": "TS2Vec", "domain_ssl": "Domain-SSL", "ecg_fm": "ECG-FM"}
 
 
@@ -106,11 +107,12 @@ def per_class(profile: Profile, task: str, prefix: str) -> pd.DataFrame:
 
 
 def per_run(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """One line a run, protocol and label fraction: value [interval] of each metric."""
+    """One line a run, protocol and label fraction: n and value [interval] of each metric."""
     part = rows[rows["metric"].isin(metrics)].assign(sd=np.nan)
     part = part.assign(text=_cells(part), labels=part["label_fraction"].map("{:.0%}".format))
-    wide = part.pivot(index=["run_id", "protocol", "labels"], columns="metric", values="text")
-    return titled(wide[list(metrics)].reset_index(["protocol", "labels"]), "run")
+    index = ["run_id", "protocol", "labels", "n"]
+    wide = part.pivot(index=index, columns="metric", values="text")
+    return titled(wide[list(metrics)].reset_index(index[1:]), "run")
 
 
 def events(profile: Profile) -> pd.DataFrame:
@@ -207,11 +209,13 @@ def comparison(profile: Profile) -> pd.DataFrame:
     for row in printed.itertuples():
         line = lines.setdefault(f"{NAMES[row.method]} (paper, median)", {})
         line[heading[row.task, row.metric]] = f"{row.value:.3f}"
-    ours = headlines(profile)
-    for row in ours.assign(text=_cells(ours)).itertuples():
-        lines.setdefault(f"{row.label} (ours)", {})[row.score] = row.text
+    ours = paper_and_ours(headlines(profile))
     order = ["F1", "LUDB F1", "Dice"]
-    return titled(pd.DataFrame(lines).T.reindex(columns=order).fillna("–"), "method")
+    for name, row in ours.iterrows():
+        line = {score: row[f"{score}, ours"] for score in order}
+        lines[f"{name} (ours)"] = line | {"test records": row["test records"]}
+    columns = [*order, "test records"]
+    return titled(pd.DataFrame(lines).T.reindex(columns=columns).fillna("–"), "method")
 
 
 # --- differences ----------------------------------------------------------------------------------
