@@ -20,7 +20,7 @@ import nbformat
 import yaml
 
 from beatssl import freshness
-from beatssl.config import ROOT, ConfigError, Profile, load_profile
+from beatssl.config import ROOT, ConfigError, Profile, cores, load_profile
 from beatssl.pages import Page, content_problems, plan, read_notebook, scrub
 
 MAX_PAGE_BYTES = 500_000
@@ -224,13 +224,6 @@ def _set_orphans_aside(profile: Profile, pages: list[Page], root: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(path, target)
             print(f"{path.stem} is not in runs.yml any more: moved to work/{profile.name}/old/")
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run(

@@ -34,6 +34,13 @@ def work_dir() -> Path:
     return Path(os.environ.get("BEATSSL_WORK") or ROOT / "work")
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which record folders are read and how a record becomes a row of the store.

@@ -85,9 +85,9 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[sorted(range(len(table)), key=lambda i: rank(methods[i]))]
 
 
-def by_fraction(profile: Profile, task: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """One line a method and label fraction, a column a metric, with n and seeds."""
-    table = by_method(results.with_combined(profile, task))
+def by_fraction(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """`by_method` of one task as texts: one line a method and label fraction, a column a metric,
+    with n and seeds."""
     table = table[table["metric"].isin(metrics)]
     table = table.assign(text=_cells(table), labels=table["label_fraction"].map("{:.0%}".format))
     index = ["label", "labels", "n", "seeds"]
@@ -96,9 +96,9 @@ def by_fraction(profile: Profile, task: str, metrics: Sequence[str]) -> pd.DataF
     return titled(wide.reset_index(["labels", "n", "seeds"]), "method")
 
 
-def per_class(profile: Profile, task: str, prefix: str) -> pd.DataFrame:
-    """Columns label, class, value, ci_low, ci_high of a class-wise score with all labels."""
-    table = by_method(results.with_combined(profile, task))
+def per_class(table: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """`by_method` of one task: columns label, class, value, ci_low, ci_high of a class-wise score
+    with all labels."""
     table = table[(table["label_fraction"] == 1) & table["metric"].str.startswith(prefix)]
     table = table.assign(**{"class": table["metric"].str.removeprefix(prefix)})
     place = {name: i for i, name in enumerate((*SUPERCLASSES, *WAVES))}
@@ -115,9 +115,9 @@ def per_run(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return titled(wide[list(metrics)].reset_index(index[1:]), "run")
 
 
-def events(profile: Profile) -> pd.DataFrame:
-    """Sensitivity / precision and timing error (mean ± sd, ms) of each border, a line a method."""
-    table = by_method(results.with_combined(profile, SEGMENT))
+def events(table: pd.DataFrame) -> pd.DataFrame:
+    """`by_method` of the segmentation: sensitivity / precision and timing error (mean ± sd, ms) of
+    each border, a line a method."""
     value = table.set_index(["label", "metric"])["value"]
     borders = [f"{wave}_{border}" for wave in WAVES for border in ("onset", "offset")]
     kinds = ("sensitivity", "precision", "error_mean_ms", "error_sd_ms")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beatssl.beats import Beats, prepare_beats
-from beatssl.config import Profile, load_profile
+from beatssl.config import Profile, cores, load_profile
 from beatssl.store import Store, prepare
 
 
@@ -47,6 +47,6 @@ def open_workspace(name: str, jobs: int | None = None) -> Workspace:
         jobs: processes for the preparation; default: the cores of the machine.
     """
     profile = load_profile(name)
-    jobs = jobs or os.cpu_count() or 1
+    jobs = jobs or cores()
     store = prepare(profile.data, profile.work / "store", data_root(profile), jobs)
     return Workspace(profile, store, prepare_beats(store, profile.work / "beats", jobs))

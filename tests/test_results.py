@@ -402,12 +402,14 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
 
 def test_tables_of_the_task_pages(profile):
     fill(profile)
-    table = tables.by_fraction(profile, CLASSIFY, ["auroc_macro", "f1_macro"])
+    ours = tables.by_method(results.with_combined(profile, CLASSIFY))
+    table = tables.by_fraction(ours, ["auroc_macro", "f1_macro"])
     assert list(table.columns) == ["labels", "n", "seeds", "auroc_macro", "f1_macro"]
     assert set(table["labels"]) == {"10%", "100%"} and (table["n"] == 60).all()
-    classes = tables.per_class(profile, CLASSIFY, "auroc_")
+    classes = tables.per_class(ours, "auroc_")
     assert list(classes["class"].drop_duplicates()) == ["NORM", "MI", "STTC", "CD", "HYP"]
-    assert list(tables.events(profile).columns)[:2] == ["P onset", "P offset"]
+    waves = tables.by_method(results.with_combined(profile, SEGMENT))
+    assert list(tables.events(waves).columns)[:2] == ["P onset", "P offset"]
     runs = tables.per_run(results.with_combined(profile).query("seed != 'all'"), ["auroc_macro"])
     assert runs.index.str.contains("-s").all()
     saved = results.saved_predictions(profile, SEGMENT, seed=0)
