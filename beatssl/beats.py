@@ -246,10 +246,11 @@ def beat_windows(store: Store, r_peak: np.ndarray) -> tuple[np.ndarray, np.ndarr
         (r_peak >= 0) & (r_peak + offsets[0] >= 0) & (r_peak + offsets[-1] < time)
     )
     out = np.empty((len(rows), 12 * len(offsets)), np.float32)
-    for row in np.unique(rows):
-        mine = rows == row
-        at = r_peak[row, beats[mine]][:, None] + offsets
-        out[mine] = store.millivolts([row])[0][:, at].transpose(1, 0, 2).reshape(mine.sum(), -1)
+    first = np.flatnonzero(np.diff(rows, prepend=-1))  # rows ascend: the beats of one lie together
+    for mine in np.split(np.arange(len(rows)), first[1:]) if len(rows) else []:
+        at = r_peak[rows[mine[0]], beats[mine]][:, None] + offsets
+        signal = store.millivolts([rows[mine[0]]])[0]
+        out[mine] = signal[:, at].transpose(1, 0, 2).reshape(len(mine), -1)
     out /= np.linalg.norm(out, axis=1, keepdims=True).clip(1e-6)
     return out, np.stack([rows, beats], axis=1)
 

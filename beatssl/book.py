@@ -21,6 +21,7 @@ import yaml
 
 from beatssl import freshness
 from beatssl.config import ROOT, ConfigError, Profile, cores, load_profile
+from beatssl.files import write_text
 from beatssl.pages import Page, content_problems, plan, read_notebook, scrub
 
 MAX_PAGE_BYTES = 500_000
@@ -38,14 +39,6 @@ FOREIGN = re.compile(
 def page_path(page: Page, profile: Profile, root: Path = ROOT) -> Path:
     """Where the executed page stands."""
     return root / "book" / "runs" / profile.name / f"{page.name}.ipynb"
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write beside the target, then rename: a killed run leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 # --- check ------------------------------------------------------------------------------------
@@ -207,12 +200,12 @@ def execute(page: Page, profile: Profile, data: str | None = None, root: Path = 
     text = scrub(notebook, page, profile, full, root)
     problems = content_problems(notebook)
     if problems:
-        write_atomic(failed, text)
+        write_text(failed, text)
         return f"{problems[0]}\n    kept as {os.path.relpath(failed, root)}"
-    write_atomic(page_path(page, profile, root), text)
+    write_text(page_path(page, profile, root), text)
     raw.unlink()
     failed.unlink(missing_ok=True)
-    write_atomic(_stamp_file(page, profile), json.dumps(stamp, sort_keys=True))
+    write_text(_stamp_file(page, profile), json.dumps(stamp, sort_keys=True))
     return ""
 
 
@@ -362,7 +355,7 @@ def _main_table(root: Path) -> str:
         "records stand, they are PTB-XL / LUDB. The paper: PTB-XL and LUDB, Table 1.\n\n"
     )
     table = tables.markdown(tables.paper_and_ours(found, tables.TABLE_1))
-    more = f"[What came out](runs/{SHOWN}/09_summary.ipynb)"  # included by index.md
+    more = f"[What came out](runs/{SHOWN}/12_summary.ipynb)"  # included by index.md
     return f"{note}{table}\n\nThe differences with their intervals, and what can be said: {more}.\n"
 
 
@@ -387,8 +380,8 @@ def write_sources(profile_name: str, root: Path = ROOT) -> Path:
     if profile_name == SHOWN or SHOWN in executed_profiles(root):
         shown["shown"] = load_profile(SHOWN, root / "runs.yml")
     generated = root / "book" / "_generated"
-    write_atomic(generated / "main_table.md", _main_table(root))
-    write_atomic(generated / "run_note.md", _run_note([shown[k] for k in sorted(shown)[::-1]]))
+    write_text(generated / "main_table.md", _main_table(root))
+    write_text(generated / "run_note.md", _run_note([shown[k] for k in sorted(shown)[::-1]]))
     toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
     parts = []
     for part in toc["parts"]:
@@ -401,11 +394,11 @@ def write_sources(profile_name: str, root: Path = ROOT) -> Path:
             part["caption"] = part["caption"].format(profile=f"{chosen.name}{kind}")
             part["chapters"] = _chapters(chosen, root)
             overview = _pretraining_page(chosen, plan(chosen, root))
-            write_atomic(generated / f"pretraining_{chosen.name}.md", overview)
+            write_text(generated / f"pretraining_{chosen.name}.md", overview)
         parts.append(part)
     target = root / "_build" / "_toc.yml"
     text = yaml.safe_dump({**toc, "parts": parts}, sort_keys=False, allow_unicode=True)
-    write_atomic(target, text)
+    write_text(target, text)
     return target
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,12 @@ RUNS_YML = ROOT / "runs.yml"
 
 RHYTHM_TARGETS = ("hard", "soft_1", "soft_2")
 BEAT_TARGETS = ("none", "hard", "soft_1", "soft_2")
-METHODS = ("random", "beatssl")
+LOSSES = ("normalised", "unnormalised", "bce", "mse")
+MEASURES = (  # of similarity between two feature vectors, see `beatssl.targets`
+    "cosine", "cosine_standardised", "cosine_minmax",
+    "inverse_distance", "exp_distance", "linear_distance",
+)  # fmt: skip
+METHODS = ("random", "features", "beatssl")
 
 
 class ConfigError(ValueError):
@@ -79,10 +86,23 @@ class EncoderConfig:
     @property
     def stride(self) -> int:
         """Input samples per output step."""
-        total = self.stem_stride
-        for s in self.strides:
-            total *= s
-        return total
+        return self.stem_stride * math.prod(self.strides)
+
+    def with_stride(self, stride: int) -> EncoderConfig:
+        """The same layers with another stride: stages after the first halve the time axis, early
+        ones first, until it is reached.
+
+        Raises:
+            ConfigError: not stem_stride times 1, 2, .. 2^(stages - 1).
+        """
+        halvings = (stride // self.stem_stride).bit_length() - 1
+        late = len(self.strides) - 1
+        if stride != self.stem_stride << max(halvings, 0) or halvings > late:
+            known = [self.stem_stride << k for k in range(late + 1)]
+            raise ConfigError(
+                f"encoder_stride={stride} cannot be built; known: {', '.join(map(str, known))}"
+            )
+        return dataclasses.replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
 
 
 @dataclass(frozen=True)
@@ -93,13 +113,17 @@ class PretrainConfig:
     rhythm: str = "hard"  # hard | soft_1 | soft_2
     beat: str = "none"  # none | hard | soft_1 | soft_2
     exponent: float = 1.0
+    variant: str = ""  # names what differs from the row's settings; empty for the row itself
     seed: int = 0
     epochs: int = 20
     batch_size: int = 128
     learning_rate: float = 1.0e-3
     weight_decay: float = 1.0e-4
     warmup_fraction: float = 0.1
+    loss: str = "normalised"  # normalised | unnormalised | bce | mse
     temperature: float = 0.1
+    soft_1: str = "cosine"  # what soft_1 measures, one of MEASURES
+    soft_2: str = "inverse_distance"  # what soft_2 measures, one of MEASURES
     rhythm_weight: float = 1.0
     beat_weight: float = 1.0
     beat_scope: str = "batch"  # batch | record: which beats are contrasted with each other
@@ -112,24 +136,38 @@ class PretrainConfig:
     rotation_degrees: float = 45.0
     scale_max: float = 1.5
     mask_fraction: float = 0.5
+    encoder_stride: int = 0  # input samples per encoder step; 0: as the profile's encoder
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _one_of("rhythm", self.rhythm, RHYTHM_TARGETS)
         _one_of("beat", self.beat, BEAT_TARGETS)
+        _one_of("loss", self.loss, LOSSES)
+        _one_of("soft_1", self.soft_1, MEASURES)
+        _one_of("soft_2", self.soft_2, MEASURES)
         _one_of("beat_scope", self.beat_scope, ("batch", "record"))
         _one_of("beat_classifier", self.beat_classifier, ("rules", "clusters"))
         if self.exponent <= 0:
             raise ConfigError(f"exponent must be positive, got {self.exponent}")
         if self.batch_size < 2:
             raise ConfigError("batch_size must be at least 2: a contrast needs another record")
+        if not re.fullmatch(r"[a-z0-9_.]*", self.variant):
+            raise ConfigError(f"variant={self.variant!r}: only a-z, 0-9, _ and . may be used")
+
+    @property
+    def name(self) -> str:
+        """The run without its seed: method, the ablation row, the variant."""
+        row = [self.rhythm, self.beat, f"{self.exponent:g}"] if self.method == "beatssl" else []
+        return "-".join([self.method, *row, *filter(None, [self.variant])])
 
     @property
     def run_id(self) -> str:
-        """Name of the run: method, the ablation row, the seed."""
-        if self.method != "beatssl":
-            return f"{self.method}-s{self.seed}"
-        return f"{self.method}-{self.rhythm}-{self.beat}-{self.exponent:g}-s{self.seed}"
+        """Name of the run with its seed."""
+        return f"{self.name}-s{self.seed}"
+
+    def target(self, kind: str) -> str:
+        """`hard`, or what the soft target `soft_1` or `soft_2` measures."""
+        return {"soft_1": self.soft_1, "soft_2": self.soft_2}.get(kind, kind)
 
 
 @dataclass(frozen=True)
@@ -172,6 +210,10 @@ class Profile:
     @property
     def work(self) -> Path:
         return work_dir() / self.name
+
+    def encoder_of(self, run: PretrainConfig) -> EncoderConfig:
+        """The encoder of a run: the profile's, with the run's stride where it names one."""
+        return self.encoder.with_stride(run.encoder_stride) if run.encoder_stride else self.encoder
 
 
 def _one_of(name: str, value: object, allowed: tuple) -> None:
@@ -236,7 +278,9 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
     """Read one profile of `runs.yml`.
 
     The entry has the keys of `Profile` (without `name`); `pretrain` holds settings common to all
-    its runs, and an item of `runs` may carry `seeds: [..]` in place of `seed`.
+    its runs, and an item of `runs` may carry `seeds: [..]` in place of `seed`. `variants` holds
+    runs that change one thing: `base` and, by name, the settings in which a variant differs from it
+    (`seeds` of the base are its own).
 
     Raises:
         ConfigError: unknown profile, unknown key, wrong type, or two runs with the same id.
@@ -248,7 +292,10 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
     entry = dict(profiles[name])
     common = entry.pop("pretrain", {})
     runs = []
-    for item in entry.pop("runs", []):
+    variants = entry.pop("variants", {})
+    base = {k: v for k, v in variants.get("base", {}).items() if k != "seeds"}
+    changed = [{**base, **change, "variant": key} for key, change in variants.items()]
+    for item in [*entry.pop("runs", []), *changed]:
         item = {**common, **item}
         for seed in item.pop("seeds", None) or [item.get("seed", 0)]:
             runs.append(from_dict(PretrainConfig, {**item, "seed": seed}, f"{name}.runs"))

@@ -1,50 +1,87 @@
-"""Both tasks for the runs of a profile: what the pretraining and the task pages call."""
+"""Training and both tasks for the runs of a profile: what the pages call."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
+from beatssl import results
+from beatssl.beats import training_rows
+from beatssl.config import PretrainConfig
 from beatssl.models import pick_device
-from beatssl.pretrain import Run, pretrain
+from beatssl.pretrain import DivergedError, Run, pretrain
 from beatssl.results import frame
+from beatssl.targets import FeatureScale
 from beatssl.tasks.classify import classify_run
+from beatssl.tasks.embedding import embedding_run
 from beatssl.tasks.monitor import probe_monitor
 from beatssl.tasks.segment import segment_run
 from beatssl.workspace import Workspace
 
-TASKS = {"classification": classify_run, "segmentation": segment_run}
+TASKS = {
+    "classification": (results.CLASSIFY, classify_run),
+    "segmentation": (results.SEGMENT, segment_run),
+    "embedding": (results.EMBED, embedding_run),
+}
 
 
 def protocols(method: str, finetune: bool = False) -> list[str]:
     """Every encoder is probed frozen; the untrained one, trained on the labels, is the supervised
     reference; the others are fine-tuned on request."""
-    extra = ["scratch"] if method == "random" else ["finetune"] if finetune else []
-    return ["frozen", *extra]
+    tuned = {"random": ["scratch"], "features": []}.get(method, ["finetune"] if finetune else [])
+    return ["frozen", *tuned]
+
+
+def train(w: Workspace, config: PretrainConfig) -> Run:
+    """`pretrain` with the probe on fold 9 as a watch; a run that diverges is handed over as failed
+    (`Run.failure`), so that the other runs go on."""
+    try:
+        return pretrain(config, w.profile, w.store, w.beats, monitor=probe_monitor(w.store))
+    except DivergedError as error:
+        return Run(config, None, error.curves, key="", failure=str(error))
+
+
+def ecg_features(w: Workspace) -> np.ndarray:
+    """The record features from which the soft targets are made, (rows of the store, 54); what is
+    missing takes the median of the rows that are pretrained on."""
+    known = torch.from_numpy(w.beats.record_features)
+    scale = FeatureScale.fit(known[torch.from_numpy(training_rows(w.store))])
+    return scale.impute(known).numpy()
 
 
 def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> pd.DataFrame:
     """Evaluate one run on one task; predictions that were already made are read, not repeated.
 
     Args:
-        task: classification | segmentation.
+        run: one that failed gets rows that say so, without values.
+        task: classification | segmentation | embedding.
         finetune: also fine-tune the encoder (not the untrained one, which is always trained).
 
     Returns:
         Result rows (`results.COLUMNS`).
     """
-    encoder = run.encoder.to(pick_device())
+    name, evaluate = TASKS[task]
+    if run.failure:
+        what = results.describe(run.config, w.profile, w.store, None, name, "frozen", 1.0)
+        return frame(results.failed(what, w.profile, run.failure))
     rows = []
+    encoder = run.encoder.to(pick_device())
     for protocol in protocols(run.config.method, finetune):
-        rows += TASKS[task](run.config, w.profile, w.store, encoder, protocol)
+        rows += evaluate(run.config, w.profile, w.store, encoder, protocol)
     return frame(rows)
 
 
 def evaluate_all(w: Workspace, task: str, finetune: bool = False) -> pd.DataFrame:
-    """`evaluate_run` for every run of the profile; one that is not trained yet is trained first."""
-    monitor = probe_monitor(w.store)
+    """`evaluate_run` for every run of the profile; one that is not trained yet is trained first.
+
+    The ECG features (method `features`) are evaluated where a probe is: in the classification."""
     tables = []
     for config in tqdm(w.profile.runs, desc=task, unit="run"):
-        run = pretrain(config, w.profile, w.store, w.beats, monitor=monitor)
-        tables.append(evaluate_run(w, run, task, finetune))
+        if config.method != "features":
+            tables.append(evaluate_run(w, train(w, config), task, finetune))
+        elif task == "classification":
+            features = ecg_features(w)
+            tables.append(frame(classify_run(config, w.profile, w.store, features, "frozen")))
     return pd.concat(tables, ignore_index=True)

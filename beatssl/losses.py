@@ -1,8 +1,8 @@
-"""The one loss, soft-target InfoNCE, and two diagnostics of an embedding.
+"""The contrastive loss in the forms that fit the paper's figure, and two health measures.
 
-With hard targets it is NT-Xent (SimCLR, arXiv 2002.05709) for records and SupCon (arXiv
-2004.11362) for beats; the paper's loss form is not stated, this one is ours (book page "What the
-paper does not say").
+The paper's loss form is not stated. Ours is the normalised one, soft-target InfoNCE: with hard
+targets it is NT-Xent (SimCLR, arXiv 2002.05709) for records and SupCon (arXiv 2004.11362) for
+beats. The other forms are there to see how much hangs on it (book page "What the choices do").
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ def soft_target_nce(
     targets: torch.Tensor,
     temperature: float,
     allowed: torch.Tensor | None = None,
+    normalise: bool = True,
 ) -> torch.Tensor:
-    """Cross-entropy between row-normalised targets and the softmax over the other embeddings.
+    """Cross-entropy between targets and the softmax over the other embeddings.
 
     `p_ij = softmax_{j != i}(z_i . z_j / temperature)`,
     `L = -mean_i sum_j T_ij log p_ij / sum_j T_ij`; rows without any target are left out.
@@ -27,6 +28,8 @@ def soft_target_nce(
         targets: (M, M) in [0, 1]; the diagonal is ignored.
         temperature: > 0.
         allowed: (M, M) bool, pairs that take part (in the softmax too); None = all.
+        normalise: divide each row by the sum of its targets; without it rows with many positives
+            weigh more (the form of SoftCLT, ICLR 2024).
 
     Returns:
         Scalar; 0 (with a gradient of 0) if no row has a target.
@@ -34,6 +37,49 @@ def soft_target_nce(
     Raises:
         ValueError: shapes that do not fit.
     """
+    cosine, targets, keep = _pairs(z, targets, allowed)
+    mass = targets.sum(dim=1)  # (M,)
+    logits = (cosine / temperature).masked_fill(~keep, -1e9)  # (M, M)
+    log_p = logits.log_softmax(dim=1)
+    rows = -(targets * log_p).sum(dim=1)  # (M,)
+    if normalise:
+        rows = rows / mass.clamp_min(1e-12)
+    has_target = mass > 0
+    return (rows * has_target).sum() / has_target.sum().clamp_min(1)
+
+
+def contrastive_loss(
+    form: str,
+    z: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    allowed: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The loss in one of four forms; arguments as `soft_target_nce`.
+
+    `normalised` and `unnormalised`: `soft_target_nce`. `bce`: binary cross-entropy of every pair,
+    logits `z_i . z_j / temperature`. `mse`: mean of `(z_i . z_j - T_ij)^2` over the pairs; it has
+    no temperature.
+
+    Raises:
+        ValueError: an unknown form, or shapes that do not fit.
+    """
+    if form in ("normalised", "unnormalised"):
+        return soft_target_nce(z, targets, temperature, allowed, form == "normalised")
+    if form not in ("bce", "mse"):
+        raise ValueError(
+            f"loss {form!r} is not known; known: normalised, unnormalised, bce, mse"
+        )
+    cosine, targets, keep = _pairs(z, targets, allowed)
+    if form == "bce":
+        return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])
+    return F.mse_loss(cosine[keep], targets[keep])
+
+
+def _pairs(
+    z: torch.Tensor, targets: torch.Tensor, allowed: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cosines, targets (0 where a pair takes no part) and which pairs take part: (M, M) each."""
     m = len(z)
     if targets.shape != (m, m):
         raise ValueError(f"targets have shape {tuple(targets.shape)}, expected {(m, m)}")
@@ -41,13 +87,7 @@ def soft_target_nce(
     keep = ~torch.eye(m, dtype=torch.bool, device=z.device)
     if allowed is not None:
         keep = keep & allowed
-    targets = targets * keep  # (M, M)
-    mass = targets.sum(dim=1)  # (M,)
-    logits = (z @ z.T / temperature).masked_fill(~keep, -1e9)  # (M, M)
-    log_p = logits.log_softmax(dim=1)
-    rows = -(targets * log_p).sum(dim=1) / mass.clamp_min(1e-12)  # (M,)
-    has_target = mass > 0
-    return (rows * has_target).sum() / has_target.sum().clamp_min(1)
+    return z @ z.T, targets * keep, keep
 
 
 def alignment(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:

@@ -308,6 +308,59 @@ def _event_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+# --- health of an embedding -----------------------------------------------------------------------
+
+
+def effective_rank(embedding: np.ndarray) -> float:
+    """Exponential of the entropy of the normalised singular values of the centred embedding
+    (Roy & Vetterli 2007): how many directions it uses, 1 where all records lie on a line.
+
+    Args: embedding (n, dim). NaN where all records are the same point."""
+    values = np.linalg.svd(embedding - embedding.mean(axis=0), compute_uv=False)
+    if values.sum() <= 1e-5 * np.linalg.norm(embedding):
+        return float("nan")
+    share = values / values.sum()
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def embedding_scores(
+    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Is an embedding collapsed, and are neighbours alike?
+
+    - `alignment`: mean squared distance of two views on the sphere; 0 is perfect.
+    - `uniformity`: log mean exp(-2 |a - b|^2) over pairs of records on the sphere; 0 is collapse
+      (both: Wang & Isola, arXiv 2005.10242).
+    - `effective_rank`: see there; it has no interval, because a resample repeats records and so
+      always has a lower rank.
+    - `neighbour_agreement`: overlap (Jaccard) of a record's superclasses with those of its nearest
+      training records; `neighbour_chance`: with those of all training records.
+
+    Args:
+        predictions: `embedding` (n, dim), unit length; `alignment`, `agreement`, `chance` (n,).
+        weights: (resamples, n); default one row of ones.
+
+    Returns:
+        name -> (resamples,).
+    """
+    z = predictions["embedding"].astype(np.float64)
+    weights = _weights(weights, len(z))
+    kernel = np.exp(-2 * np.maximum(2 - 2 * z @ z.T, 0))
+    np.fill_diagonal(kernel, 0)  # a record drawn twice is no pair
+    near = ((weights @ kernel) * weights).sum(axis=1)
+    total = weights.sum(axis=1)
+    rank = np.full(len(weights), np.nan)
+    rank[0] = effective_rank(predictions["embedding"])
+    return {
+        "alignment": weights @ predictions["alignment"] / total,
+        "uniformity": np.log(near / (total**2 - (weights**2).sum(axis=1))),
+        "effective_rank": rank,
+        "neighbour_agreement": weights @ predictions["agreement"] / total,
+        "neighbour_chance": weights @ predictions["chance"] / total,
+    }
+
+
 def _weights(weights: np.ndarray | None, n: int) -> np.ndarray:
     if n == 0:
         raise MetricError("no record to score")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from beatssl.config import EncoderConfig, from_dict, to_dict
+from beatssl.files import replacing
 
 
 class ArchitectureError(ValueError):
@@ -140,11 +140,9 @@ def _cpu_has_bf16() -> bool:
 
 def save_encoder(encoder: Encoder, path: Path) -> None:
     """Weights as safetensors with the architecture beside them, written atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"encoder": json.dumps(to_dict(encoder.config))})
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"encoder": json.dumps(to_dict(encoder.config))})
 
 
 def load_encoder(path: Path, expected: EncoderConfig | None = None) -> Encoder:

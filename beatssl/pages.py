@@ -18,7 +18,7 @@ import yaml
 
 from beatssl.config import ROOT, ConfigError, PretrainConfig, Profile, work_dir
 
-PER_RUN = "04_pretraining"  # executed once for every run of the profile
+PER_RUN = "05_pretraining"  # executed once for every run of the profile
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 
@@ -32,6 +32,11 @@ class Page:
     stage: int
     parameters: dict
     run: PretrainConfig | None = None
+
+
+def has_page(run: PretrainConfig) -> bool:
+    """Whether there is something to pretrain: the ECG features have no encoder."""
+    return run.method != "features"
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
@@ -147,12 +152,13 @@ def plan(profile: Profile, root: Path = ROOT) -> list[Page]:
         ConfigError: an absent or malformed notebook, an unknown or mistyped parameter.
     """
     pages = []
+    trained = [run for run in profile.runs if has_page(run)]
     for number, stage in enumerate(read_stages(root / "runs.yml")):
         for name in stage:
             notebook = read_notebook(root / "notebooks" / f"{name}.ipynb")
             title(notebook, name)
             kinds = declared_parameters(notebook, name)
-            for run in profile.runs if name == PER_RUN else (None,):
+            for run in trained if name == PER_RUN else (None,):
                 values = {"profile": profile.name}
                 values |= _run_parameters(run, kinds, name) if run else {}
                 page = f"{name}--{run.run_id}" if run else name

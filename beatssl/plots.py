@@ -214,3 +214,132 @@ def per_class(table: pd.DataFrame, value: str, xlabel: str) -> Figure:
     ax.set_yticklabels(classes)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return fig
+
+
+def rank_slopes(table: pd.DataFrame, marked: dict[str, str]) -> Figure:
+    """Rank of each ablation row in the paper (left) and here (right), a panel a score.
+
+    Args: table: columns label, score, paper, ours (ranks, 1 is best). marked: label -> colour of
+        the lines to bring out."""
+    scores = list(dict.fromkeys(table["score"]))
+    rows = table["label"].nunique()
+    size = (3.9 * len(scores), 1 + 0.27 * rows)
+    fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False)
+    for ax, score in zip(axes[0], scores):
+        for row in table[table["score"] == score].itertuples():
+            colour = marked.get(row.label, "#9a9a9a")
+            ax.plot([0, 1], [row.paper, row.ours], color=colour, marker="o", ms=4,
+                    lw=2.2 if row.label in marked else 1, zorder=3 if row.label in marked else 2)
+            short = row.label.split(" (")[0]
+            ax.text(-0.06, row.paper, short, ha="right", va="center", fontsize=7, color="#333333")
+        ax.set(title=score, xlabel="source", xlim=(-1.25, 1.12), ylim=(rows + 0.6, 0.4), xticks=[0, 1],
+               yticks=range(1, rows + 1))
+        ax.set_xticklabels(["paper", "ours"])
+        ax.yaxis.tick_right()
+        ax.grid(False)
+        sns.despine(ax=ax, left=True, right=True)
+    axes[0, -1].set_ylabel("rank (1 is best)")
+    axes[0, -1].yaxis.set_label_position("right")
+    fig.tight_layout()
+    return fig
+
+
+def sensitivity(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
+    """Effect of each changed setting with its interval, a panel a score; the grey band is what
+    another seed does.
+
+    Args: table: columns first (the change), score, difference, low, high, seed_low, seed_high,
+        effect."""
+    names = list(dict.fromkeys(table["first"]))
+    size = (2.6 + 2.5 * len(scores), 0.9 + 0.27 * len(names))
+    fig, axes = plt.subplots(1, len(scores), figsize=size, sharey=True, squeeze=False)
+    axes[0, 0].set_ylabel("changed setting")
+    for ax, score in zip(axes[0], scores):
+        part = table[table["score"] == score].set_index("first").reindex(names)
+        y = np.arange(len(names))
+        band = part[["seed_low", "seed_high"]].to_numpy()
+        for at, (low, high) in zip(y, band):
+            ax.fill_betweenx([at - 0.5, at + 0.5], low, high, color="#dddddd", lw=0, zorder=0)
+        colours = np.where(part["effect"].fillna(False).astype(bool), "#c8553d", "#4a6fa5")
+        ax.hlines(y, part["low"], part["high"], color=colours, lw=2)
+        ax.scatter(part["difference"], y, color=colours, s=22, zorder=3)
+        ax.axvline(0, color="#444444", lw=0.8)
+        ax.set(xlabel=f"difference in {score}", yticks=y, ylim=(len(names) - 0.5, -0.5))
+        ax.set_yticklabels(names)
+    fig.tight_layout()
+    return fig
+
+
+def embedding_maps(
+    records: tuple[np.ndarray, np.ndarray, np.ndarray],
+    beats: tuple[np.ndarray, np.ndarray, np.ndarray],
+    classes: tuple[str, ...],
+    beat_names: tuple[str, ...],
+) -> Figure:
+    """First two principal components of records, by superclass, and of beats, by beat class.
+
+    Args: records: points (n, 2), labels (n, 5) 0 or 1, share of variance (2,). beats: points
+        (m, 2), class (m,), share of variance (2,). classes, beat_names: names of the labels."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    points, labels, share = records
+    single = np.where(labels.sum(axis=1) == 1, labels.argmax(axis=1), len(classes))
+    names = [*classes, "several"]
+    colours = [*sns.color_palette("deep", len(classes)), "#bbbbbb"]
+    for value in (len(classes), *range(len(classes))):
+        mine = single == value
+        left.scatter(*points[mine].T, s=12, color=colours[value], label=names[value], lw=0)
+    beat_points, beat_class, beat_share = beats
+    beat_colours = sns.color_palette("deep", len(beat_names))
+    for value in np.unique(beat_class):
+        mine = beat_class == value
+        name = beat_names[value]
+        colour = CLASS_COLOURS.get(name, beat_colours[value])
+        right.scatter(*beat_points[mine].T, s=4 if value == 0 else 9, color=colour, label=name,
+                      lw=0, zorder=2 + value)
+    for ax, title, of in ((left, "records", share), (right, "beats", beat_share)):
+        ax.set(title=title, xlabel=f"1st component ({of[0]:.0%} of variance)",
+               ylabel=f"2nd component ({of[1]:.0%})")
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1),
+                  markerscale=1.5)
+    fig.tight_layout()
+    return fig
+
+
+def health_against_scores(
+    table: pd.DataFrame, measures: dict[str, str], scores: tuple[str, ...]
+) -> Figure:
+    """Each encoder as a point: a health measure against a score, coloured by rhythm target.
+
+    Args: table: `tables.health_and_scores`. measures: column -> axis label. scores: columns."""
+    kinds = {"": "untrained", "hard": "hard", "soft_1": "soft_1", "soft_2": "soft_2"}
+    palette = dict(zip(kinds.values(), ("#222222", "#4a6fa5", "#c8553d", "#e0a030")))
+    shown = table.assign(rhythm=table["rhythm"].map(kinds))
+    size = (3.4 * len(measures) + 1, 2.8 * len(scores))
+    fig, axes = plt.subplots(len(scores), len(measures), figsize=size, squeeze=False,
+                             sharex="col", sharey="row")
+    for i, score in enumerate(scores):
+        for j, (measure, words) in enumerate(measures.items()):
+            ax = axes[i, j]
+            last = (i, j) == (0, len(measures) - 1)
+            sns.scatterplot(shown, x=measure, y=score, hue="rhythm", palette=palette, ax=ax,
+                            legend=last)
+            ax.set(xlabel=words, ylabel=score)
+            if last:
+                ax.legend(title="rhythm target", frameon=False, loc="upper left",
+                          bbox_to_anchor=(1, 1))
+    fig.tight_layout()
+    return fig
+
+
+def target_counts(table: pd.DataFrame, xlabel: str) -> Figure:
+    """Effective number of positives of each row of the batches' target matrices, by target.
+
+    Args: table: columns target, context, positives."""
+    contexts = list(dict.fromkeys(table["context"]))
+    fig, axes = plt.subplots(1, len(contexts), figsize=(4.6 * len(contexts), 2.8), squeeze=False)
+    for ax, context in zip(axes[0], contexts):
+        part = table[table["context"] == context]
+        sns.boxenplot(part, x="positives", y="target", color="#4a6fa5", ax=ax)
+        ax.set(title=context, xlabel=xlabel, ylabel="target", xscale="log")
+    fig.tight_layout()
+    return fig

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from beatssl import losses, models, targets, vcg
 from beatssl.beats import Beats, beats_fingerprint, pretraining_rows
 from beatssl.config import EncoderConfig, PretrainConfig, Profile, config_hash, to_dict
+from beatssl.files import replacing, write_text
 from beatssl.fingerprint import code_hash
 from beatssl.methods import beatssl as beatssl_method
 from beatssl.methods.beatssl import Batch, BeatSSL
@@ -30,7 +30,14 @@ from beatssl.targets import FeatureScale
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a number; the last good checkpoint is kept."""
+    """The loss is no longer a number; the last good checkpoint is kept.
+
+    Attributes: curves: one row for each good epoch.
+    """
+
+    def __init__(self, message: str, curves: pd.DataFrame | None = None):
+        super().__init__(message)
+        self.curves = pd.DataFrame() if curves is None else curves
 
 
 @dataclass(frozen=True)
@@ -39,15 +46,18 @@ class Run:
 
     Attributes:
         config: its settings.
-        encoder: trained (or, for method `random`, untrained), in evaluation mode.
+        encoder: trained (or, for method `random`, untrained), in evaluation mode; None where the
+            run failed.
         curves: one row an epoch: losses, diagnostics, learning rate, seconds.
         key: changes with any setting, the architecture or the data.
+        failure: why there is no encoder; empty for a good run.
     """
 
     config: PretrainConfig
-    encoder: Encoder
+    encoder: Encoder | None
     curves: pd.DataFrame
     key: str
+    failure: str = ""
 
 
 class BatchSource:
@@ -120,7 +130,8 @@ def pretrain(
     """Train one run, or read it if it is done, or go on where it was.
 
     Files in `work/<profile>/runs/<run_id>-<key>/`: `checkpoint.pt` after every epoch,
-    `encoder.safetensors`, `curves.csv` and `run.json` at the end. A resumed run gives the same
+    `encoder.safetensors`, `curves.csv` and `run.json` at the end; `failed.json` where it diverged
+    (the same settings would diverge again: it is not tried twice). A resumed run gives the same
     weights as an uninterrupted one on the same machine; a run with other settings, data or code
     has another folder, so that nothing is overwritten.
 
@@ -132,17 +143,21 @@ def pretrain(
             purpose.
 
     Raises:
-        DivergedError: the loss is NaN or infinite; the checkpoint of the epoch before is kept.
+        DivergedError: the loss is NaN or infinite, now or when the run was tried before; the
+            checkpoint of the epoch before is kept.
         ArchitectureError: a checkpoint of another architecture lies in the folder.
         ValueError: too few records.
     """
-    key = run_key(config, profile.encoder, store)
+    if config.method == "features":
+        raise ValueError(f"{config.run_id} has no encoder: there is nothing to pretrain")
+    architecture = profile.encoder_of(config)
+    key = run_key(config, architecture, store)
     folder = profile.work / "runs" / f"{config.run_id}-{key}"
-    done = _read_done(folder, config, profile.encoder, key)
+    done = _read_done(folder, config, architecture, key)
     if done is not None:
         return done
     if config.method == "random":
-        encoder = build_encoder(profile.encoder, config.seed).eval()
+        encoder = build_encoder(architecture, config.seed).eval()
         return _finish(folder, config, encoder, pd.DataFrame(), key, 0)
 
     rows = pretraining_rows(store, beats)
@@ -150,7 +165,7 @@ def pretrain(
         raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
     place = pick_device(device)
     source = BatchSource(store, beats, rows, config)
-    encoder = build_encoder(profile.encoder, config.seed)
+    encoder = build_encoder(architecture, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = BeatSSL(encoder, config, store.sampling_rate,
@@ -173,7 +188,12 @@ def pretrain(
             if stop_after is not None and epoch >= stop_after:
                 return None
             where = f"{config.run_id}, epoch {epoch + 1}"
-            means = _one_epoch(model, optimizer, schedule, source, generator, place, where)
+            try:
+                means = _one_epoch(model, optimizer, schedule, source, generator, place, where)
+            except DivergedError as error:
+                note = {"key": key, "message": str(error), "curves": curves}
+                write_text(folder / "failed.json", json.dumps(note, indent=1))
+                raise DivergedError(str(error), pd.DataFrame(curves)) from None
             if monitor is not None and (epoch + 1 in (1, config.epochs) or (epoch + 1) % 5 == 0):
                 means |= monitor(model.encoder.eval())
                 model.train()
@@ -202,8 +222,8 @@ def _one_epoch(model, optimizer, schedule, source, generator, device, where: str
         parts = model.training_step(batch, generator)
         if not torch.isfinite(parts["total"]):
             raise DivergedError(
-                f"{where}: the loss is {parts['total'].item()}. The checkpoint of the epoch before "
-                "is kept; lower learning_rate or raise temperature."
+                f"{where}: the loss is {parts['total'].item()}; the checkpoint of the epoch before "
+                "is kept. Lower learning_rate or raise temperature."
             )
         optimizer.zero_grad()
         parts["total"].backward()
@@ -218,17 +238,16 @@ def _one_epoch(model, optimizer, schedule, source, generator, device, where: str
 
 
 def _save_checkpoint(path: Path, key: str, model, optimizer, schedule, generator, curves) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save({
+    state = {
         "key": key,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "generator": generator.get_state(),
         "curves": curves,
-    }, part)
-    os.replace(part, path)
+    }
+    with replacing(path) as part:
+        torch.save(state, part)
 
 
 def _restore(path: Path, key: str, model, optimizer, schedule, generator) -> list[dict]:
@@ -261,15 +280,17 @@ def _finish(
     curves.to_csv(folder / "curves.csv", index=False)
     note = {"key": key, "config": to_dict(config), "records": records, "torch": torch.__version__,
             "steps": int(curves["steps"].sum()) if len(curves) else 0}
-    part = folder / "run.part"
-    part.write_text(json.dumps(note, indent=1))
-    os.replace(part, folder / "run.json")
+    write_text(folder / "run.json", json.dumps(note, indent=1))
     return Run(config, encoder, curves, key)
 
 
 def _read_done(
     folder: Path, config: PretrainConfig, architecture: EncoderConfig, key: str
 ) -> Run | None:
+    failed = folder / "failed.json"
+    if failed.is_file():
+        told = json.loads(failed.read_text())
+        raise DivergedError(told["message"], pd.DataFrame(told["curves"]))
     note = folder / "run.json"
     if not note.is_file() or json.loads(note.read_text())["key"] != key:
         return None

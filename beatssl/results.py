@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,20 +24,26 @@ from beatssl import metrics, stats
 from beatssl.config import (
     ROOT, PretrainConfig, Profile, config_hash, from_dict, to_dict,
 )  # fmt: skip
+from beatssl.files import replacing, write_text
 from beatssl.fingerprint import code_hash
 from beatssl.store import Store
 
 COLUMNS = (
-    "run_id", "method", "rhythm", "beat", "exponent", "seed", "task", "protocol",
+    "run_id", "method", "rhythm", "beat", "exponent", "variant", "seed", "task", "protocol",
     "label_fraction", "metric", "value", "ci_low", "ci_high", "n", "data", "sampling_rate",
     "config_hash", "source",
 )  # fmt: skip
 FLOATS = ("exponent", "label_fraction", "value", "ci_low", "ci_high")
 INTEGERS = ("n", "sampling_rate")
-GROUP = ("method", "rhythm", "beat", "exponent", "task", "protocol", "label_fraction")
+METHOD = ("method", "rhythm", "beat", "exponent", "variant")  # what names a row of the tables
+GROUP = (*METHOD, "task", "protocol", "label_fraction")
 
-CLASSIFY, SEGMENT = "ptbxl_superdiagnostic", "ludb_segmentation"
-SCORES = {CLASSIFY: metrics.classification_scores, SEGMENT: metrics.segmentation_scores}
+CLASSIFY, SEGMENT, EMBED = "ptbxl_superdiagnostic", "ludb_segmentation", "ptbxl_embedding"
+SCORES = {
+    CLASSIFY: metrics.classification_scores,
+    SEGMENT: metrics.segmentation_scores,
+    EMBED: metrics.embedding_scores,
+}
 HEADLINES = (  # heading, task, metric: the columns of the main table
     ("AUROC", CLASSIFY, "auroc_macro"),
     ("F1", CLASSIFY, "f1_macro"),
@@ -62,7 +67,8 @@ class Evaluation:
     """What was evaluated on what: all of a result row except its score.
 
     Attributes:
-        weights: hash of the encoder's weights, so that a retrained encoder is evaluated anew.
+        weights: hash of the encoder's weights, so that a retrained encoder is evaluated anew;
+            empty where the run failed.
         fingerprint: of the store.
         content: of the store's arrays on this machine.
         code: hash of the task's code.
@@ -90,7 +96,7 @@ class Evaluation:
         """The run without its seed; an untrained encoder trained on the labels is `supervised`."""
         if self.protocol == "scratch":
             return "supervised"
-        return self.run.run_id.removesuffix(f"-s{self.run.seed}")
+        return self.run.name
 
     @property
     def stem(self) -> str:
@@ -98,8 +104,8 @@ class Evaluation:
         run_id = f"{self.name}-s{self.run.seed}"
         return f"{run_id}-{self.task}-{self.protocol}-{self.label_fraction:g}"
 
-    def row(self, metric: str, found: stats.Estimate) -> dict:
-        """One tidy row."""
+    def row(self, metric: str, found: stats.Estimate, source: str = "") -> dict:
+        """One tidy row; `source` says why there is no value where there is none."""
         contrastive = self.run.method == "beatssl"
         return {
             "run_id": f"{self.name}-s{self.run.seed}",
@@ -107,6 +113,7 @@ class Evaluation:
             "rhythm": self.run.rhythm if contrastive else "",
             "beat": self.run.beat if contrastive else "",
             "exponent": self.run.exponent if contrastive else float("nan"),
+            "variant": self.run.variant,
             "seed": str(self.run.seed),
             "task": self.task,
             "protocol": self.protocol,
@@ -119,7 +126,7 @@ class Evaluation:
             "data": self.data,
             "sampling_rate": self.sampling_rate,
             "config_hash": self.config_hash,
-            "source": "",
+            "source": source,
         }
 
 
@@ -127,12 +134,16 @@ def describe(
     run: PretrainConfig,
     profile: Profile,
     store: Store,
-    encoder: nn.Module,
+    encoder: nn.Module | np.ndarray | None,
     task: str,
     protocol: str,
     label_fraction: float,
 ) -> Evaluation:
-    """The evaluation that is about to be made."""
+    """The evaluation that is about to be made.
+
+    Args:
+        encoder: what is evaluated; an array of features, or None for a run that failed.
+    """
     return Evaluation(
         run=run,
         task=task,
@@ -156,22 +167,27 @@ def _hash(
     protocol: str,
     label_fraction: float,
 ) -> str:
-    settings = profile.segment
+    settings = {SEGMENT: profile.segment}.get(task, profile.classify)
     if task == CLASSIFY:
         settings = dataclasses.replace(profile.classify, label_fractions=(label_fraction,))
-    return config_hash(run, profile.encoder, settings, fingerprint, protocol)
+    return config_hash(run, profile.encoder_of(run), settings, fingerprint, protocol)
 
 
 def _task_code(task: str) -> str:
     from beatssl import tasks  # late: the tasks import this module
-    from beatssl.tasks import classify, segment
+    from beatssl.tasks import classify, embedding, segment
 
-    return code_hash(tasks, classify if task == CLASSIFY else segment)
+    return code_hash(tasks, {CLASSIFY: classify, SEGMENT: segment, EMBED: embedding}[task])
 
 
-def weights_hash(encoder: nn.Module) -> str:
-    """Twelve hexadecimal digits that change with any weight or buffer."""
+def weights_hash(encoder: nn.Module | np.ndarray | None) -> str:
+    """Twelve hexadecimal digits that change with any weight, buffer or feature."""
+    if encoder is None:
+        return ""
     digest = hashlib.sha256()
+    if isinstance(encoder, np.ndarray):
+        digest.update(np.ascontiguousarray(encoder).tobytes())
+        return digest.hexdigest()[:12]
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -212,11 +228,22 @@ def reuse_or_make(
     return rows
 
 
+def failed(what: Evaluation, profile: Profile, reason: str) -> list[dict]:
+    """Rows without a value, saved, of a run that has no encoder to evaluate.
+
+    Args: reason: what went wrong; it stands in column `source` after "failed: "."""
+    headline = [metric for _, task, metric in HEADLINES if task == what.task]
+    nothing = stats.Estimate(float("nan"), float("nan"), float("nan"), 0, ())
+    rows = [what.row(metric, nothing, f"failed: {reason}") for metric in headline]
+    write_rows(profile.work / "results" / f"{what.stem}.json", rows, what)
+    return rows
+
+
 def write_rows(path: Path, rows: Sequence[Mapping], what: Evaluation) -> None:
     """Save the rows of one evaluation as JSON, atomically."""
     plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN -> null
     entry = {"key": what.key, "evaluation": to_dict(what), "rows": plain}
-    _write(path, json.dumps(entry, indent=1, allow_nan=False).encode())
+    write_text(path, json.dumps(entry, indent=1, allow_nan=False))
 
 
 def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
@@ -239,14 +266,8 @@ def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
 
 def write_predictions(path: Path, predictions: Predictions, key: str) -> None:
     """Save predictions as npz with the evaluation's key inside, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, key=np.array(key), **predictions)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, key=np.array(key), **predictions)
 
 
 def read_predictions(path: Path, key: str) -> dict[str, np.ndarray]:
@@ -270,16 +291,6 @@ def _predictions_path(profile: Profile, stem: str) -> Path:
     return profile.work / "predictions" / f"{stem}.npz"
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 # --- all evaluations of a profile -----------------------------------------------------------------
 
 
@@ -287,6 +298,7 @@ def evaluations(profile: Profile) -> list[tuple[Evaluation, list[dict]]]:
     """Saved evaluations of the profile's runs, ordered by file name.
 
     Files of runs or label fractions that the profile no longer lists are left out with a warning.
+    A run that failed has rows without a value.
 
     Raises:
         ResultsError: a file was made with other settings or other data than the rest; the message
@@ -322,10 +334,11 @@ def evaluations(profile: Profile) -> list[tuple[Evaluation, list[dict]]]:
 
 
 def combine(profile: Profile, task: str | None = None) -> list[dict]:
-    """Method-level rows, seed `all`: mean over the seeds with its joint-bootstrap interval."""
+    """Method-level rows, seed `all`: mean over the seeds with its joint-bootstrap interval. Seeds
+    that failed are left out; where all did, there is no such row."""
     groups: dict[tuple, list[Evaluation]] = {}
     for what, _ in evaluations(profile):
-        if task not in (None, what.task):
+        if task not in (None, what.task) or not what.weights:
             continue
         groups.setdefault((what.name, what.task, what.protocol, what.label_fraction), []).append(
             what
@@ -359,7 +372,7 @@ def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predi
         what.name: load_predictions(profile, what)
         for what, _ in evaluations(profile)
         if what.task == task and what.run.seed == seed and what.protocol != "finetune"
-        and what.label_fraction == 1
+        and what.label_fraction == 1 and what.weights
     }  # fmt: skip
 
 
@@ -391,14 +404,14 @@ def frame(rows: Iterable[Mapping]) -> pd.DataFrame:
             table[column] = pd.to_numeric(table[column]).astype("Int64")
         else:
             table[column] = table[column].fillna("").astype(str)
-    order = ["task", "protocol", "label_fraction", *GROUP[:4], "seed", "metric", "source"]
+    order = ["task", "protocol", "label_fraction", *METHOD, "seed", "metric", "source"]
     return table.sort_values(order, kind="stable", ignore_index=True)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a results table as CSV (six significant digits), atomically."""
     text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    _write(path, text.encode())
+    write_text(path, text)
 
 
 def read(path: Path) -> pd.DataFrame:

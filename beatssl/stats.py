@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 LEVEL = 0.95
 MOST_UNDEFINED = 0.05  # share of resamples without a score above which no interval is given
@@ -93,12 +94,57 @@ def difference(
     `per_seed` of the result holds differences seed by seed where both have as many seeds, and is
     empty otherwise. Arguments and errors as in `estimate`.
     """
-    a, b = _sample(scores, [first, second], resamples, seed)
-    out = {}
-    for name in a:
-        paired = a[name][:, 0] - b[name][:, 0] if len(first) == len(second) else np.empty(0)
-        out[name] = _estimate(a[name].mean(axis=0) - b[name].mean(axis=0), paired, first[0])
+    return against(scores, second, [first], resamples, seed)[0]
+
+
+def against(
+    scores: Scores,
+    base: Sequence[Predictions],
+    others: Sequence[Sequence[Predictions]],
+    resamples: int,
+    seed: int = 0,
+) -> list[dict[str, Estimate]]:
+    """`difference` of each of `others` from the same base, which is scored only once."""
+    b, *rest = _sample(scores, [base, *others], resamples, seed)
+    out = []
+    for group, a in zip(others, rest, strict=True):
+        found = {}
+        for name in a:
+            paired = a[name][:, 0] - b[name][:, 0] if len(group) == len(base) else np.empty(0)
+            found[name] = _estimate(a[name].mean(axis=0) - b[name].mean(axis=0), paired, group[0])
+        out.append(found)
     return out
+
+
+def rank_agreement(
+    scores: Scores,
+    groups: Sequence[Sequence[Predictions]],
+    metric: str,
+    reference: Sequence[float],
+    resamples: int,
+    seed: int = 0,
+) -> Estimate:
+    """Spearman correlation over methods: their mean score here against a published number.
+
+    On every resample of the records the methods are scored and ranked anew, so the interval says
+    how far the order depends on the test records; it does not cover the choice of the methods.
+
+    Args:
+        groups: predictions of all seeds, one group a method; at least two methods.
+        metric: which of the scores.
+        reference: one number a method.
+    """
+    samples = _sample(scores, groups, resamples, seed)
+    means = np.stack([s[metric].mean(axis=0) for s in samples])  # (methods, 1 + resamples)
+    ours = _standardised(rankdata(means, axis=0))
+    theirs = _standardised(rankdata(np.asarray(reference, float))[:, None])
+    return _estimate((ours * theirs).mean(axis=0), np.empty(0), groups[0][0])
+
+
+def _standardised(ranks: np.ndarray) -> np.ndarray:
+    """Zero mean and unit sd over the first axis; NaN where all are equal."""
+    with np.errstate(invalid="ignore"):
+        return (ranks - ranks.mean(axis=0)) / ranks.std(axis=0)
 
 
 def _estimate(samples: np.ndarray, per_seed: np.ndarray, predictions: Predictions) -> Estimate:

@@ -2,8 +2,9 @@
 
 Layout of the paper's figure: both views of all N items, [view 1 of all, view 2 of all], a
 (2N, 2N) matrix with zero diagonal; the two views of one item have target 1.
-`soft_1` and `soft_2` are not defined in what is known of the paper: both are our candidates
-(book page "What the paper does not say").
+`soft_1` and `soft_2` are not defined in what is known of the paper: what each of them measures is
+one of `MEASURES`, by default `cosine` and `inverse_distance` (book page "What the paper does not
+say").
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import torch.nn.functional as F
 class FeatureScale:
     """Medians and spreads of features, taken from training records only.
 
-    Attributes: median, mean, sd: (features,) float32."""
+    Attributes: median, mean, sd, low, high: (features,) float32."""
 
     median: torch.Tensor
     mean: torch.Tensor
     sd: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
 
     @classmethod
     def fit(cls, features: torch.Tensor) -> "FeatureScale":
@@ -31,7 +34,9 @@ class FeatureScale:
         median = features.nanmedian(dim=0).values.nan_to_num(0.0)
         filled = torch.where(features.isnan(), median, features)
         sd = filled.std(dim=0, unbiased=False)
-        return cls(median, filled.mean(dim=0), torch.where(sd > 1e-6, sd, torch.ones_like(sd)))
+        low, high = filled.aminmax(dim=0)
+        sd = torch.where(sd > 1e-6, sd, torch.ones_like(sd))
+        return cls(median, filled.mean(dim=0), sd, low, high)
 
     def impute(self, features: torch.Tensor) -> torch.Tensor:
         """NaN -> median."""
@@ -41,12 +46,44 @@ class FeatureScale:
         """NaN -> median, then zero mean and unit sd."""
         return (self.impute(features) - self.mean.to(features)) / self.sd.to(features)
 
+    def minmax(self, features: torch.Tensor) -> torch.Tensor:
+        """NaN -> median, then the training range to [0, 1]; a constant feature is 0."""
+        low, high = self.low.to(features), self.high.to(features)
+        return (self.impute(features) - low) / (high - low).clamp_min(1e-6)
 
-def similarity(kind: str, features: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+
+def _cosine(x: torch.Tensor) -> torch.Tensor:
+    """max(0, cosine) of every pair of rows; double, for 1 - cosine is as small as 1e-6."""
+    unit = F.normalize(x.double(), dim=1)
+    return (unit @ unit.T).clamp(0, 1).float()
+
+
+def _distance(u: torch.Tensor) -> torch.Tensor:
+    """Root mean square difference over the features, of every pair of rows."""
+    return torch.cdist(u, u) / u.shape[1] ** 0.5
+
+
+def _linear(d: torch.Tensor) -> torch.Tensor:
+    return 1 - d / d.max().clamp_min(1e-6)
+
+
+MEASURES = {  # name -> similarity of (N, F) raw features, given their training scale
+    "cosine": lambda x, s: _cosine(s.impute(x)),
+    "cosine_standardised": lambda x, s: _cosine(s.standardise(x)),
+    "cosine_minmax": lambda x, s: _cosine(s.minmax(x)),
+    "inverse_distance": lambda x, s: 1 / (1 + _distance(s.standardise(x))),
+    "exp_distance": lambda x, s: torch.exp(-_distance(s.standardise(x))),
+    "linear_distance": lambda x, s: _linear(_distance(s.standardise(x))),
+}
+
+
+def similarity(measure: str, features: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
     """Similarity in [0, 1] of every pair, before the exponent.
 
-    `soft_1`: max(0, cosine) of raw features (times in ms), NaN -> training median.
-    `soft_2`: 1 / (1 + |u_i - u_j| / sqrt(F)) on standardised features u.
+    `cosine`: max(0, cosine) of raw features (times in ms); with `_standardised` or `_minmax` of
+    features scaled so. Distances d are root mean square differences of standardised features:
+    `inverse_distance` is 1 / (1 + d), `exp_distance` exp(-d), `linear_distance` 1 - d / d_max
+    (the largest of this batch). NaN takes the training median everywhere.
 
     Args:
         features: (N, F), raw, may hold NaN.
@@ -55,15 +92,11 @@ def similarity(kind: str, features: torch.Tensor, scale: FeatureScale) -> torch.
         (N, N), ones on the diagonal.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown measure.
     """
-    if kind == "soft_1":
-        unit = F.normalize(scale.impute(features).double(), dim=1)  # 1 - cos is as small as 1e-6
-        return (unit @ unit.T).clamp(0, 1).float()
-    if kind == "soft_2":
-        u = scale.standardise(features)
-        return 1 / (1 + torch.cdist(u, u) / u.shape[1] ** 0.5)
-    raise ValueError(f"soft target {kind!r} is not known; known: soft_1, soft_2")
+    if measure not in MEASURES:
+        raise ValueError(f"measure {measure!r} is not known; known: {', '.join(MEASURES)}")
+    return MEASURES[measure](features, scale)
 
 
 def two_views(item_targets: torch.Tensor) -> torch.Tensor:
@@ -79,37 +112,37 @@ def two_views(item_targets: torch.Tensor) -> torch.Tensor:
 
 
 def record_targets(
-    kind: str, features: torch.Tensor, scale: FeatureScale, exponent: float = 1.0
+    target: str, features: torch.Tensor, scale: FeatureScale, exponent: float = 1.0
 ) -> torch.Tensor:
-    """Rhythm context: (2N, 2N) targets of N records.
+    """Rhythm context: (2N, 2N) targets of N records, `hard` or one of `MEASURES`.
 
     `hard` is 1 for the two views of one record and 0 elsewhere (NT-Xent's layout).
 
     Args:
         features: (N, F) record features; only their number matters to `hard`.
         exponent: element-wise power of the soft similarity (column "Exp." of Table 1)."""
-    if kind == "hard":
+    if target == "hard":
         return two_views(torch.zeros(len(features), len(features), device=features.device))
-    return two_views(similarity(kind, features, scale) ** exponent)
+    return two_views(similarity(target, features, scale) ** exponent)
 
 
 def beat_targets(
-    kind: str,
+    target: str,
     classes: torch.Tensor,
     features: torch.Tensor,
     scale: FeatureScale,
     exponent: float = 1.0,
 ) -> torch.Tensor:
-    """Beat context: (2K, 2K) targets of K beats.
+    """Beat context: (2K, 2K) targets of K beats, `hard` or one of `MEASURES`.
 
     `hard` is 1 for beats of the same predicted class (SupCon with pseudo-labels).
 
     Args:
         classes: (K,) integer class of each beat.
         features: (K, F) beat features."""
-    if kind == "hard":
+    if target == "hard":
         return two_views((classes[:, None] == classes[None, :]).float())
-    return two_views(similarity(kind, features, scale) ** exponent)
+    return two_views(similarity(target, features, scale) ** exponent)
 
 
 def same_record(record: torch.Tensor) -> torch.Tensor:
@@ -120,10 +153,30 @@ def same_record(record: torch.Tensor) -> torch.Tensor:
     return twice[:, None] == twice[None, :]
 
 
-def row_entropy(targets: torch.Tensor) -> torch.Tensor:
-    """Entropy of each row of normalised targets in nats, mean over rows with a target: log of the
-    effective number of positives. Args: targets (M, M) with zero diagonal."""
+def row_entropies(targets: torch.Tensor) -> torch.Tensor:
+    """Entropy of each row of normalised targets in nats, rows without a target left out: log of the
+    row's effective number of positives. Args: targets (M, M) with zero diagonal."""
     mass = targets.sum(dim=1, keepdim=True)
     p = targets / mass.clamp_min(1e-12)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(dim=1)
-    return entropy[mass[:, 0] > 0].mean()
+    return entropy[mass[:, 0] > 0]
+
+
+def row_entropy(targets: torch.Tensor) -> torch.Tensor:
+    """Mean of `row_entropies`."""
+    return row_entropies(targets).mean()
+
+
+def closest_triple(
+    similarities: torch.Tensor, wanted: tuple[float, float, float]
+) -> tuple[tuple[int, int, int], float]:
+    """The three items whose similarities (first-second, first-third, second-third) come nearest to
+    the wanted ones, and the largest of the three deviations.
+
+    Args: similarities (N, N); N a few hundred, all N^3 triples are tried."""
+    first, second, third = (torch.as_tensor(similarities - w).abs() for w in wanted)
+    for deviation in (first, second, third):
+        deviation.fill_diagonal_(torch.inf)
+    worst = torch.maximum(torch.maximum(first[:, :, None], second[:, None, :]), third[None, :, :])
+    i, j, k = (int(x) for x in torch.unravel_index(worst.argmin(), worst.shape))
+    return (i, j, k), float(worst[i, j, k])

@@ -43,11 +43,11 @@ def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def four():\n    from beatssl.low import two\n\n    return 2 * two()\n"
     )
     (tmp_path / "runs.yml").write_text(
-        "stages: [[01_data], [09_summary]]\n"
+        "stages: [[01_data], [12_summary]]\n"
         "profiles:\n  tiny: {data: {synthetic: true}}\n  subset: {}\n"
     )
     write_notebook(tmp_path, "01_data", "from beatssl.high import four\nprint(profile, four())")
-    write_notebook(tmp_path, "09_summary", "print('summary')")
+    write_notebook(tmp_path, "12_summary", "print('summary')")
     return tmp_path
 
 
@@ -66,7 +66,7 @@ def fake_run(root: Path, profile_name: str = "tiny", cells=()) -> None:
             cell.execution_count = number + 1
         stamp = freshness.stamp(page, profile, root)
         text = pages.scrub(notebook, page, profile, stamp, root)
-        book.write_atomic(book.page_path(page, profile, root), text)
+        book.write_text(book.page_path(page, profile, root), text)
 
 
 # --- execution --------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_failed_page_keeps_its_stage_but_stops_the_next(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     (root / "runs.yml").write_text(
-        "stages: [[01_data, 02_beats], [09_summary]]\nprofiles: {tiny: {}}\n"
+        "stages: [[01_data, 02_beats], [12_summary]]\nprofiles: {tiny: {}}\n"
     )
     write_notebook(root, "02_beats", "1")
     executed = []
@@ -110,7 +110,7 @@ def test_failed_page_keeps_its_stage_but_stops_the_next(
     monkeypatch.setattr(book, "execute", execute)
     assert book.run("tiny", root=root, jobs=1) == 1
     assert sorted(executed) == ["01_data", "02_beats"]
-    assert "not started: 09_summary" in capfd.readouterr().out
+    assert "not started: 12_summary" in capfd.readouterr().out
 
 
 def test_fresh_page_runs_again_when_its_products_are_needed(root: Path) -> None:
@@ -119,9 +119,9 @@ def test_fresh_page_runs_again_when_its_products_are_needed(root: Path) -> None:
     profile = config.load_profile("tiny", root / "runs.yml")
     planned = pages.plan(profile, root)
     assert book._to_run(planned, profile, None, False, root)[0] == []
-    write_notebook(root, "09_summary", "print('other')")
+    write_notebook(root, "12_summary", "print('other')")
     todo, why = book._to_run(pages.plan(profile, root), profile, None, False, root)
-    assert [page.name for page in todo] == ["01_data", "09_summary"]
+    assert [page.name for page in todo] == ["01_data", "12_summary"]
     assert "not in work/" in why["01_data"]
 
 
@@ -139,7 +139,7 @@ def test_command_line_prints_errors_without_traceback(capsys: pytest.CaptureFixt
 
 def test_pages_that_left_runs_yml_are_set_aside(root: Path, capfd) -> None:
     fake_run(root)
-    stray = root / "book" / "runs" / "tiny" / "04_pretraining--gone.ipynb"
+    stray = root / "book" / "runs" / "tiny" / "05_pretraining--gone.ipynb"
     shutil.copy(root / "book" / "runs" / "tiny" / "01_data.ipynb", stray)
     assert book.check("tiny", root) == 1
     assert "not in runs.yml any more" in capfd.readouterr().out
@@ -155,13 +155,13 @@ def plan_tiny(root: Path) -> list[pages.Page]:
 
 
 def test_one_page_for_each_run_with_declared_parameters(root: Path) -> None:
-    write_notebook(root, "04_pretraining", "1", RUN_PARAMETERS)
+    write_notebook(root, "05_pretraining", "1", RUN_PARAMETERS)
     (root / "runs.yml").write_text(
-        "stages: [[04_pretraining]]\nprofiles:\n  tiny:\n    pretrain: {epochs: 3}\n"
+        "stages: [[05_pretraining]]\nprofiles:\n  tiny:\n    pretrain: {epochs: 3}\n"
         "    runs: [{method: random, seeds: [0, 7]}]\n"
     )
     planned = plan_tiny(root)
-    assert [p.name for p in planned] == ["04_pretraining--random-s0", "04_pretraining--random-s7"]
+    assert [p.name for p in planned] == ["05_pretraining--random-s0", "05_pretraining--random-s7"]
     assert planned[1].parameters == {
         "profile": "tiny", "method": "random", "seed": 7, "epochs": 3,
     }  # fmt: skip
@@ -185,9 +185,9 @@ def test_wrong_parameters_cell(root: Path, parameters: str, message: str) -> Non
 
 
 def test_setting_of_a_run_that_the_notebook_does_not_declare(root: Path) -> None:
-    write_notebook(root, "04_pretraining", "1", RUN_PARAMETERS)
+    write_notebook(root, "05_pretraining", "1", RUN_PARAMETERS)
     (root / "runs.yml").write_text(
-        "stages: [[04_pretraining]]\n"
+        "stages: [[05_pretraining]]\n"
         "profiles: {tiny: {runs: [{method: random, mask_fraction: 0.25}]}}\n"
     )
     with pytest.raises(config.ConfigError, match="mask_fraction=0.25.*does not declare"):
@@ -253,13 +253,13 @@ def test_code_change_is_stale_but_a_docstring_is_not(root: Path) -> None:
     low.write_text("def two():\n    return 3\n")
     assert lines(root) == [
         "tiny/01_data: stale: code changed: beatssl.low",
-        "tiny/09_summary: stale: code changed: beatssl.low",  # reads what stage 1 made
+        "tiny/12_summary: stale: code changed: beatssl.low",  # reads what stage 1 made
     ]
 
 
 def test_code_of_figures_is_no_reason_to_refuse_a_page_but_one_to_run_it_again(root: Path) -> None:
     (root / "beatssl" / "plots.py").write_text("def draw():\n    return 1\n")
-    path = root / "notebooks" / "09_summary.ipynb"
+    path = root / "notebooks" / "12_summary.ipynb"
     notebook = nbformat.read(path, 4)
     notebook.cells[2].source = "import beatssl.plots\n" + notebook.cells[2].source
     nbformat.write(notebook, path)
@@ -267,7 +267,7 @@ def test_code_of_figures_is_no_reason_to_refuse_a_page_but_one_to_run_it_again(r
     (root / "beatssl" / "plots.py").write_text("def draw():\n    return 2\n")
     assert lines(root) == []
     profile = config.load_profile("tiny", root / "runs.yml")
-    page = next(p for p in pages.plan(profile, root) if p.name == "09_summary")
+    page = next(p for p in pages.plan(profile, root) if p.name == "12_summary")
     problems = book.page_problems(page, profile, root, look=True)
     assert problems == ["stale: look changed: beatssl.plots"]
 
@@ -279,11 +279,11 @@ def test_settings_and_notebook_changes_are_stale(root: Path) -> None:
     runs.write_text(old.replace("synthetic: true", "synthetic: true, seconds: 5.0"))
     assert "tiny/01_data: stale: settings changed: data" in lines(root)
     runs.write_text(old)
-    path = root / "notebooks" / "09_summary.ipynb"
+    path = root / "notebooks" / "12_summary.ipynb"
     notebook = nbformat.read(path, 4)
     notebook.cells[0].source += "\n\nMore words."
     nbformat.write(notebook, path)
-    assert lines(root) == ["tiny/09_summary: stale: its notebook changed"]
+    assert lines(root) == ["tiny/12_summary: stale: its notebook changed"]
 
 
 def test_data_counts_only_where_a_store_is(root: Path) -> None:
@@ -366,8 +366,8 @@ def test_toc_keeps_real_results_apart(root: Path) -> None:
     fake_run(root, "subset")
     parts = yaml.safe_load(book.write_sources("tiny", root).read_text())["parts"]
     files = [[chapter["file"] for chapter in part["chapters"]] for part in parts]
-    assert files[1] == ["runs/subset/01_data", "runs/subset/09_summary"]
-    assert files[-1] == ["runs/tiny/01_data", "runs/tiny/09_summary"]
+    assert files[1] == ["runs/subset/01_data", "runs/subset/12_summary"]
+    assert files[-1] == ["runs/tiny/01_data", "runs/tiny/12_summary"]
     assert parts[-1]["caption"].endswith("tiny (synthetic)")
     only = yaml.safe_load(book.write_sources("subset", root).read_text())["parts"]
     assert len(only) == len(parts) - 1
@@ -453,7 +453,7 @@ def test_every_default_is_listed_as_ours() -> None:
     for settings in (data, encoder, pretrain, config.ClassifyConfig(), config.SegmentConfig()):
         for name, value in config.to_dict(settings).items():
             assert f"`{name}`" in text, f"{type(settings).__name__}.{name} is not listed"
-            if value in ("", False, 0) and settings is data:
+            if value == "" or value in (False, 0) and settings is data:
                 continue
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             assert re.search(rf"`{name}` = {re.escape(shown)} \|", text), f"{name} = {shown}"

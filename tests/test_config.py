@@ -2,7 +2,7 @@
 
 import pytest
 
-from beatssl import config
+from beatssl import config, results
 from beatssl.config import ConfigError, EncoderConfig, PretrainConfig, from_dict
 
 
@@ -26,11 +26,44 @@ def test_yaml_float_trap_is_explained():
 
 @pytest.mark.parametrize("key, value", [
     ("rhythm", "soft_3"), ("beat", "soft"), ("method", "simclr"), ("beat_scope", "patient"),
-    ("exponent", 0.0), ("batch_size", 1),
+    ("exponent", 0.0), ("batch_size", 1), ("loss", "triplet"), ("soft_1", "dtw"), ("soft_2", "dtw"),
+    ("variant", "a b"), ("variant", "../x"),
 ])
 def test_values_outside_their_range_are_refused(key, value):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=key):
         from_dict(PretrainConfig, {key: value})
+
+
+@pytest.mark.parametrize("key, known", [
+    ("rhythm", "hard, soft_1, soft_2"), ("beat", "none, hard, soft_1, soft_2"),
+    ("loss", "normalised, unnormalised, bce, mse"), ("soft_1", "cosine, cosine_standardised"),
+])
+def test_an_unknown_row_target_or_loss_lists_the_known_ones(key, known):
+    with pytest.raises(ConfigError, match=known):
+        from_dict(PretrainConfig, {key: "new"})
+
+
+def test_stride_is_set_by_the_later_stages():
+    default = EncoderConfig()
+    assert default.with_stride(default.stride) == default
+    assert [default.with_stride(s).stride for s in (2, 4, 8, 16)] == [2, 4, 8, 16]
+    assert default.with_stride(16).strides == (1, 2, 2, 2)
+    for stride in (0, 1, 3, 6, 32):
+        with pytest.raises(ConfigError, match="known: 2, 4, 8, 16"):
+            default.with_stride(stride)
+
+
+def test_variants_change_the_base_and_have_names_of_their_own(tmp_path):
+    (tmp_path / "runs.yml").write_text(
+        "profiles: {a: {pretrain: {epochs: 7}, runs: [{rhythm: soft_1, beat: hard}], variants: "
+        "{base: {rhythm: soft_1, beat: hard, seeds: [0, 1]}, mse: {loss: mse}}}}"
+    )
+    row, *bases, mse = config.load_profile("a", tmp_path / "runs.yml").runs
+    same = {"rhythm": "soft_1", "beat": "hard", "epochs": 7}
+    assert bases == [PretrainConfig(**same, variant="base", seed=s) for s in (0, 1)]
+    assert mse == PretrainConfig(**same, variant="mse", loss="mse")
+    ids = ["beatssl-soft_1-hard-1-s0", "beatssl-soft_1-hard-1-mse-s0"]
+    assert [row.run_id, mse.run_id] == ids
 
 
 def test_integers_become_floats_and_lists_tuples():
@@ -52,6 +85,20 @@ def test_all_profiles_of_runs_yml_are_valid_and_hold_the_rows_of_the_paper():
         assert ("beatssl", "hard", "none", 1.0) in rows  # the baseline
         assert ("beatssl", "soft_1", "hard", 50.0) in rows  # the paper's best
         assert any(r.method == "random" for r in profile.runs)
+        for variants in (False, True):  # the same number of steps for all rows, for all variants
+            runs = [r for r in profile.runs if bool(r.variant) == variants]
+            assert len({(r.epochs, r.batch_size) for r in runs if r.method == "beatssl"}) <= 1
+
+
+def test_subset_holds_every_row_of_table_1_with_three_seeds():
+    runs = config.load_profile("subset").runs
+    rows = [r for r in results.paper().query("source == 'Table 1'").itertuples()]
+    names = {(r.rhythm, r.beat, r.exponent) for r in rows}
+    assert len(names) == 14
+    for rhythm, beat, exponent in names:
+        mine = [r for r in runs if (r.rhythm, r.beat, r.exponent) == (rhythm, beat, exponent)]
+        seeds = {r.seed for r in mine if r.method == "beatssl" and not r.variant}
+        assert len(seeds) >= 3, (rhythm, beat, exponent)
 
 
 @pytest.mark.parametrize("text, words", [

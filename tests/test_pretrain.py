@@ -58,6 +58,10 @@ def first_files(work):
     {"rhythm": "soft_2", "beat": "soft_2", "exponent": 1.0},
     {"rhythm": "hard", "beat": "soft_1", "beat_scope": "record"},
     {"beat_classifier": "clusters"},
+    {"loss": "unnormalised"},
+    {"loss": "bce"},
+    {"loss": "mse"},
+    {"soft_1": "cosine_minmax", "encoder_stride": 2},
 ])
 def test_kinds_of_row_train_and_the_loss_falls(work, change):
     curves = go(work, replace(CONFIG, **change, epochs=4, learning_rate=3e-3)).curves
@@ -86,9 +90,37 @@ def test_divergence_stops_with_the_last_good_checkpoint(work, monkeypatch):
     step = p.BeatSSL.training_step
     monkeypatch.setattr(p.BeatSSL, "training_step", lambda *a: {
         k: v * float("nan") for k, v in step(*a).items()})
-    with pytest.raises(p.DivergedError, match="epoch 2.*learning_rate"):
+    with pytest.raises(p.DivergedError, match="epoch 2.*learning_rate") as told:
         go(work)
-    monkeypatch.undo()
+    assert len(told.value.curves) == 1
+    good = next((work.profile.work / "runs").rglob("checkpoint.pt"))
+    state = torch.load(good, weights_only=True)
+    assert all(torch.isfinite(v).all() for v in state["model"].values() if v.is_floating_point())
+
+
+def test_a_diverged_run_is_not_tried_again_and_says_so(work, monkeypatch):
+    go(work, stop_after=1)
+    step = p.BeatSSL.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(p.BeatSSL, "training_step", lambda *a: {
+            k: v * float("nan") for k, v in step(*a).items()})
+        with pytest.raises(p.DivergedError) as first:
+            go(work)
+    monkeypatch.setattr(p.BeatSSL, "training_step", lambda *a: pytest.fail("trained again"))
+    with pytest.raises(p.DivergedError) as again:
+        go(work)
+    assert str(again.value) == str(first.value) and len(again.value.curves) == 1
+
+
+def test_a_run_may_have_its_own_stride(work):
+    run = go(work, PretrainConfig(method="random", encoder_stride=2))
+    assert run.encoder.stride == 2 != work.profile.encoder.stride
+    assert go(work, PretrainConfig(method="random", encoder_stride=2)).encoder.stride == 2
+
+
+def test_features_cannot_be_pretrained(work):
+    with pytest.raises(ValueError, match="no encoder"):
+        go(work, PretrainConfig(method="features"))
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(work):

@@ -371,8 +371,9 @@ def test_headlines_of_a_single_run(profile, tmp_path):
 
 def test_methods_stand_in_the_order_of_the_papers_table():
     rhythm_beat = [("hard", "none"), ("hard", "hard"), ("soft_1", "none"), ("soft_2", "soft_2")]
-    methods = [("beatssl", *rb, 1.0) for rb in rhythm_beat]
-    methods = [("random", "", "", np.nan), ("supervised", "", "", np.nan), *methods]
+    methods = [("beatssl", *rb, 1.0, "") for rb in rhythm_beat]
+    names = ("random", "supervised", "features")
+    methods = [*[(name, "", "", np.nan, "") for name in names], *methods]
     assert sorted(reversed(methods), key=tables.rank) == methods
 
 
@@ -398,6 +399,126 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
     texts = tables.difference_texts(table)
     name = "soft_1 / hard / 50 (paper's best) − hard / - / 1 (baseline, 3KG)"
     assert texts.loc[name, "AUROC"].startswith(f"{gap.loc['AUROC', 'difference']:+.3f} [")
+
+
+ROWS = [
+    ("hard", "none", 1.0), ("hard", "hard", 1.0), ("soft_1", "none", 50.0), ("soft_1", "hard", 1.0),
+    ("soft_1", "hard", 50.0),
+]  # fmt: skip
+
+
+def with_runs(profile: Profile, *runs: PretrainConfig) -> Profile:
+    return dataclasses.replace(profile, runs=runs)
+
+
+def ablation(profile: Profile, skill: dict) -> Profile:
+    """Five rows of Table 1, one seed each, classified with the skill given for the row."""
+    runs = [PretrainConfig(rhythm=r, beat=b, exponent=e) for r, b, e in ROWS]
+    profile = with_runs(profile, *runs)
+    for run in runs:
+        save(profile, run, skill=skill[run.rhythm, run.beat, run.exponent], n=400)
+    return profile
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_ranks_and_agreement_follow_the_papers_order(profile, tmp_path, sign):
+    """Skills in the order of the paper's AUROC give its ranks, reversed ones the reverse."""
+    printed = results.paper().query("source == 'Table 1' and metric == 'auroc_macro'")
+    paper = {(r.rhythm, r.beat, r.exponent): r.value for r in printed.itertuples()}
+    order = sorted(ROWS, key=paper.get)[::sign]
+    profile = ablation(profile, {row: 0.5 * k for k, row in enumerate(order)})
+    results.collect(profile, tmp_path)
+    table = tables.ranks(tables.headlines(profile, every_row=True, folder=tmp_path), ["AUROC"])
+    ours = table["ours"] if sign == 1 else 6 - table["ours"]
+    assert sorted(ours) == [1, 2, 3, 4, 5] and (table["paper"] == ours).all()
+    text = tables.agreement(profile).loc["AUROC"]
+    assert text["rows"] == 5 and text["Spearman"].startswith(f"{sign:+.2f}")
+    assert text["includes zero"] == "no"
+
+
+def test_a_claim_holds_fails_to_show_or_is_reversed(profile):
+    """The paper: soft_1/hard/50 above hard/-/1, hard/hard/1 below it, soft_1/hard/50 above 1."""
+    even = dict.fromkeys(ROWS, 1.0)
+    profile = ablation(profile, even | {("soft_1", "hard", 50.0): 3.0, ("hard", "hard", 1.0): 3.0})
+    table = tables.claims(profile).query("score == 'AUROC'")
+    verdict = dict(zip(zip(table["claim"], table["first"]), table["verdict"]))
+    best = "soft_1 / hard / 50 (paper's best)"
+    assert verdict["the paper's best row over its baseline", best] == "as in the paper"
+    assert verdict["exponent 50 over 1", best] == "as in the paper"
+    assert verdict["two contexts over one", "hard / hard / 1"] == "the reverse"
+    paper = table[table["claim"].str.startswith("the paper's best")]["paper"].item()
+    assert paper == pytest.approx(0.843 - 0.811)
+    words = tables.claim_findings(tables.claims(profile))
+    assert "*two contexts over one* (2 pairs): **AUROC** 1 as in the paper, 1 the reverse" in words
+    assert "AUROC, paper" in tables.claim_texts(tables.claims(profile))
+
+
+def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(profile, tmp_path):
+    row = BEST[0]
+    base = [dataclasses.replace(r, variant="base", epochs=6) for r in BEST]
+    mse = dataclasses.replace(base[0], variant="loss_mse", loss="mse")
+    same = dataclasses.replace(base[0], variant="warm", temperature=0.2)
+    coarse = PretrainConfig(method="random", variant="coarse", encoder_stride=8)
+    never = dataclasses.replace(base[0], variant="never", exponent=2.0)
+    profile = with_runs(profile, row, RANDOM[0], *base, mse, same, coarse, never)
+    for run, skill in zip(profile.runs[:-1], (2.0, 1.0, 2.0, 2.1, 0.2, 2.05, 1.0), strict=True):
+        save(profile, run, skill=skill, n=400)
+    results.collect(profile, tmp_path)
+    rows = tables.headlines(profile, folder=tmp_path)
+    assert set(rows["name"]) == {"beatssl-soft_1-hard-50", "random"}
+    table, absent = tables.sensitivity(profile, rows=[row.name])
+    auroc = table.query("score == 'AUROC'").set_index("first")
+    names = ["epochs = 20", "loss = mse", "temperature = 0.2", "untrained: encoder_stride = 8"]
+    assert list(auroc.index) == names
+    every = tables.by_method(results.with_combined(profile), variants=True)
+    every = every[every["metric"] == "auroc_macro"].set_index("variant")["value"]
+    expected = every["loss_mse"] - every["base"]
+    assert auroc.loc["loss = mse", "difference"] == pytest.approx(expected, abs=1e-9)
+    assert auroc["effect"].tolist() == [False, True, False, False]
+    assert auroc.loc["loss = mse", "seed_low"] < 0 < auroc.loc["loss = mse", "seed_high"]
+    assert "beatssl-soft_1-hard-2-never on ptbxl_superdiagnostic" in absent
+    words = tables.sensitivity_findings(table, "beatssl-soft_1-hard-50", "beatssl-hard-none-1")
+    assert "best row lies +0.032 from the baseline. Of 3 changed settings, 1 move" in words
+    assert "`loss = mse`" in words and "untrained" not in words
+
+
+def test_a_failed_run_is_marked_and_its_other_seeds_count(profile, tmp_path):
+    good, bad = BEST
+    alone = PretrainConfig(rhythm="soft_2")
+    profile = with_runs(profile, good, bad, alone)
+    save(profile, good)
+    for run in (bad, alone):
+        what = results.describe(run, profile, Store(), None, CLASSIFY, "frozen", 1.0)
+        rows = results.failed(what, profile, "epoch 3: the loss is nan")
+    assert {row["metric"] for row in rows} == {"auroc_macro", "f1_macro"}
+    assert rows[0]["source"] == "failed: epoch 3: the loss is nan" and np.isnan(rows[0]["value"])
+    results.collect(profile, tmp_path)
+    table = tables.headlines(profile, folder=tmp_path)
+    texts = tables.paper_and_ours(table, ["AUROC"])
+    assert texts.loc["soft_2 / - / 1", "AUROC, ours"] == "failed"
+    assert texts.loc["soft_2 / - / 1", "seeds"].startswith("0 (1 failed)")
+    best = texts.loc["soft_1 / hard / 50 (paper's best)"]
+    assert best["AUROC, ours"].startswith("0.") and best["seeds"].startswith("1 (1 failed)")
+    assert "soft_2 / - / 1" not in set(tables.ranks(table, ["AUROC"])["label"])
+
+
+def test_rows_lead_to_the_pages_of_their_runs(profile, tmp_path):
+    fill(profile)
+    results.collect(profile, tmp_path)
+    table = tables.headlines(profile, folder=tmp_path)
+    html = tables.linked(tables.paper_and_ours(table), table, profile)
+    for run in (*BASELINE, *BEST, *RANDOM):
+        assert f'<a href="05_pretraining--{run.run_id}.html">{run.seed}</a>' in html
+
+
+def test_health_is_correlated_with_the_scores_over_the_rows():
+    names = ["uniformity", "effective_rank", "neighbour_agreement", "AUROC", "LUDB F1"]
+    table = pd.DataFrame({name: np.arange(6.0) for name in names})
+    table["LUDB F1"] = table["LUDB F1"].max() - table["LUDB F1"]
+    words = tables.health_findings(table)
+    assert "effective rank and AUROC: Spearman +1.00 over 6 rows" in words
+    assert "effective rank and LUDB F1: Spearman -1.00" in words
+    assert "Fewer than five" in tables.health_findings(table[:4])
 
 
 def test_tables_of_the_task_pages(profile):

@@ -107,3 +107,36 @@ def test_undefined_resamples_are_left_out_and_too_many_give_no_interval():
     found = stats.estimate(metrics.classification_scores, [given], 200)
     assert np.isfinite(found["auroc_macro"].value) and np.isnan(found["auroc_macro"].low)
     assert np.isfinite(found["auroc_NORM"].low)
+
+
+def test_rank_agreement_is_spearmans_on_the_data_and_on_every_resample():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(5)
+    ids = np.arange(30).astype(str)
+    groups = [
+        [{"record_id": ids, "x": rng.normal(k / 4, 1, 30)} for _ in range(2)] for k in range(6)
+    ]
+    reference = [0.1, 0.5, 0.2, 0.9, 0.7, 0.4]
+
+    def scores(predictions, weights):
+        return {"mean": weights @ predictions["x"] / weights.sum(axis=1)}
+
+    found = stats.rank_agreement(scores, groups, "mean", reference, 200)
+    weights = stats.resample_weights(30, 200, 0)
+    means = np.mean([[scores(p, weights)["mean"] for p in group] for group in groups], axis=1)
+    expected = [spearmanr(column, reference).statistic for column in means.T]
+    assert found.value == pytest.approx(expected[0])
+    low, high = np.quantile(expected[1:], [0.025, 0.975])
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_against_is_difference_for_each():
+    rng = np.random.default_rng(6)
+    ids = np.arange(20).astype(str)
+    make = lambda n: [{"record_id": ids, "x": rng.normal(size=20)} for _ in range(n)]  # noqa: E731
+    scores = lambda p, w: {"mean": w @ p["x"] / w.sum(axis=1)}  # noqa: E731
+    base, others = make(3), [make(1), make(3)]
+    assert stats.against(scores, base, others, 50) == [
+        stats.difference(scores, other, base, 50) for other in others
+    ]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from beatssl import losses, targets
-from beatssl.config import PretrainConfig
+from beatssl.config import LOSSES, MEASURES, PretrainConfig
 
 GEN = torch.Generator().manual_seed(0)
 Z = torch.randn(8, 5, generator=GEN)
@@ -52,7 +52,7 @@ def test_same_class_targets_give_supcon():
     assert losses.soft_target_nce(Z, t, 0.2).item() == pytest.approx(total / 8, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["soft_1", "soft_2"])
+@pytest.mark.parametrize("kind", ["cosine", "inverse_distance"])
 @pytest.mark.parametrize("exponent", [1.0, 50.0])
 def test_soft_loss_equals_the_equation(kind, exponent):
     t = targets.record_targets(kind, FEATURES, SCALE, exponent)
@@ -79,15 +79,48 @@ def test_rows_without_target_are_left_out_and_none_gives_zero_gradient():
 
 
 def test_loss_ignores_scale_of_targets_length_of_embeddings_and_order_of_items():
-    t = targets.record_targets("soft_1", FEATURES, SCALE, 50)
+    t = targets.record_targets("cosine", FEATURES, SCALE, 50)
     reference = losses.soft_target_nce(Z, t, 0.1)
     torch.testing.assert_close(losses.soft_target_nce(3 * Z, 0.5 * t, 0.1), reference)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(losses.soft_target_nce(Z[order], t[order][:, order], 0.1), reference)
 
 
+def test_other_forms_of_the_loss_equal_their_equations():
+    t = targets.record_targets("cosine", FEATURES, SCALE, 50)
+    z, u = F.normalize(Z.double(), dim=1).numpy(), t.double().numpy()
+    cosine, off = z @ z.T, ~np.eye(8, dtype=bool)
+    log_p = np.stack([
+        cosine[i] / 0.1 - np.log(np.exp(cosine[i][off[i]] / 0.1).sum()) for i in range(8)
+    ])
+    p = 1 / (1 + np.exp(-cosine / 0.1))
+    expected = {
+        "normalised": numpy_loss(z, u, 0.1),
+        "unnormalised": -(u * log_p)[off].sum() / 8,
+        "bce": -(u * np.log(p) + (1 - u) * np.log(1 - p))[off].mean(),
+        "mse": ((cosine - u)[off] ** 2).mean(),
+    }
+    assert tuple(expected) == LOSSES
+    for form, value in expected.items():
+        got = losses.contrastive_loss(form, Z, t, 0.1).item()
+        assert got == pytest.approx(value, rel=1e-5), form
+    with pytest.raises(ValueError, match="known: normalised, unnormalised, bce, mse"):
+        losses.contrastive_loss("triplet", Z, t, 0.1)
+
+
+@pytest.mark.parametrize("form", LOSSES)
+def test_pairs_that_take_no_part_have_no_gradient(form):
+    """With pairs of one record only, moving another record changes nothing."""
+    allowed = targets.same_record(torch.tensor([0, 0, 1, 1]))
+    t = targets.beat_targets("hard", torch.tensor([0, 1, 0, 0]), FEATURES, SCALE) * allowed
+    z = Z.clone().requires_grad_()
+    only = allowed & (torch.arange(8) % 4 < 2)[None, :] & (torch.arange(8) % 4 < 2)[:, None]
+    losses.contrastive_loss(form, z, t, 0.2, only).backward()
+    assert z.grad[[0, 1, 4, 5]].abs().sum() > 0 and z.grad[[2, 3, 6, 7]].abs().sum() == 0
+
+
 def test_loss_gradient_is_right_and_shapes_are_checked():
-    t = targets.record_targets("soft_2", FEATURES, SCALE)
+    t = targets.record_targets("linear_distance", FEATURES, SCALE)
     step, direction = 1e-2, torch.randn(8, 5, generator=torch.Generator().manual_seed(2))
     z = Z.clone().requires_grad_()
     losses.soft_target_nce(z, t, 0.5).backward()
@@ -123,10 +156,10 @@ def test_soft_matrix_has_the_papers_layout_and_row_sums():
     assert (t.diagonal(offset=3) == 1).all()
 
 
-def test_soft_1_is_the_cosine_and_soft_2_the_standardised_distance():
+def test_cosine_and_inverse_distance_are_what_they_say():
     x = FEATURES.double().numpy()
-    cosine = targets.similarity("soft_1", FEATURES, SCALE).numpy()
-    distance = targets.similarity("soft_2", FEATURES, SCALE).numpy()
+    cosine = targets.similarity("cosine", FEATURES, SCALE).numpy()
+    distance = targets.similarity("inverse_distance", FEATURES, SCALE).numpy()
     u = (x - x.mean(axis=0)) / x.std(axis=0)
     for i in range(4):
         for j in range(4):
@@ -138,10 +171,45 @@ def test_soft_1_is_the_cosine_and_soft_2_the_standardised_distance():
 
 def test_similarity_stays_in_range_and_negative_cosine_is_zero():
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
-    s = targets.similarity("soft_1", x, targets.FeatureScale.fit(x))
+    s = targets.similarity("cosine", x, targets.FeatureScale.fit(x))
     assert s.min() == 0 and s.max() == 1 and s[0, 1] == 0
-    with pytest.raises(ValueError, match="soft_1, soft_2"):
+    with pytest.raises(ValueError, match="cosine_minmax, inverse_distance"):
         targets.similarity("soft_3", x, targets.FeatureScale.fit(x))
+
+
+def test_every_measure_is_a_similarity_and_the_settings_know_its_name():
+    assert tuple(targets.MEASURES) == MEASURES
+    for measure in MEASURES:
+        s = targets.similarity(measure, FEATURES, SCALE)
+        assert ((s >= 0) & (s <= 1)).all(), measure
+        torch.testing.assert_close(s, s.T)
+        torch.testing.assert_close(s.diagonal(), torch.ones(4), atol=2e-3, rtol=0)
+
+
+def test_other_measures_equal_their_definitions():
+    x = FEATURES.double().numpy()
+    u, v = (x - x.mean(axis=0)) / x.std(axis=0), (x - x.min(axis=0)) / np.ptp(x, axis=0)
+
+    def cosine(a):
+        return np.clip(a @ a.T / np.outer(*[np.linalg.norm(a, axis=1)] * 2), 0, 1)
+
+    d = np.sqrt(((u[:, None] - u[None]) ** 2).mean(axis=2))
+    expected = {
+        "cosine_standardised": cosine(u), "cosine_minmax": cosine(v),
+        "exp_distance": np.exp(-d), "linear_distance": 1 - d / d.max(),
+    }  # fmt: skip
+    for measure, s in expected.items():
+        np.testing.assert_allclose(targets.similarity(measure, FEATURES, SCALE), s, atol=1e-3)
+
+
+def test_closest_triple_finds_the_one_that_was_hidden():
+    generator = torch.Generator().manual_seed(3)
+    s = torch.rand(30, 30, generator=generator) * 0.5
+    s = (s + s.T) / 2
+    for (i, j), value in {(4, 9): 0.97, (4, 20): 0.80, (9, 20): 0.70}.items():
+        s[i, j] = s[j, i] = value
+    found, off = targets.closest_triple(s, (0.97, 0.80, 0.70))
+    assert found == (4, 9, 20) and off == pytest.approx(0, abs=1e-6)
 
 
 def test_missing_features_take_the_training_median_only():
@@ -150,7 +218,7 @@ def test_missing_features_take_the_training_median_only():
     other = torch.tensor([[float("nan"), 100.0]])
     assert scale.impute(other).tolist() == [[3.0, 100.0]]
     assert scale.standardise(train)[:, 1].tolist() == [0, 0, 0]  # all NaN: median 0, sd 1
-    assert torch.isfinite(targets.similarity("soft_2", train, scale)).all()
+    assert torch.isfinite(targets.similarity("inverse_distance", train, scale)).all()
 
 
 def test_row_entropy_counts_positives():

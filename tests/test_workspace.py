@@ -1,13 +1,20 @@
 """From a profile to results: the whole chain on a few simulated records, and its figures."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from beatssl import evaluate, plots, results, workspace
+from beatssl import evaluate, plots, results, tables, workspace
 from beatssl.config import DataConfig, PretrainConfig, Profile
+from beatssl.methods.beatssl import BeatSSL
 from beatssl.pretrain import pretrain
 from beatssl.targets import FeatureScale, record_targets
+from beatssl.tasks.classify import split
 from beatssl.tasks.monitor import probe_monitor
 
 
@@ -22,6 +29,7 @@ def test_real_profiles_say_which_folder_they_want(monkeypatch):
 def test_a_run_is_probed_frozen_and_the_untrained_one_gives_the_supervised_reference():
     assert evaluate.protocols("random") == ["frozen", "scratch"]
     assert evaluate.protocols("random", finetune=True) == ["frozen", "scratch"]
+    assert evaluate.protocols("features", finetune=True) == ["frozen"]
     assert evaluate.protocols("beatssl") == ["frozen"]
     assert evaluate.protocols("beatssl", finetune=True) == ["frozen", "finetune"]
 
@@ -33,7 +41,7 @@ def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
                    monitor=probe_monitor(small.store))
     assert run.curves["probe_auroc"].dropna().between(0.2, 1).all()
     random = pretrain(PretrainConfig(method="random"), small.profile, small.store, small.beats)
-    for task in evaluate.TASKS:
+    for task in ("classification", "segmentation"):
         for one, protocols in ((run, {"frozen", "finetune"}), (random, {"frozen", "scratch"})):
             rows = evaluate.evaluate_run(small, one, task, finetune=True)
             assert set(rows["protocol"]) == protocols
@@ -45,6 +53,41 @@ def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
     assert results.evaluations(small.profile)
 
 
+def test_a_run_that_diverges_is_reported_and_the_others_go_on(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    step = BeatSSL.training_step
+    monkeypatch.setattr(BeatSSL, "training_step", lambda *a: {
+        k: v * float("nan") for k, v in step(*a).items()})
+    rows = evaluate.evaluate_all(small, "classification")
+    lost = rows[rows["source"].str.startswith("failed: ")]
+    assert set(lost["method"]) == {"beatssl"} and lost["value"].isna().all()
+    assert "the loss is nan" in lost["source"].iloc[0]
+    assert rows.loc[rows["protocol"] == "frozen", "value"].notna().any()
+    table = tables.by_method(results.with_combined(small.profile))
+    assert table.loc[table["method"] == "beatssl", ["seeds", "failed"]].to_numpy().tolist() == [
+        [0, 1], [0, 1]]
+
+
+def test_ecg_features_are_probed_without_an_encoder(small, tmp_path, monkeypatch):
+    """A logistic regression of our own on the same rows, at the same C, ranks the test records
+    alike."""
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    profile = replace(small.profile, runs=(PretrainConfig(method="features"),))
+    w = replace(small, profile=profile)
+    rows = evaluate.evaluate_all(w, "classification")
+    assert set(rows["run_id"]) == {"features-s0"} and set(rows["protocol"]) == {"frozen"}
+    what, _ = results.evaluations(profile)[0]
+    saved = results.load_predictions(profile, what)
+    x = evaluate.ecg_features(w)
+    assert np.isfinite(x).all() and x.shape == (len(w.store.table), 54)
+    parts = split(w.store)
+    scaler = StandardScaler().fit(x[parts["train"].rows])
+    model = LogisticRegression(C=float(saved["regularisation"]), max_iter=2000, tol=1e-8)
+    model.fit(scaler.transform(x[parts["train"].rows]), parts["train"].labels[:, 0])
+    own = model.predict_proba(scaler.transform(x[parts["test"].rows]))[:, 1]
+    np.testing.assert_allclose(saved["score"][:, 0], own, atol=1e-3)
+
+
 def test_figures_label_their_axes(small):
     store, beats = small.store, small.beats
     row = store.rows("ludb")[0]
@@ -54,8 +97,17 @@ def test_figures_label_their_axes(small):
     import torch
 
     scale = FeatureScale.fit(torch.from_numpy(beats.record_features))
-    matrix = record_targets("soft_1", torch.from_numpy(beats.record_features[:3]), scale, 50)
+    matrix = record_targets("cosine", torch.from_numpy(beats.record_features[:3]), scale, 50)
     rate = store.sampling_rate
+    ranked = pd.DataFrame({"label": ["a", "b"], "score": "AUROC", "paper": [1, 2], "ours": [2, 1]})
+    changed = pd.DataFrame({"first": ["a", "b"], "score": "AUROC", "difference": [0.1, -0.1],
+                            "low": -0.2, "high": 0.2, "seed_low": -0.1, "seed_high": 0.1,
+                            "effect": [True, False]})
+    records = np.eye(4)[:, :2], np.eye(4, 5), np.array([0.5, 0.2])
+    of_beats = records[0], np.array([0, 1, 0, 1]), records[2]
+    healthy = pd.DataFrame({"rhythm": ["", "hard"], "uniformity": [-1.0, -3], "AUROC": [0.8, 0.9]})
+    counted = pd.DataFrame({"target": ["hard", "soft_1"] * 20, "context": "records",
+                            "positives": np.linspace(1, 40, 40)})
     figures = [
         plots.ecg_paper(signal, rate, "record"),
         plots.beats_on_lead(signal[1], beats.r_peak[row][found], beats.rules[row][found], rate),
@@ -64,6 +116,11 @@ def test_figures_label_their_axes(small):
         plots.views_of_leads({"record": signal, "view": signal / 2}, rate),
         plots.vcg_loops({"record": signal[:3]}),
         plots.waves_on_lead(signal[1], truth, {"prediction": truth.clip(0)}, rate),
+        plots.rank_slopes(ranked, {"a": "red"}),
+        plots.sensitivity(changed, ("AUROC",)),
+        plots.embedding_maps(records, of_beats, ("NORM", "MI", "STTC", "CD", "HYP"), ("N", "S")),
+        plots.health_against_scores(healthy, {"uniformity": "uniformity"}, ("AUROC",)),
+        plots.target_counts(counted, "effective positives"),
     ]
     for figure in figures:
         assert isinstance(figure, Figure)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from beatssl.config import PretrainConfig
-from beatssl.losses import alignment, soft_target_nce, uniformity
+from beatssl.losses import alignment, contrastive_loss, uniformity
 from beatssl.models import Encoder, autocast, projector, roi_align
 from beatssl.targets import FeatureScale, beat_targets, record_targets, row_entropy, same_record
 from beatssl.vcg import augment
@@ -93,8 +93,10 @@ class BeatSSL(nn.Module):
         with autocast(batch.signals.device):
             e = self.encode(torch.cat(views))  # (2N, C, steps)
             z_r = self.rhythm_projector(e.mean(dim=2)).float()  # (2N, dim)
-        t_r = record_targets(c.rhythm, batch.record_features, self.record_scale, c.exponent)
-        rhythm = soft_target_nce(z_r, t_r, c.temperature)
+        t_r = record_targets(
+            c.target(c.rhythm), batch.record_features, self.record_scale, c.exponent
+        )
+        rhythm = contrastive_loss(c.loss, z_r, t_r, c.temperature)
         n = len(batch.signals)
         off_diagonal = t_r[:n, :n][~torch.eye(n, dtype=torch.bool, device=t_r.device)]
         low, mid, high = off_diagonal.quantile(torch.tensor([0.05, 0.5, 0.95]).to(t_r)).unbind()
@@ -120,11 +122,11 @@ class BeatSSL(nn.Module):
         with autocast(e.device):
             vectors = self.beat_vectors(e, batch.r_peak.repeat(2, 1))  # (2N, B, C)
             z_b = self.beat_projector(vectors[valid.repeat(2, 1)]).float()  # (2K, dim)
-        t_b = beat_targets(c.beat, batch.beat_class[valid], batch.beat_features[valid],
+        t_b = beat_targets(c.target(c.beat), batch.beat_class[valid], batch.beat_features[valid],
                            self.beat_scale, c.exponent)
         allowed = None
         if c.beat_scope == "record":
             record = torch.arange(len(valid), device=e.device)[:, None].expand_as(valid)[valid]
             allowed = same_record(record)
             t_b = t_b * allowed
-        return soft_target_nce(z_b, t_b, c.temperature, allowed), t_b
+        return contrastive_loss(c.loss, z_b, t_b, c.temperature, allowed), t_b

@@ -284,18 +284,27 @@ def _apply(
 
 
 def predictor(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+    run: PretrainConfig,
+    profile: Profile,
+    store: Store,
+    encoder: Encoder | np.ndarray,
+    protocol: str,
 ) -> Callable[[float], Predictions]:
     """A function label fraction -> test predictions; frozen features are computed once for all.
 
     The draw of the labels uses the run's seed. Predictions also carry `record_id` (n_test,),
     `train_record_id` (drawn,) and `unlabelled` (records left out of train, validation, test).
+
+    Args:
+        encoder: or (rows of the store, features), features that no encoder made, to be probed.
     """
     require(protocol, run.method)
     parts = split(store)
 
     @functools.cache
     def features() -> dict[str, np.ndarray]:
+        if isinstance(encoder, np.ndarray):
+            return {name: encoder[part.rows] for name, part in parts.items()}
         return {name: embed(encoder, store, part.rows) for name, part in parts.items()}
 
     def predict(fraction: float) -> Predictions:
@@ -337,7 +346,11 @@ def evaluate(
 
 
 def classify_run(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+    run: PretrainConfig,
+    profile: Profile,
+    store: Store,
+    encoder: Encoder | np.ndarray,
+    protocol: str,
 ) -> list[dict]:
     """Like `evaluate`, but each label fraction is saved when done and reused when nothing changed.
 

@@ -1,0 +1,130 @@
+"""Health of an encoder's embedding, measured without training anything: collapse and neighbours.
+
+The embedding is the encoder's output averaged over time (what the linear probe sees), minus its
+mean over the training records, scaled to unit length. Measured on PTB-XL's fold 10; neighbours are
+looked up in folds 1-8.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from beatssl import results
+from beatssl.beats import Beats
+from beatssl.config import PretrainConfig, Profile
+from beatssl.models import Encoder, roi_align
+from beatssl.store import Store
+from beatssl.tasks import device_of
+from beatssl.tasks.classify import Part, embed, split
+from beatssl.vcg import augment
+
+TASK = "ptbxl_embedding"
+NEIGHBOURS = 5
+
+Predictions = dict[str, np.ndarray]
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Jaccard overlap of label sets: |both| / |either|, 1 where neither has a label.
+
+    Args: first (n, classes), second (m, classes), 0 or 1. Returns: (n, m)."""
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    both = a @ b.T
+    either = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - both
+    return np.divide(both, either, out=np.ones_like(both), where=either > 0)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-9)
+
+
+def _views(encoder: Encoder, store: Store, part: Part, run: PretrainConfig) -> list[np.ndarray]:
+    """Embeddings of two 3KG views of each record, the same views for every encoder."""
+    generator = torch.Generator().manual_seed(0)
+    place = device_of(encoder)
+    pairs: list[list[np.ndarray]] = [[], []]
+    with torch.no_grad():
+        for rows in np.array_split(part.rows, max(1, len(part.rows) // 128)):
+            signals = torch.from_numpy(store.load(rows))
+            for out in pairs:
+                view = augment(signals, generator, rotation_degrees=run.rotation_degrees,
+                               scale_max=run.scale_max, mask_fraction=run.mask_fraction)
+                out.append(encoder(view.to(place)).mean(dim=2).cpu().numpy())
+    return [np.concatenate(out) for out in pairs]
+
+
+def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions:
+    """What `metrics.embedding_scores` needs, for each record of fold 10.
+
+    Returns:
+        record_id (n,), embedding (n, channels) of unit length, alignment, agreement, chance (n,).
+    """
+    encoder.eval()
+    parts = split(store)
+    train, test = parts["train"], parts["test"]
+    known = embed(encoder, store, train.rows)
+    centre = known.mean(axis=0)
+    z = _unit(embed(encoder, store, test.rows) - centre)
+    first, second = (_unit(view - centre) for view in _views(encoder, store, test, run))
+    alike = overlap(test.labels, train.labels)
+    nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
+    return {
+        "record_id": test.record_id,
+        "embedding": z.astype(np.float32),
+        "alignment": ((first - second) ** 2).sum(axis=1),
+        "agreement": np.take_along_axis(alike, nearest, axis=1).mean(axis=1),
+        "chance": alike.mean(axis=1),
+    }
+
+
+def embedding_run(
+    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+) -> list[dict]:
+    """Result rows of the health of one encoder, saved when done and reused when nothing changed."""
+    if protocol != "frozen":  # the supervised reference is no pretrained encoder
+        return []
+    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
+    return results.reuse_or_make(
+        what, profile, lambda: diagnose(run, store, encoder), profile.classify.bootstrap
+    )
+
+
+def maps(
+    run: PretrainConfig, store: Store, beats: Beats, encoder: Encoder
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The first two principal components of fold 10: of records, and of their single beats.
+
+    A beat is its window of the encoder's output (RoI projection), as the beat context sees it.
+
+    Returns:
+        "records": points (n, 2), labels (n, 5) 0 or 1, share of variance (2,);
+        "beats": points (m, 2), class (m,) of the run's beat classifier, share of variance (2,).
+    """
+    encoder.eval()
+    test = split(store)["test"]
+    rate, time = store.sampling_rate, store.signals.shape[2]
+    r_peak = torch.from_numpy(beats.r_peak[test.rows])
+    classes = beats.classes(run.beat_classifier)[test.rows]
+    before, after = run.beat_before * rate, run.beat_after * rate
+    whole = (r_peak >= before) & (r_peak + after <= time - 1) & torch.from_numpy(classes >= 0)
+    with torch.no_grad():
+        e = torch.cat([
+            encoder(torch.from_numpy(store.load(rows)).to(device_of(encoder))).cpu()
+            for rows in np.array_split(test.rows, max(1, len(test.rows) // 128))
+        ])
+        windows = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
+    of_records = _components(e.mean(dim=2).numpy())
+    of_beats = _components(windows[whole].numpy())
+    return {
+        "records": (of_records[0], test.labels, of_records[1]),
+        "beats": (of_beats[0], classes[whole.numpy()], of_beats[1]),
+    }
+
+
+def _components(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    pca = PCA(2, random_state=0)
+    points = pca.fit_transform(StandardScaler().fit_transform(x))
+    return points, pca.explained_variance_ratio_

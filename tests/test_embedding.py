@@ -1,0 +1,111 @@
+"""Health of an embedding: known values, plain NumPy, and what is saved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from beatssl import losses, metrics
+from beatssl.config import PretrainConfig
+from beatssl.evaluate import evaluate_run, train
+from beatssl.tasks import embedding
+from beatssl.tasks.classify import split
+
+Z = torch.nn.functional.normalize(
+    torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), dim=1
+)
+
+
+def predictions(z=Z):
+    n = len(z)
+    return {
+        "embedding": np.asarray(z, np.float32),
+        "alignment": np.linspace(0, 1, n),
+        "agreement": np.linspace(1, 0, n),
+        "chance": np.full(n, 0.3),
+    }
+
+
+def test_scores_are_those_of_the_definitions():
+    scores = metrics.embedding_scores(predictions())
+    assert scores["uniformity"][0] == pytest.approx(losses.uniformity(Z).item(), abs=1e-5)
+    assert scores["alignment"][0] == scores["neighbour_agreement"][0] == pytest.approx(0.5)
+    assert scores["neighbour_chance"][0] == pytest.approx(0.3)
+
+
+def test_a_collapsed_embedding_has_uniformity_zero_and_no_rank():
+    same = np.tile([[0.6, 0.8, 0.0]], (10, 1))
+    scores = metrics.embedding_scores(predictions(same))
+    assert scores["uniformity"][0] == pytest.approx(0, abs=1e-6)
+    assert np.isnan(scores["effective_rank"][0])
+
+
+@pytest.mark.parametrize("directions", [1, 2, 5])
+def test_effective_rank_counts_equal_directions(directions):
+    x = np.zeros((2 * directions, 7))
+    x[range(directions), range(directions)] = 1
+    x[range(directions, 2 * directions), range(directions)] = -1
+    assert metrics.effective_rank(x + 3) == pytest.approx(directions)
+
+
+def test_resamples_repeat_records_but_make_no_pairs_of_them():
+    """Uniformity of a resample equals the mean over its pairs of different records."""
+    weights = np.ones((2, 40))
+    weights[1] = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40))
+    drawn = np.repeat(np.arange(40), weights[1].astype(int))
+    z = Z.double().numpy()
+    kernel = [
+        np.exp(-2 * ((z[i] - z[j]) ** 2).sum()) for i in drawn for j in drawn if i != j
+    ]
+    pairs = 40**2 - (weights[1] ** 2).sum()
+    got = metrics.embedding_scores(predictions(), weights)
+    assert got["uniformity"][1] == pytest.approx(np.log(sum(kernel) / pairs), abs=1e-5)
+    assert got["alignment"][1] == pytest.approx(np.linspace(0, 1, 40)[drawn].mean())
+    assert np.isnan(got["effective_rank"][1])
+
+
+def test_overlap_of_label_sets():
+    a = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0]])
+    expected = [[1, 0, 1 / 2], [0, 1, 0], [1 / 2, 0, 1]]
+    np.testing.assert_allclose(embedding.overlap(a, a), expected)
+
+
+def test_neighbours_are_training_records_and_agreement_is_their_overlap(small):
+    run = train(small, PretrainConfig(method="random"))
+    found = embedding.diagnose(run.config, small.store, run.encoder)
+    parts = split(small.store)
+    assert found["record_id"].tolist() == parts["test"].record_id.tolist()
+    np.testing.assert_allclose(np.linalg.norm(found["embedding"], axis=1), 1, atol=1e-5)
+    known = embedding.embed(run.encoder, small.store, parts["train"].rows)
+    x = embedding.embed(run.encoder, small.store, parts["test"].rows)[0] - known.mean(axis=0)
+    k = known - known.mean(axis=0)
+    cosine = k @ x / np.linalg.norm(k, axis=1) / np.linalg.norm(x)
+    nearest = parts["train"].labels[np.argsort(-cosine)[: embedding.NEIGHBOURS]]
+    mine = parts["test"].labels[0]
+    both, either = (nearest & mine).sum(axis=1), (nearest | mine).sum(axis=1)
+    assert found["agreement"][0] == pytest.approx(np.mean(both / np.maximum(either, 1)), abs=1e-6)
+
+
+def test_the_same_views_for_every_encoder_and_rows_without_reference(small):
+    run = train(small, PretrainConfig(method="random"))
+    once = embedding.diagnose(run.config, small.store, run.encoder)
+    again = embedding.diagnose(run.config, small.store, run.encoder)
+    np.testing.assert_array_equal(once["alignment"], again["alignment"])
+    rows = evaluate_run(small, run, "embedding")
+    assert set(rows["protocol"]) == {"frozen"} and set(rows["task"]) == {embedding.TASK}
+
+
+def test_maps_hold_the_records_of_fold_10_and_their_whole_beats(small):
+    run = train(small, PretrainConfig(method="random"))
+    found = embedding.maps(run.config, small.store, small.beats, run.encoder)
+    test = split(small.store)["test"]
+    points, labels, share = found["records"]
+    assert points.shape == (len(test.rows), 2) and np.array_equal(labels, test.labels)
+    assert 0 < share.sum() <= 1
+    beat_points, beat_class, _ = found["beats"]
+    r_peak = small.beats.r_peak[test.rows]
+    rate, time = small.store.sampling_rate, small.store.signals.shape[2]
+    whole = (r_peak >= 0.25 * rate) & (r_peak + 0.5 * rate <= time - 1)
+    assert len(beat_points) == len(beat_class) == whole.sum()
+    assert np.array_equal(beat_class, small.beats.rules[test.rows][whole])
