@@ -310,7 +310,7 @@ def _chapters(profile: Profile, root: Path) -> list[dict]:
 
 
 def _pretraining_page(profile: Profile, pages: list[Page]) -> str:
-    """Overview of the pretraining runs, one row a run."""
+    """Overview of the pretraining runs, one row a run; the variants of a row below the rows."""
     suffix = " (synthetic)" if profile.data.synthetic else ""
     rows = [
         f"| [{p.run.run_id}](../runs/{profile.name}/{p.name}.ipynb) | {p.run.method} | "
@@ -319,7 +319,8 @@ def _pretraining_page(profile: Profile, pages: list[Page]) -> str:
             if p.run.method == "beatssl"
             else "– | – | – | "
         )
-        + f"{p.run.seed} | {'–' if p.run.method == 'random' else p.run.epochs} |"
+        + f"{p.run.variant or '–'} | {p.run.seed} | "
+        + f"{'–' if p.run.method == 'random' else p.run.epochs} |"
         for p in pages
         if p.run
     ]
@@ -328,9 +329,9 @@ def _pretraining_page(profile: Profile, pages: list[Page]) -> str:
             f"# Pretraining runs{suffix}\n",
             "One page for each run: its loss curves, the spread of its targets, how its "
             "embedding develops. A run is named by its rhythm target, beat target, exponent and "
-            "seed.\n",
-            "| run | method | rhythm | beat | Exp. | seed | epochs |",
-            "|---|---|---|---|---|---|---|",
+            "seed; a variant differs from a row by the setting it is named after.\n",
+            "| run | method | rhythm | beat | Exp. | variant | seed | epochs |",
+            "|---|---|---|---|---|---|---|---|",
             *rows,
             "",
         ]

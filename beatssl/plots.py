@@ -232,8 +232,8 @@ def rank_slopes(table: pd.DataFrame, marked: dict[str, str]) -> Figure:
                     lw=2.2 if row.label in marked else 1, zorder=3 if row.label in marked else 2)
             short = row.label.split(" (")[0]
             ax.text(-0.06, row.paper, short, ha="right", va="center", fontsize=7, color="#333333")
-        ax.set(title=score, xlabel="source", xlim=(-1.25, 1.12), ylim=(rows + 0.6, 0.4), xticks=[0, 1],
-               yticks=range(1, rows + 1))
+        ax.set(title=score, xlabel="source", xlim=(-1.25, 1.12), ylim=(rows + 0.6, 0.4),
+               xticks=[0, 1], yticks=range(1, rows + 1))
         ax.set_xticklabels(["paper", "ours"])
         ax.yaxis.tick_right()
         ax.grid(False)
@@ -331,15 +331,15 @@ def health_against_scores(
     return fig
 
 
-def target_counts(table: pd.DataFrame, xlabel: str) -> Figure:
-    """Effective number of positives of each row of the batches' target matrices, by target.
+def target_shares(table: pd.DataFrame, xlabel: str) -> Figure:
+    """Share of the other embeddings that count as positives in a row of targets, by target.
 
-    Args: table: columns target, context, positives."""
+    Args: table: columns target, context, share (one line a row of a target matrix)."""
     contexts = list(dict.fromkeys(table["context"]))
     fig, axes = plt.subplots(1, len(contexts), figsize=(4.6 * len(contexts), 2.8), squeeze=False)
     for ax, context in zip(axes[0], contexts):
         part = table[table["context"] == context]
-        sns.boxenplot(part, x="positives", y="target", color="#4a6fa5", ax=ax)
-        ax.set(title=context, xlabel=xlabel, ylabel="target", xscale="log")
+        sns.boxplot(part, x="share", y="target", color="#9db4d3", fliersize=2, ax=ax)
+        ax.set(title=context, xlabel=xlabel, ylabel="target", xlim=(-0.02, 1.02))
     fig.tight_layout()
     return fig

@@ -283,7 +283,7 @@ def rank_texts(table: pd.DataFrame) -> pd.DataFrame:
 
 def agreement(profile: Profile, *, label_fraction: float = 1.0) -> pd.DataFrame:
     """Spearman correlation of our scores with the paper's over the ablation rows, with a bootstrap
-    interval over the test records, a line a score; empty below three rows."""
+    interval over the test records, a line a score; empty below five rows."""
     groups = _groups(profile, "frozen", label_fraction)
     printed = results.paper().query("source == 'Table 1'")
     lines = {}
@@ -293,7 +293,7 @@ def agreement(profile: Profile, *, label_fraction: float = 1.0) -> pd.DataFrame:
             known = printed[(printed["task"] == task) & (printed["metric"] == metric)]
             value = {_name(*row[:5]): row[5] for row in known[[*METHOD, "value"]].to_numpy()}
             names = [name for name in value if (name, task) in groups]
-            if len(names) < 3:
+            if len(names) < 5:
                 continue
             found = stats.rank_agreement(
                 scores,
@@ -523,7 +523,9 @@ def sensitivity(
             )  # fmt: skip
             own = stats.estimate(SCORES[task], second, 0)
             for run, scores in zip(there, found, strict=True):
-                text = changes(run, dataclasses.replace(first[of], seed=run.seed))
+                text = changes(run, first[of])
+                if not text:  # a row with the same settings as the base
+                    continue
                 text = f"untrained: {text}" if of == "random" else text
                 for heading, of_task, metric in HEADLINES:
                     if of_task == task:
@@ -608,11 +610,13 @@ def health_findings(table: pd.DataFrame) -> str:
     """Spearman correlation of each health measure with each score over the rows, one line each.
 
     Args: table: `health_and_scores`."""
+    measures = ["uniformity", "effective_rank", "neighbour_agreement"]
+    table = table.dropna(subset=[*measures, "AUROC", "LUDB F1"])
     if len(table) < 5:
         return "Fewer than five rows: nothing to correlate."
     lines = []
     for score in ("AUROC", "LUDB F1"):
-        for measure in ("uniformity", "effective_rank", "neighbour_agreement"):
+        for measure in measures:
             found = spearmanr(table[measure], table[score])
             lines.append(
                 f"- {measure.replace('_', ' ')} and {score}: Spearman {found.statistic:+.2f} over "

@@ -107,7 +107,7 @@ def test_figures_label_their_axes(small):
     of_beats = records[0], np.array([0, 1, 0, 1]), records[2]
     healthy = pd.DataFrame({"rhythm": ["", "hard"], "uniformity": [-1.0, -3], "AUROC": [0.8, 0.9]})
     counted = pd.DataFrame({"target": ["hard", "soft_1"] * 20, "context": "records",
-                            "positives": np.linspace(1, 40, 40)})
+                            "share": np.linspace(0, 1, 40)})
     figures = [
         plots.ecg_paper(signal, rate, "record"),
         plots.beats_on_lead(signal[1], beats.r_peak[row][found], beats.rules[row][found], rate),
@@ -120,7 +120,7 @@ def test_figures_label_their_axes(small):
         plots.sensitivity(changed, ("AUROC",)),
         plots.embedding_maps(records, of_beats, ("NORM", "MI", "STTC", "CD", "HYP"), ("N", "S")),
         plots.health_against_scores(healthy, {"uniformity": "uniformity"}, ("AUROC",)),
-        plots.target_counts(counted, "effective positives"),
+        plots.target_shares(counted, "share of the others"),
     ]
     for figure in figures:
         assert isinstance(figure, Figure)
