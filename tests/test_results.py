@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from beatssl import metrics, results, tables
+from beatssl import findings, metrics, results, tables
 from beatssl.config import (
     ClassifyConfig, DataConfig, PretrainConfig, Profile, SegmentConfig,
 )  # fmt: skip
@@ -385,7 +385,7 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
         ("supervised", "random"),
         ("beatssl-soft_2-none-1", "random"),
     ]
-    table, absent = tables.differences(profile, pairs)
+    table, absent = findings.differences(profile, pairs)
     gap = table[(table["second"] == "hard / - / 1 (baseline, 3KG)")].set_index("score")
     assert list(gap.index) == ["AUROC", "F1", "LUDB F1", "Dice"]
     assert gap.loc["AUROC", "difference"] > 0 and gap.loc["AUROC", "zero"] == "excludes zero"
@@ -393,10 +393,10 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
     assert (same["difference"] == 0).all() and (same["zero"] == "includes zero").all()
     assert "supervised and random on ludb_segmentation" in absent
     assert "beatssl-soft_2-none-1 and random on ptbxl_superdiagnostic" in absent
-    words = tables.findings(table)
+    words = findings.in_words(table)
     said = "*Untrained encoder* against *Untrained encoder*: **no difference shown** in AUROC"
     assert said in words
-    texts = tables.difference_texts(table)
+    texts = findings.difference_texts(table)
     name = "soft_1 / hard / 50 (paper's best) − hard / - / 1 (baseline, 3KG)"
     assert texts.loc[name, "AUROC"].startswith(f"{gap.loc['AUROC', 'difference']:+.3f} [")
 
@@ -431,7 +431,7 @@ def test_ranks_and_agreement_follow_the_papers_order(profile, tmp_path, sign):
     table = tables.ranks(tables.headlines(profile, every_row=True, folder=tmp_path), ["AUROC"])
     ours = table["ours"] if sign == 1 else 6 - table["ours"]
     assert sorted(ours) == [1, 2, 3, 4, 5] and (table["paper"] == ours).all()
-    text = tables.agreement(profile).loc["AUROC"]
+    text = findings.agreement(profile).loc["AUROC"]
     assert text["rows"] == 5 and text["Spearman"].startswith(f"{sign:+.2f}")
     assert text["includes zero"] == "no"
 
@@ -440,7 +440,7 @@ def test_a_claim_holds_fails_to_show_or_is_reversed(profile):
     """The paper: soft_1/hard/50 above hard/-/1, hard/hard/1 below it, soft_1/hard/50 above 1."""
     even = dict.fromkeys(ROWS, 1.0)
     profile = ablation(profile, even | {("soft_1", "hard", 50.0): 3.0, ("hard", "hard", 1.0): 3.0})
-    table = tables.claims(profile).query("score == 'AUROC'")
+    table = findings.claims(profile).query("score == 'AUROC'")
     verdict = dict(zip(zip(table["claim"], table["first"]), table["verdict"]))
     best = "soft_1 / hard / 50 (paper's best)"
     assert verdict["the paper's best row over its baseline", best] == "as in the paper"
@@ -448,9 +448,9 @@ def test_a_claim_holds_fails_to_show_or_is_reversed(profile):
     assert verdict["two contexts over one", "hard / hard / 1"] == "the reverse"
     paper = table[table["claim"].str.startswith("the paper's best")]["paper"].item()
     assert paper == pytest.approx(0.843 - 0.811)
-    words = tables.claim_findings(tables.claims(profile))
+    words = findings.claim_findings(findings.claims(profile))
     assert "*two contexts over one* (2 pairs): **AUROC** 1 as in the paper, 1 the reverse" in words
-    assert "AUROC, paper" in tables.claim_texts(tables.claims(profile))
+    assert "AUROC, paper" in findings.claim_texts(findings.claims(profile))
 
 
 def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(profile, tmp_path):
@@ -466,7 +466,7 @@ def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(profile,
     results.collect(profile, tmp_path)
     rows = tables.headlines(profile, folder=tmp_path)
     assert set(rows["name"]) == {"beatssl-soft_1-hard-50", "random"}
-    table, absent = tables.sensitivity(profile, rows=[row.name])
+    table, absent = findings.sensitivity(profile, rows=[row.name])
     auroc = table.query("score == 'AUROC'").set_index("first")
     names = ["epochs = 20", "loss = mse", "temperature = 0.2", "untrained: encoder_stride = 8"]
     assert list(auroc.index) == names
@@ -477,7 +477,7 @@ def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(profile,
     assert auroc["effect"].tolist() == [False, True, False, False]
     assert auroc.loc["loss = mse", "seed_low"] < 0 < auroc.loc["loss = mse", "seed_high"]
     assert "beatssl-soft_1-hard-2-never on ptbxl_superdiagnostic" in absent
-    words = tables.sensitivity_findings(table, "beatssl-soft_1-hard-50", "beatssl-hard-none-1")
+    words = findings.sensitivity_findings(table, "beatssl-soft_1-hard-50", "beatssl-hard-none-1")
     assert "best row lies +0.032 from the baseline. Of 3 changed settings, 1 move" in words
     assert "`loss = mse`" in words and "untrained" not in words
 
@@ -515,10 +515,10 @@ def test_health_is_correlated_with_the_scores_over_the_rows():
     names = ["uniformity", "effective_rank", "neighbour_agreement", "AUROC", "LUDB F1"]
     table = pd.DataFrame({name: np.arange(6.0) for name in names})
     table["LUDB F1"] = table["LUDB F1"].max() - table["LUDB F1"]
-    words = tables.health_findings(table)
+    words = findings.health_findings(table)
     assert "effective rank and AUROC: Spearman +1.00 over 6 rows" in words
     assert "effective rank and LUDB F1: Spearman -1.00" in words
-    assert "Fewer than five" in tables.health_findings(table[:4])
+    assert "Fewer than five" in findings.health_findings(table[:4])
 
 
 def test_tables_of_the_task_pages(profile):
