@@ -27,11 +27,12 @@ TASKS = {
 }
 
 
-def protocols(method: str, finetune: bool = False) -> list[str]:
+def protocols(run: PretrainConfig, finetune: bool = False) -> list[str]:
     """Every encoder is probed frozen; the untrained one, trained on the labels, is the supervised
-    reference; the others are fine-tuned on request."""
-    tuned = {"random": ["scratch"], "features": []}.get(method, ["finetune"] if finetune else [])
-    return ["frozen", *tuned]
+    reference (not so its variants); the others are fine-tuned on request."""
+    if run.method == "random":
+        return ["frozen"] if run.variant else ["frozen", "scratch"]
+    return ["frozen", "finetune"] if finetune else ["frozen"]
 
 
 def train(w: Workspace, config: PretrainConfig) -> Run:
@@ -68,7 +69,7 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
         return frame(results.failed(what, w.profile, run.failure))
     rows = []
     encoder = run.encoder.to(pick_device())
-    for protocol in protocols(run.config.method, finetune):
+    for protocol in protocols(run.config, finetune):
         rows += evaluate(run.config, w.profile, w.store, encoder, protocol)
     return frame(rows)
 

@@ -95,7 +95,7 @@ class Evaluation:
     def name(self) -> str:
         """The run without its seed; an untrained encoder trained on the labels is `supervised`."""
         if self.protocol == "scratch":
-            return "supervised"
+            return self.run.name.replace(self.run.method, "supervised", 1)
         return self.run.name
 
     @property

@@ -103,6 +103,8 @@ def test_rows_without_contrast_leave_the_ablation_columns_empty(profile):
     reference = save(profile, RANDOM[1], protocol="scratch")[0]
     assert (untrained["method"], untrained["run_id"]) == ("random", "random-s1")
     assert (reference["method"], reference["run_id"]) == ("supervised", "supervised-s1")
+    variant = dataclasses.replace(RANDOM[1], variant="coarse")
+    assert save(profile, variant, protocol="scratch")[0]["run_id"] == "supervised-coarse-s1"
     for row in (untrained, reference):
         assert row["rhythm"] == row["beat"] == "" and np.isnan(row["exponent"])
 

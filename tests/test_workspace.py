@@ -27,11 +27,12 @@ def test_real_profiles_say_which_folder_they_want(monkeypatch):
 
 
 def test_a_run_is_probed_frozen_and_the_untrained_one_gives_the_supervised_reference():
-    assert evaluate.protocols("random") == ["frozen", "scratch"]
-    assert evaluate.protocols("random", finetune=True) == ["frozen", "scratch"]
-    assert evaluate.protocols("features", finetune=True) == ["frozen"]
-    assert evaluate.protocols("beatssl") == ["frozen"]
-    assert evaluate.protocols("beatssl", finetune=True) == ["frozen", "finetune"]
+    untrained, trained = PretrainConfig(method="random"), PretrainConfig()
+    for finetune in (False, True):
+        assert evaluate.protocols(untrained, finetune) == ["frozen", "scratch"]
+        assert evaluate.protocols(replace(untrained, variant="x"), finetune) == ["frozen"]
+    assert evaluate.protocols(trained) == ["frozen"]
+    assert evaluate.protocols(trained, finetune=True) == ["frozen", "finetune"]
 
 
 def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
