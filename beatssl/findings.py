@@ -130,6 +130,12 @@ def _label_of(what: results.Evaluation) -> str:
     return tables.label(method, run.rhythm, run.beat, run.exponent, run.variant)
 
 
+def _row_label(name: str) -> str:
+    """The label of a row of Table 1 from its name, `beatssl-soft_1-hard-50`."""
+    method, rhythm, beat, exponent = name.split("-")
+    return tables.label(method, rhythm, beat, float(exponent))
+
+
 def claims(
     profile: Profile, *, scores: Sequence[str] = tables.TABLE_1, label_fraction: float = 1.0
 ) -> pd.DataFrame:
@@ -140,13 +146,16 @@ def claims(
         verdict: as in the paper | the reverse | not shown.
     """
     pairs = [(f"beatssl-{first}", f"beatssl-{second}") for _, first, second in CLAIMS]
-    value, parts = table_1(), []
-    for (claim, _, _), (first, second) in zip(CLAIMS, pairs, strict=True):
-        pair = [(first, second)]
-        found, _ = differences(profile, pair, scores=scores, label_fraction=label_fraction)
-        paper = [value[first, score] - value[second, score] for score in found["score"]]
-        parts.append(found.assign(claim=claim, paper=paper))
-    table = pd.concat(parts, ignore_index=True)
+    table, _ = differences(profile, pairs, scores=scores, label_fraction=label_fraction)
+    names = {_row_label(name): name for pair in pairs for name in pair}
+    of = {pair: claim for (claim, _, _), pair in zip(CLAIMS, pairs, strict=True)}
+    rows = [(names[first], names[second]) for first, second in table[["first", "second"]].to_numpy()]
+    value = table_1()
+    table["claim"] = [of[pair] for pair in rows]
+    table["paper"] = [
+        value[first, score] - value[second, score]
+        for (first, second), score in zip(rows, table["score"], strict=True)
+    ]
     same = np.sign(table["difference"]) == np.sign(table["paper"])
     said = np.where(same, "as in the paper", "the reverse")
     return table.assign(verdict=np.where(table["zero"] == "excludes zero", said, "not shown"))
@@ -287,26 +296,28 @@ def sensitivity_texts(table: pd.DataFrame) -> pd.DataFrame:
     return tables.titled(wide.reset_index("seeds"), "change (* = effect)").fillna("–")
 
 
-def sensitivity_findings(table: pd.DataFrame, first: str, second: str) -> str:
-    """Which changes move a score further than the paper's own difference between two rows.
+def sensitivity_findings(table: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Which changes move a score further than the rows of the paper's table lie apart.
 
-    Args: table: `sensitivity`. first, second: names of two rows of the paper's Table 1."""
-    paper, lines = table_1(), []
-    for heading in tables.TABLE_1:
+    Args: table: `sensitivity`. rows: `claims`; its first claim, the best row over the baseline, is
+        what the changes are held against."""
+    best = rows[rows["claim"] == CLAIMS[0][0]].set_index("score")
+    lines = []
+    for heading in [score for score in tables.TABLE_1 if score in best.index]:
         part = table[(table["score"] == heading) & ~table["first"].str.startswith("untrained")]
         if part.empty:
             continue
-        gap = paper[first, heading] - paper[second, heading]
-        real = part[part["effect"]]
-        far = real[real["difference"].abs() > abs(gap)]
+        paper, ours = best.loc[heading, "paper"], best.loc[heading, "difference"]
+        real = part[part["effect"]].sort_values("difference", key=abs, ascending=False)
+        size = real["difference"].abs()
         text = (
-            f"- **{heading}**: in the paper, the best row lies {gap:+.3f} from the baseline. Of "
-            f"{len(part)} changed settings, {len(real)} move our score beyond what another seed "
-            f"does, {len(far)} of them further than {abs(gap):.3f}"
+            f"- **{heading}**: the best row lies {paper:+.3f} from the baseline in the paper, "
+            f"{ours:+.3f} here. Of {len(part)} changed settings, {len(real)} move the score beyond "
+            f"what another seed does; {(size > abs(paper)).sum()} further than the paper's "
+            f"difference, {(size > abs(ours)).sum()} further than ours"
         )
-        listed = far.sort_values("difference", key=abs, ascending=False)
-        named = [f"`{r.first}` {r.difference:+.3f}" for r in listed.itertuples()]
-        lines.append(text + (": " + ", ".join(named) if named else "") + ".")
+        named = [f"`{r.first}` {r.difference:+.3f}" for r in real.itertuples()]
+        lines.append(text + (". Largest first: " + ", ".join(named) if named else "") + ".")
     return "\n".join(lines) or "No variant has been run."
 
 
