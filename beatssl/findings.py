@@ -149,7 +149,7 @@ def claims(
     table, _ = differences(profile, pairs, scores=scores, label_fraction=label_fraction)
     names = {_row_label(name): name for pair in pairs for name in pair}
     of = {pair: claim for (claim, _, _), pair in zip(CLAIMS, pairs, strict=True)}
-    rows = [(names[first], names[second]) for first, second in table[["first", "second"]].to_numpy()]
+    rows = [(names[a], names[b]) for a, b in table[["first", "second"]].to_numpy()]
     value = table_1()
     table["claim"] = [of[pair] for pair in rows]
     table["paper"] = [
