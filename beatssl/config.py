@@ -280,7 +280,7 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
     The entry has the keys of `Profile` (without `name`); `pretrain` holds settings common to all
     its runs, and an item of `runs` may carry `seeds: [..]` in place of `seed`. `variants` holds
     runs that change one thing: `base` and, by name, the settings in which a variant differs from it
-    (`seeds` of the base are its own).
+    (`seeds` of the base are its own; a variant of another method differs from that one's defaults).
 
     Raises:
         ConfigError: unknown profile, unknown key, wrong type, or two runs with the same id.
@@ -294,7 +294,10 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
     runs = []
     variants = entry.pop("variants", {})
     base = {k: v for k, v in variants.get("base", {}).items() if k != "seeds"}
-    changed = [{**base, **change, "variant": key} for key, change in variants.items()]
+    changed = [
+        {**({} if "method" in change else base), **change, "variant": key}
+        for key, change in variants.items()
+    ]
     for item in [*entry.pop("runs", []), *changed]:
         item = {**common, **item}
         for seed in item.pop("seeds", None) or [item.get("seed", 0)]:

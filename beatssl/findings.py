@@ -256,7 +256,7 @@ def sensitivity(
             against.setdefault("random" if run.method == "random" else base, []).append(run)
     lines, absent = [], []
     for task in dict.fromkeys(task for _, task, _ in HEADLINES):
-        for of, runs in against.items():
+        for of, runs in sorted(against.items(), key=lambda item: item[0] == "random"):
             there = [run for run in reversed(runs) if (run.name, task) in groups]
             absent += [f"{run.name} on {task}" for run in runs if (run.name, task) not in groups]
             if (of, task) not in groups or not there:

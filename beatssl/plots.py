@@ -251,7 +251,7 @@ def sensitivity(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
     Args: table: columns first (the change), score, difference, low, high, seed_low, seed_high,
         effect."""
     names = list(dict.fromkeys(table["first"]))
-    size = (2.6 + 2.5 * len(scores), 0.9 + 0.27 * len(names))
+    size = (3 + 2.4 * len(scores), 0.9 + 0.27 * len(names))
     fig, axes = plt.subplots(1, len(scores), figsize=size, sharey=True, squeeze=False)
     axes[0, 0].set_ylabel("changed setting")
     for ax, score in zip(axes[0], scores):
@@ -266,6 +266,7 @@ def sensitivity(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
         ax.axvline(0, color="#444444", lw=0.8)
         ax.set(xlabel=f"difference in {score}", yticks=y, ylim=(len(names) - 0.5, -0.5))
         ax.set_yticklabels(names)
+        ax.locator_params(axis="x", nbins=4)
     fig.tight_layout()
     return fig
 

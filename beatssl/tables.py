@@ -247,11 +247,12 @@ def linked(table: pd.DataFrame, rows: pd.DataFrame, profile: Profile) -> str:
 
 
 def ranks(table: pd.DataFrame, scores: Sequence[str] = TABLE_1) -> pd.DataFrame:
-    """Rank (1 is best) of the ablation rows in the paper and here, among the rows that both have.
+    """Rank (1 is best) of the ablation rows in the paper and here, among the rows that both have;
+    of equal ones, the row that stands first in the table has the better rank.
 
     Args: table: `headlines`. Returns: columns label, score, paper, ours."""
     both = table[table["paper"].notna() & table["value"].notna() & table["score"].isin(scores)]
-    ranked = both.groupby("score")[["paper", "value"]].rank(ascending=False, method="min")
+    ranked = both.groupby("score")[["paper", "value"]].rank(ascending=False, method="first")
     return both[["label", "score"]].assign(
         paper=ranked["paper"].astype(int), ours=ranked["value"].astype(int)
     )

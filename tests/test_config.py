@@ -56,14 +56,17 @@ def test_stride_is_set_by_the_later_stages():
 def test_variants_change_the_base_and_have_names_of_their_own(tmp_path):
     (tmp_path / "runs.yml").write_text(
         "profiles: {a: {pretrain: {epochs: 7}, runs: [{rhythm: soft_1, beat: hard}], variants: "
-        "{base: {rhythm: soft_1, beat: hard, seeds: [0, 1]}, mse: {loss: mse}}}}"
+        "{base: {rhythm: soft_1, beat: hard, seeds: [0, 1]}, mse: {loss: mse}, "
+        "coarse: {method: random, encoder_stride: 8}}}}"
     )
-    row, *bases, mse = config.load_profile("a", tmp_path / "runs.yml").runs
+    row, *bases, mse, coarse = config.load_profile("a", tmp_path / "runs.yml").runs
     same = {"rhythm": "soft_1", "beat": "hard", "epochs": 7}
     assert bases == [PretrainConfig(**same, variant="base", seed=s) for s in (0, 1)]
     assert mse == PretrainConfig(**same, variant="mse", loss="mse")
-    ids = ["beatssl-soft_1-hard-1-s0", "beatssl-soft_1-hard-1-mse-s0"]
-    assert [row.run_id, mse.run_id] == ids
+    ids = ["beatssl-soft_1-hard-1-s0", "beatssl-soft_1-hard-1-mse-s0", "random-coarse-s0"]
+    assert [row.run_id, mse.run_id, coarse.run_id] == ids
+    other = {"method": "random", "encoder_stride": 8, "epochs": 7}
+    assert coarse == PretrainConfig(**other, variant="coarse")
 
 
 def test_integers_become_floats_and_lists_tuples():
