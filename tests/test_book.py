@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
-from beatssl import book, config, freshness, pages
+from beatssl import book, config, freshness, pages, plots
 from beatssl.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -318,6 +322,21 @@ def test_check_names_bad_pages(root: Path) -> None:
     assert "not a readable notebook" in "\n".join(lines(root))
     path.unlink()
     assert "tiny/01_data: missing" in lines(root)
+
+
+def test_pictures_become_smaller_and_keep_their_colours() -> None:
+    fig = plots.ecg_paper(np.sin(np.arange(12000).reshape(12, 1000) / 9), 100, "sine")
+    file = io.BytesIO()
+    fig.savefig(file, format="png")
+    plots.plt.close(fig)
+    before = base64.b64encode(file.getvalue()).decode()
+    after = pages.smaller_png(before)
+    assert len(after) < 0.6 * len(before) and pages.smaller_png(before) == after
+    old, new = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(x))).convert("RGB"), float)
+        for x in (before, after)
+    )
+    assert old.shape == new.shape and np.abs(old - new).mean() < 2  # of 255
 
 
 def test_scrub_gives_equal_bytes(root: Path) -> None:
