@@ -3,10 +3,14 @@
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= tiny
 DATA    ?=
+ECG_FM  ?=
 JOBS    ?=
 ARGS    ?=
 ifneq ($(strip $(DATA)),)
 export BEATSSL_DATA := $(abspath $(DATA))
+endif
+ifneq ($(strip $(ECG_FM)),)
+export BEATSSL_ECG_FM := $(abspath $(ECG_FM))
 endif
 VENV  := .venv
 PY    := $(VENV)/bin/python
@@ -19,6 +23,7 @@ help: ## this list
 	@echo "Beat-SSL, reproduced. Commands (profile tiny is synthetic and needs no data):"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo "Options: PROFILE=tiny|subset|full  DATA=folder of recordings  JOBS=pages at once"
+	@echo "         ECG_FM=file of the released ECG-FM weights: adds its row"
 	@echo "Real recordings: make book PROFILE=subset DATA=../shared/data"
 
 setup: $(STAMP) ## set up .venv from requirements.txt

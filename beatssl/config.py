@@ -29,7 +29,10 @@ MEASURES = (  # of similarity between two feature vectors, see `beatssl.targets`
     "cosine", "cosine_standardised", "cosine_minmax",
     "inverse_distance", "exp_distance", "linear_distance",
 )  # fmt: skip
-METHODS = ("random", "features", "beatssl")
+DELINEATORS = ("neurokit_dwt", "neurokit_peak", "neurokit_prominence")  # draw waves, no training
+METHODS = (
+    "random", "features", "beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v", "ecg_fm", *DELINEATORS,
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -106,10 +109,76 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class TS2VecConfig:
+    """Architecture and views of TS2Vec; the defaults are its paper's (`methods.ts2vec`).
+
+    Attributes:
+        hidden: width of the blocks.
+        depth: blocks of that width; one more, of width `channels`, follows.
+        channels: length of a time step's vector.
+        dropout: probability, after the last block.
+        mask_probability: probability that a time step is masked in a training view.
+        temporal_unit: first pooling level with a temporal part; level k has 2^k samples a step.
+    """
+
+    hidden: int = 64
+    depth: int = 10
+    channels: int = 320
+    dropout: float = 0.1
+    mask_probability: float = 0.5
+    temporal_unit: int = 0
+
+
+@dataclass(frozen=True)
+class W2VConfig:
+    """Sizes of a wav2vec 2.0 encoder; the defaults are those of the released ECG-FM weights
+    (`methods.ecg_fm`).
+
+    Attributes:
+        sampling_rate: Hz of what the convolutions see.
+        conv_blocks: convolutions (kernel 2, stride 2), each halves the time axis.
+        conv_channels: of the convolutions.
+        width, layers, heads, ffn: of the transformer.
+        position_kernel, position_groups: of the positional convolution.
+        dropout: everywhere (input, targets, attention, residual branches).
+        codebooks, entries: groups of the quantiser and vectors in each.
+        target_dim: length of a quantised target, all codebooks together.
+    """
+
+    sampling_rate: int = 500
+    conv_blocks: int = 4
+    conv_channels: int = 256
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    ffn: int = 3072
+    position_kernel: int = 128
+    position_groups: int = 16
+    dropout: float = 0.1
+    codebooks: int = 2
+    entries: int = 320
+    target_dim: int = 256
+
+    @property
+    def stride(self) -> int:
+        """Samples a token."""
+        return 2**self.conv_blocks
+
+
+# The recipe in small, called W2V+CMSC+RLM (small), never ECG-FM: 40 ms a token, a vector as long as
+# the ResNet's, a size that trains on two cores.
+W2V_SMALL = W2VConfig(
+    sampling_rate=100, conv_blocks=2, conv_channels=128, width=128, layers=4, heads=4, ffn=512,
+    position_kernel=64,
+)  # fmt: skip
+Architecture = EncoderConfig | TS2VecConfig | W2VConfig
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """One pretraining run. An ablation row of the paper is (rhythm, beat, exponent)."""
 
-    method: str = "beatssl"
+    method: str = "beatssl"  # one of METHODS; `random` is the encoder as initialised
     rhythm: str = "hard"  # hard | soft_1 | soft_2
     beat: str = "none"  # none | hard | soft_1 | soft_2
     exponent: float = 1.0
@@ -165,6 +234,11 @@ class PretrainConfig:
         """Name of the run with its seed."""
         return f"{self.name}-s{self.seed}"
 
+    @property
+    def has_encoder(self) -> bool:
+        """False for the ECG features and the delineators: there is nothing to pretrain."""
+        return self.method not in ("features", *DELINEATORS)
+
     def target(self, kind: str) -> str:
         """`hard`, or what the soft target `soft_1` or `soft_2` measures."""
         return {"soft_1": self.soft_1, "soft_2": self.soft_2}.get(kind, kind)
@@ -197,22 +271,39 @@ class SegmentConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """What the comparison of methods adds to the two tasks (paper.md 2.3 and 2.4, our default)."""
+
+    label_fractions: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    draws: int = 5  # stratified draws of the labelled records at each fraction
+    folds: int = 10  # of LUDB, by record
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything a scale (tiny | subset | full) fixes; `runs` are the pretraining runs."""
 
     name: str
     data: DataConfig = field(default_factory=DataConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    ts2vec: TS2VecConfig = field(default_factory=TS2VecConfig)
+    w2v: W2VConfig = W2V_SMALL
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     runs: tuple[PretrainConfig, ...] = ()
 
     @property
     def work(self) -> Path:
         return work_dir() / self.name
 
-    def encoder_of(self, run: PretrainConfig) -> EncoderConfig:
-        """The encoder of a run: the profile's, with the run's stride where it names one."""
+    def encoder_of(self, run: PretrainConfig) -> Architecture:
+        """The encoder of a run. TS2Vec and wav2vec 2.0 bring their own; all others have the
+        profile's ResNet, with the run's stride where it names one."""
+        if run.method in ("ts2vec", "w2v"):
+            return getattr(self, run.method)
+        if run.method == "ecg_fm":
+            return W2VConfig()
         return self.encoder.with_stride(run.encoder_stride) if run.encoder_stride else self.encoder
 
 
@@ -281,6 +372,7 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
     its runs, and an item of `runs` may carry `seeds: [..]` in place of `seed`. `variants` holds
     runs that change one thing: `base` and, by name, the settings in which a variant differs from it
     (`seeds` of the base are its own; a variant of another method differs from that one's defaults).
+    Where the environment variable BEATSSL_ECG_FM names a file, the released ECG-FM is a run too.
 
     Raises:
         ConfigError: unknown profile, unknown key, wrong type, or two runs with the same id.
@@ -302,6 +394,8 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
         item = {**common, **item}
         for seed in item.pop("seeds", None) or [item.get("seed", 0)]:
             runs.append(from_dict(PretrainConfig, {**item, "seed": seed}, f"{name}.runs"))
+    if os.environ.get("BEATSSL_ECG_FM") and "ecg_fm" not in [run.method for run in runs]:
+        runs.append(PretrainConfig(method="ecg_fm"))
     ids = [run.run_id for run in runs]
     for run_id in ids:
         if ids.count(run_id) > 1:

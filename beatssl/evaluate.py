@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -9,12 +13,14 @@ from tqdm import tqdm
 
 from beatssl import results
 from beatssl.beats import training_rows
-from beatssl.config import PretrainConfig
+from beatssl.config import DELINEATORS, PretrainConfig
 from beatssl.models import pick_device
 from beatssl.pretrain import DivergedError, Run, pretrain
 from beatssl.results import frame
 from beatssl.targets import FeatureScale
 from beatssl.tasks.classify import classify_run
+from beatssl.tasks.compare import folds_run, label_run
+from beatssl.tasks.delineate import delineated
 from beatssl.tasks.embedding import embedding_run
 from beatssl.tasks.monitor import probe_monitor
 from beatssl.tasks.segment import segment_run
@@ -24,7 +30,13 @@ TASKS = {
     "classification": (results.CLASSIFY, classify_run),
     "segmentation": (results.SEGMENT, segment_run),
     "embedding": (results.EMBED, embedding_run),
+    "label draws": (results.LABELS, label_run),
+    "more folds": (results.FOLDS, folds_run),
 }
+COMPARED = (  # names of the methods of the comparison
+    "random", "features", *DELINEATORS, "beatssl-hard-none-1", "cmsc", "domain_ssl", "ts2vec",
+    "w2v", "ecg_fm", "beatssl-soft_1-hard-50",
+)  # fmt: skip
 
 
 def protocols(run: PretrainConfig, finetune: bool = False) -> list[str]:
@@ -74,15 +86,33 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
     return frame(rows)
 
 
-def evaluate_all(w: Workspace, task: str, finetune: bool = False) -> pd.DataFrame:
+def without_encoder(w: Workspace, method: str, task: str) -> np.ndarray | None:
+    """What is evaluated in place of an encoder: the ECG features where a probe is, the waves of a
+    delineator in the segmentation of the comparison; None for other tasks."""
+    if method == "features":
+        return ecg_features(w) if task in ("classification", "label draws") else None
+    if task != "more folds":
+        return None
+    waves, failed = delineated(w.profile, w.store, method)
+    if failed:
+        warnings.warn(f"{method} failed on {len(failed)} records: {failed}", stacklevel=2)
+    return waves
+
+
+def evaluate_all(
+    w: Workspace, task: str, finetune: bool = False, names: Sequence[str] = ()
+) -> pd.DataFrame:
     """`evaluate_run` for every run of the profile; one that is not trained yet is trained first.
 
-    The ECG features (method `features`) are evaluated where a probe is: in the classification."""
+    Args: names: of the methods to evaluate (`PretrainConfig.name`); default all."""
+    prepare = functools.cache(functools.partial(without_encoder, w, task=task))
     tables = []
     for config in tqdm(w.profile.runs, desc=task, unit="run"):
-        if config.method != "features":
+        if names and config.name not in names:
+            continue
+        if config.has_encoder:
             tables.append(evaluate_run(w, train(w, config), task, finetune))
-        elif task == "classification":
-            features = ecg_features(w)
-            tables.append(frame(classify_run(config, w.profile, w.store, features, "frozen")))
+        elif (found := prepare(config.method)) is not None:
+            _, evaluate = TASKS[task]
+            tables.append(frame(evaluate(config, w.profile, w.store, found, "frozen")))
     return pd.concat(tables, ignore_index=True)

@@ -120,6 +120,20 @@ def classification_scores(
     return scores
 
 
+def draw_scores(
+    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """`classification_scores`, as the mean over several draws of the training labels.
+
+    Args: predictions: `truth` (n, classes), `score` (draws, n, classes), `threshold` (draws,
+    classes). weights: (resamples, n). Returns: name -> (resamples,)."""
+    each = [
+        classification_scores({"truth": predictions["truth"], "score": s, "threshold": t}, weights)
+        for s, t in zip(predictions["score"], predictions["threshold"], strict=True)
+    ]
+    return {name: np.mean([scores[name] for scores in each], axis=0) for name in each[0]}
+
+
 # --- segmentation ---------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from beatssl.config import EncoderConfig, from_dict, to_dict
+from beatssl.config import Architecture, EncoderConfig, to_dict
 from beatssl.files import replacing
 
 
@@ -75,11 +76,15 @@ class Encoder(nn.Module):
         return self.layers(signals)
 
 
-def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
-    """An untrained encoder; the same seed gives the same weights."""
+def build_encoder(
+    config: Architecture, seed: int, make: Callable[[Architecture], nn.Module] = Encoder
+) -> nn.Module:
+    """An untrained encoder; the same seed gives the same weights.
+
+    Args: make: what turns the configuration into an encoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Encoder(config)
+        return make(config)
 
 
 def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -138,19 +143,23 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def save_encoder(encoder: Encoder, path: Path) -> None:
+def save_encoder(encoder: nn.Module, path: Path) -> None:
     """Weights as safetensors with the architecture beside them, written atomically."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with replacing(path) as part:
         save_file(tensors, part, metadata={"encoder": json.dumps(to_dict(encoder.config))})
 
 
-def load_encoder(path: Path, expected: EncoderConfig | None = None) -> Encoder:
-    """Read what `save_encoder` wrote.
+def load_encoder(
+    path: Path, config: Architecture, make: Callable[[Architecture], nn.Module] = Encoder
+) -> nn.Module:
+    """Read what `save_encoder` wrote, in evaluation mode.
+
+    Args: config: the architecture that the file must hold. make: as in `build_encoder`.
 
     Raises:
         FileNotFoundError: no such file; names the run to execute.
-        ArchitectureError: the file's architecture is not `expected`.
+        ArchitectureError: the file's architecture is not `config`.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -161,12 +170,11 @@ def load_encoder(path: Path, expected: EncoderConfig | None = None) -> Encoder:
         stored = json.loads((file.metadata() or {}).get("encoder", "null"))
     if stored is None:
         raise ArchitectureError(f"{path.name} of {path.parent.name} does not name its architecture")
-    config = from_dict(EncoderConfig, stored, path.name)
-    if expected is not None and config != expected:
+    if stored != to_dict(config):
         raise ArchitectureError(
-            f"{path.parent.name}/{path.name} holds another architecture ({config}); the profile "
-            f"asks for {expected}. Remove the run's folder to train it again."
+            f"{path.parent.name}/{path.name} holds another architecture ({stored}); the profile "
+            f"asks for {config}. Remove the run's folder to train it again."
         )
-    encoder = Encoder(config)
+    encoder = make(config)
     encoder.load_state_dict(load_file(path))
     return encoder.eval()

@@ -37,11 +37,6 @@ class Page:
     run: PretrainConfig | None = None
 
 
-def has_page(run: PretrainConfig) -> bool:
-    """Whether there is something to pretrain: the ECG features have no encoder."""
-    return run.method != "features"
-
-
 def read_notebook(path: Path) -> nbformat.NotebookNode:
     """Read a notebook in format 4.
 
@@ -155,7 +150,7 @@ def plan(profile: Profile, root: Path = ROOT) -> list[Page]:
         ConfigError: an absent or malformed notebook, an unknown or mistyped parameter.
     """
     pages = []
-    trained = [run for run in profile.runs if has_page(run)]
+    trained = [run for run in profile.runs if run.has_encoder]
     for number, stage in enumerate(read_stages(root / "runs.yml")):
         for name in stage:
             notebook = read_notebook(root / "notebooks" / f"{name}.ipynb")

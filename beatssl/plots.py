@@ -122,15 +122,19 @@ def vcg_loops(loops: dict[str, np.ndarray]) -> Figure:
 
 
 def training_curves(curves: pd.DataFrame) -> Figure:
-    """Losses, alignment and uniformity, entropy of the targets and the probe, over epochs."""
-    panels = [
-        ("loss (nats)", [c for c in ("total", "rhythm", "beat") if c in curves]),
-        ("alignment (0: views agree)", ["alignment"]),
-        ("uniformity (0: collapse)", ["uniformity"]),
-        ("target entropy (nats)", [c for c in ("row_entropy", "beat_row_entropy") if c in curves]),
-        ("probe AUROC, fold 9", [c for c in ("probe_auroc",) if c in curves]),
-    ]
-    panels = [(label, names) for label, names in panels if names]
+    """Losses and, where the method has them, alignment and uniformity, entropy of the targets and
+    the probe, over epochs."""
+    losses = ("total", "rhythm", "beat", "instance", "temporal", "prototype", "info_nce", "cmsc")
+    panels = {
+        "loss (nats)": losses,
+        "alignment (0: views agree)": ("alignment",),
+        "uniformity (0: collapse)": ("uniformity",),
+        "target entropy (nats)": ("row_entropy", "beat_row_entropy"),
+        "perplexity of the codes": ("perplexity",),
+        "probe AUROC, fold 9": ("probe_auroc",),
+    }
+    there = {label: [c for c in names if c in curves] for label, names in panels.items()}
+    panels = [(label, names) for label, names in there.items() if names]
     fig, axes = plt.subplots(2, 3, figsize=(9, 4.6))
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)

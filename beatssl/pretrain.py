@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -15,16 +16,15 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from beatssl import losses, models, targets, vcg
+from beatssl import methods, models
 from beatssl.beats import Beats, beats_fingerprint, pretraining_rows
-from beatssl.config import EncoderConfig, PretrainConfig, Profile, config_hash, to_dict
+from beatssl.config import Architecture, PretrainConfig, Profile, config_hash, to_dict
 from beatssl.files import replacing, write_text
 from beatssl.fingerprint import code_hash
-from beatssl.methods import beatssl as beatssl_method
-from beatssl.methods.beatssl import Batch, BeatSSL
+from beatssl.methods.base import Batch
 from beatssl.models import (
-    ArchitectureError, Encoder, build_encoder, load_encoder, pick_device, save_encoder,
-)
+    ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
+)  # fmt: skip
 from beatssl.store import Store
 from beatssl.targets import FeatureScale
 
@@ -47,14 +47,14 @@ class Run:
     Attributes:
         config: its settings.
         encoder: trained (or, for method `random`, untrained), in evaluation mode; None where the
-            run failed.
+            run failed. See `methods.base.Method.kept`.
         curves: one row an epoch: losses, diagnostics, learning rate, seconds.
         key: changes with any setting, the architecture or the data.
         failure: why there is no encoder; empty for a good run.
     """
 
     config: PretrainConfig
-    encoder: Encoder | None
+    encoder: torch.nn.Module | None
     curves: pd.DataFrame
     key: str
     failure: str = ""
@@ -102,6 +102,7 @@ class BatchSource:
         keep = keep.sort(dim=1).values  # (N, B), in the order of time
         wide = keep[..., None].expand(-1, -1, self.features.shape[2])
         return Batch(
+            items=items,
             signals=torch.from_numpy(self.store.load(self.rows[items.numpy()])),
             record_features=self.record_features[items],
             r_peak=self.r_peak[items].gather(1, keep),
@@ -111,9 +112,9 @@ class BatchSource:
         )
 
 
-def run_key(config: PretrainConfig, encoder: EncoderConfig, store: Store) -> str:
+def run_key(config: PretrainConfig, encoder: Architecture, store: Store) -> str:
     """Identity of a run: settings, architecture, data, and the code that decides the weights."""
-    code = code_hash(vcg, targets, losses, models, beatssl_method, sys.modules[__name__])
+    code = code_hash(models, *methods.code_of(config), sys.modules[__name__])
     return config_hash(config, encoder, beats_fingerprint(store), code)
 
 
@@ -124,7 +125,7 @@ def pretrain(
     beats: Beats,
     *,
     device: str = "auto",
-    monitor: Callable[[Encoder], dict[str, float]] | None = None,
+    monitor: Callable[[torch.nn.Module], dict[str, float]] | None = None,
     stop_after: int | None = None,
 ) -> Run | None:
     """Train one run, or read it if it is done, or go on where it was.
@@ -146,34 +147,40 @@ def pretrain(
         DivergedError: the loss is NaN or infinite, now or when the run was tried before; the
             checkpoint of the epoch before is kept.
         ArchitectureError: a checkpoint of another architecture lies in the folder.
-        ValueError: too few records.
+        ValueError: too few records, or a method without an encoder.
+        FileNotFoundError, CheckpointError: method `ecg_fm`, see `methods.released`.
     """
-    if config.method == "features":
+    if not config.has_encoder:
         raise ValueError(f"{config.run_id} has no encoder: there is nothing to pretrain")
     architecture = profile.encoder_of(config)
     key = run_key(config, architecture, store)
+    if config.method == "ecg_fm":  # released weights: nothing to train, no copy kept
+        return Run(config, methods.released(store.sampling_rate), pd.DataFrame(), key)
     folder = profile.work / "runs" / f"{config.run_id}-{key}"
-    done = _read_done(folder, config, architecture, key)
+    make = partial(methods.make_encoder, sampling_rate=store.sampling_rate)
+    done = _read_done(folder, config, architecture, key, make)
     if done is not None:
         return done
+    encoder = build_encoder(architecture, config.seed, make)
     if config.method == "random":
-        encoder = build_encoder(architecture, config.seed).eval()
-        return _finish(folder, config, encoder, pd.DataFrame(), key, 0)
+        return _finish(folder, config, encoder.eval(), pd.DataFrame(), key, 0)
 
     rows = pretraining_rows(store, beats)
     if len(rows) < 2:
         raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
     place = pick_device(device)
     source = BatchSource(store, beats, rows, config)
-    encoder = build_encoder(architecture, config.seed)
+    steps = config.epochs * source.batches_per_epoch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = BeatSSL(encoder, config, store.sampling_rate,
-                        source.record_scale, source.beat_scale).to(place)
+        model = methods.build(
+            config, encoder, sampling_rate=store.sampling_rate,
+            record_features=source.record_features, record_scale=source.record_scale,
+            beat_scale=source.beat_scale, steps=steps,
+        ).to(place)  # fmt: skip
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    steps = config.epochs * source.batches_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warmup_cosine(step, steps, config.warmup_fraction)
     )
@@ -195,13 +202,13 @@ def pretrain(
                 write_text(folder / "failed.json", json.dumps(note, indent=1))
                 raise DivergedError(str(error), pd.DataFrame(curves)) from None
             if monitor is not None and (epoch + 1 in (1, config.epochs) or (epoch + 1) % 5 == 0):
-                means |= monitor(model.encoder.eval())
+                means |= monitor(model.kept.eval())
                 model.train()
             curves.append({"epoch": epoch + 1, **means})
             bar.set_postfix(loss=f"{curves[-1]['total']:.3f}")
             _save_checkpoint(checkpoint, key, model, optimizer, schedule, generator, curves)
     table = pd.DataFrame(curves)
-    run = _finish(folder, config, model.encoder.cpu().eval(), table, key, len(rows))
+    run = _finish(folder, config, model.kept.cpu().eval(), table, key, len(rows))
     checkpoint.unlink()
     return run
 
@@ -229,6 +236,7 @@ def _one_epoch(model, optimizer, schedule, source, generator, device, where: str
         parts["total"].backward()
         optimizer.step()
         schedule.step()
+        model.after_step()
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.item()
         count += 1
@@ -272,7 +280,7 @@ def _restore(path: Path, key: str, model, optimizer, schedule, generator) -> lis
 
 
 def _finish(
-    folder: Path, config: PretrainConfig, encoder: Encoder, curves: pd.DataFrame, key: str,
+    folder: Path, config: PretrainConfig, encoder: torch.nn.Module, curves: pd.DataFrame, key: str,
     records: int,
 ) -> Run:
     """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
@@ -285,7 +293,7 @@ def _finish(
 
 
 def _read_done(
-    folder: Path, config: PretrainConfig, architecture: EncoderConfig, key: str
+    folder: Path, config: PretrainConfig, architecture: Architecture, key: str, make: Callable
 ) -> Run | None:
     failed = folder / "failed.json"
     if failed.is_file():
@@ -294,7 +302,7 @@ def _read_done(
     note = folder / "run.json"
     if not note.is_file() or json.loads(note.read_text())["key"] != key:
         return None
-    encoder = load_encoder(folder / "encoder.safetensors", architecture)
+    encoder = load_encoder(folder / "encoder.safetensors", architecture, make)
     text = (folder / "curves.csv").read_text().strip()
     curves = pd.read_csv(folder / "curves.csv") if text else pd.DataFrame()
     return Run(config, encoder, curves, key)

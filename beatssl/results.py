@@ -39,10 +39,13 @@ METHOD = ("method", "rhythm", "beat", "exponent", "variant")  # what names a row
 GROUP = (*METHOD, "task", "protocol", "label_fraction")
 
 CLASSIFY, SEGMENT, EMBED = "ptbxl_superdiagnostic", "ludb_segmentation", "ptbxl_embedding"
+LABELS, FOLDS = "ptbxl_label_draws", "ludb_more_folds"  # of the comparison, see `tasks.compare`
 SCORES = {
     CLASSIFY: metrics.classification_scores,
     SEGMENT: metrics.segmentation_scores,
     EMBED: metrics.embedding_scores,
+    LABELS: metrics.draw_scores,
+    FOLDS: metrics.segmentation_scores,
 }
 HEADLINES = (  # heading, task, metric: the columns of the main table
     ("AUROC", CLASSIFY, "auroc_macro"),
@@ -167,17 +170,30 @@ def _hash(
     protocol: str,
     label_fraction: float,
 ) -> str:
-    settings = {SEGMENT: profile.segment}.get(task, profile.classify)
-    if task == CLASSIFY:
+    if task == SEGMENT:
+        settings = profile.segment
+    elif task == FOLDS:
+        settings = dataclasses.replace(profile.segment, folds=profile.compare.folds)
+    elif task == CLASSIFY:
         settings = dataclasses.replace(profile.classify, label_fractions=(label_fraction,))
+    elif task == LABELS:
+        settings = dataclasses.replace(profile.compare, label_fractions=(label_fraction,))
+    else:
+        settings = profile.classify
     return config_hash(run, profile.encoder_of(run), settings, fingerprint, protocol)
 
 
 def _task_code(task: str) -> str:
     from beatssl import tasks  # late: the tasks import this module
-    from beatssl.tasks import classify, embedding, segment
+    from beatssl.tasks import classify, compare, delineate, embedding, segment
 
-    return code_hash(tasks, {CLASSIFY: classify, SEGMENT: segment, EMBED: embedding}[task])
+    return code_hash(tasks, *{
+        CLASSIFY: [classify],
+        SEGMENT: [segment],
+        EMBED: [embedding],
+        LABELS: [classify, compare],
+        FOLDS: [segment, compare, delineate],
+    }[task])
 
 
 def weights_hash(encoder: nn.Module | np.ndarray | None) -> str:
@@ -198,7 +214,7 @@ def data_name(profile: Profile, task: str) -> str:
     """What a number was measured on, in words; a part of PTB-XL is never called PTB-XL."""
     if profile.data.synthetic:
         return "synthetic"
-    if task == SEGMENT:
+    if task in (SEGMENT, FOLDS):
         return "LUDB"
     return "PTB-XL subset" if "subset" in profile.data.ptbxl.lower() else "PTB-XL"
 
@@ -308,7 +324,9 @@ def evaluations(profile: Profile) -> list[tuple[Evaluation, list[dict]]]:
     listed = {run.run_id: run for run in profile.runs}
     for path in sorted((profile.work / "results").glob("*.json")):
         what, rows = read_rows(path)
-        fractions = profile.classify.label_fractions if what.task == CLASSIFY else (1.0,)
+        fractions = {
+            CLASSIFY: profile.classify.label_fractions, LABELS: profile.compare.label_fractions
+        }.get(what.task, (1.0,))  # fmt: skip
         if what.run.run_id not in listed or what.label_fraction not in fractions:
             foreign.append(path.name)
             continue
@@ -377,8 +395,11 @@ def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predi
 
 
 def collect(profile: Profile, folder: Path = RESULTS) -> pd.DataFrame:
-    """Write `results/<profile>.csv` from all saved evaluations, single seeds and combined."""
+    """Write `results/<profile>.csv` from all saved evaluations, single seeds and combined; borders
+    of waves (`event_..`) combined only, or half of the file would be theirs."""
     table = with_combined(profile)
+    kept = (table["seed"] == "all") | ~table["metric"].str.startswith("event_")
+    table = table[kept].reset_index(drop=True)
     write_table(folder / f"{profile.name}.csv", table)
     return table
 
@@ -388,7 +409,8 @@ def load_predictions(profile: Profile, what: Evaluation) -> dict[str, np.ndarray
 
 
 def resamples_of(profile: Profile, task: str) -> int:
-    return profile.classify.bootstrap if task == CLASSIFY else profile.segment.bootstrap
+    tuned = profile.segment if task in (SEGMENT, FOLDS) else profile.classify
+    return tuned.bootstrap
 
 
 # --- files of rows --------------------------------------------------------------------------------

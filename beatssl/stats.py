@@ -1,4 +1,4 @@
-"""Bootstrap intervals over test records, jointly for all seeds, and paired differences.
+"""Bootstrap intervals over test records, paired differences, and tests over repeated runs.
 
 Percentile bootstrap: records are drawn with replacement, the score is computed on every draw, and
 the interval holds the middle 95 %. It says how far the score depends on which records happen to be
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import chi2, friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 LEVEL = 0.95
 MOST_UNDEFINED = 0.05  # share of resamples without a score above which no interval is given
@@ -170,3 +170,121 @@ def _sample(
         rows = [scores(predictions, weights) for predictions in group]
         out.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
     return out
+
+
+# --- tests over repeated runs ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Friedman:
+    """Do k methods differ over n blocks (draws or folds)?
+
+    Attributes:
+        statistic, p: chi-square approximation of Friedman's test.
+        smallest_p: the p of n blocks that all agree: no result of this design can go below.
+        kendall_w: effect size, 0 (no common order) to 1 (the same order in every block).
+        mean_rank: (k,), 1 is best.
+        critical_difference: of two mean ranks at 5 % (Nemenyi; Demsar 2006).
+        blocks: n.
+    """
+
+    statistic: float
+    p: float
+    smallest_p: float
+    kendall_w: float
+    mean_rank: np.ndarray
+    critical_difference: float
+    blocks: int
+
+
+def friedman(values: np.ndarray, alpha: float = 0.05) -> Friedman:
+    """Friedman's test with ranks and Nemenyi's critical difference.
+
+    Args: values: (blocks, methods), higher is better.
+
+    Raises:
+        ValueError: fewer than two blocks or three methods, or a value is missing.
+    """
+    n, k = values.shape
+    if n < 2 or k < 3 or np.isnan(values).any():
+        raise ValueError(f"Friedman's test needs 2 blocks and 3 methods, no gaps; got {n} x {k}")
+    found = friedmanchisquare(*values.T)
+    q = studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
+    return Friedman(
+        statistic=float(found.statistic),
+        p=float(found.pvalue),
+        smallest_p=float(chi2.sf(n * (k - 1), k - 1)),
+        kendall_w=float(found.statistic / (n * (k - 1))),
+        mean_rank=rankdata(-values, axis=1).mean(axis=0),
+        critical_difference=float(q * np.sqrt(k * (k + 1) / (6 * n))),
+        blocks=n,
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Wilcoxon's signed-rank test of two methods over the blocks.
+
+    Attributes:
+        median: of first minus second.
+        p, p_holm: exact two-sided where blocks have no ties; corrected for all pairs.
+        smallest_p: 2 / 2^n, if all n differences have the same sign.
+        smallest_p_holm: the same, corrected.
+        rank_biserial: effect size, -1 (second better in every block) to 1.
+        blocks: n.
+    """
+
+    first: int
+    second: int
+    median: float
+    p: float
+    p_holm: float
+    smallest_p: float
+    smallest_p_holm: float
+    rank_biserial: float
+    blocks: int
+
+
+def wilcoxon_holm(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> list[Pair]:
+    """Pairwise Wilcoxon signed-rank tests with Holm's correction over `pairs`.
+
+    Args:
+        values: (blocks, methods).
+        pairs: columns to compare.
+    """
+    n = len(values)
+    tested = []
+    for first, second in pairs:
+        d = values[:, first] - values[:, second]
+        p = float(wilcoxon(d, zero_method="zsplit").pvalue) if d.any() else 1.0
+        ranks = rankdata(np.abs(d)) * np.sign(d)
+        tested.append((float(np.median(d)), p, float(ranks.sum() / (n * (n + 1) / 2))))
+    floor = min(1.0, 2.0 ** (1 - n))
+    corrected = holm([p for _, p, _ in tested])
+    return [
+        Pair(a, b, median, p, c, floor, min(1.0, floor * len(pairs)), effect, n)
+        for (a, b), (median, p, effect), c in zip(pairs, tested, corrected, strict=True)
+    ]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: the i-th smallest of m times (m - i + 1), never falling."""
+    p = np.asarray(p, float)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    out = np.empty_like(p)
+    out[order] = np.minimum(steps, 1.0)
+    return out.tolist()
+
+
+def cliques(mean_rank: np.ndarray, critical_difference: float) -> list[tuple[int, ...]]:
+    """Largest groups of methods whose mean ranks lie within the critical difference, best first;
+    groups of one are left out. Args: mean_rank (k,). Returns: columns, in the order of rank."""
+    order = np.argsort(mean_rank, kind="stable")
+    groups: list[tuple[int, ...]] = []
+    for i in range(len(order)):
+        within = mean_rank[order[i:]] - mean_rank[order[i]] <= critical_difference
+        group = tuple(int(m) for m in order[i:][within])
+        if len(group) > 1 and not (groups and set(group) <= set(groups[-1])):
+            groups.append(group)
+    return groups

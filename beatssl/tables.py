@@ -11,7 +11,7 @@ import pandas as pd
 from beatssl import results
 from beatssl.config import BEAT_TARGETS, RHYTHM_TARGETS, PretrainConfig, Profile
 from beatssl.metrics import record_dice, wave_counts
-from beatssl.pages import PER_RUN, has_page
+from beatssl.pages import PER_RUN
 from beatssl.records import SUPERCLASSES, WAVES
 from beatssl.results import EMBED, HEADLINES, SEGMENT
 
@@ -20,11 +20,15 @@ TABLE_1 = ("AUROC", "F1", "LUDB F1")  # the scores of the paper's Table 1
 MAIN = (  # the rows shown where there is no room for all: references, baseline, paper's best
     "random", "supervised", "features", "beatssl-hard-none-1", "beatssl-soft_1-hard-50",
 )  # fmt: skip
+ABLATION = ("random", "supervised", "features", "beatssl")  # methods of Table 1 and its references
 NAMES = {
     "random": "Untrained encoder",
     "supervised": "Supervised from scratch",
     "features": "ECG features, logistic regression",
     "beatssl": "Beat-SSL", "ts2vec": "TS2Vec", "domain_ssl": "Domain-SSL", "ecg_fm": "ECG-FM",
+    "cmsc": "CMSC (CLOCS)", "w2v": "W2V+CMSC+RLM (small)",
+    "neurokit_dwt": "NeuroKit2, dwt", "neurokit_peak": "NeuroKit2, peak",
+    "neurokit_prominence": "NeuroKit2, prominence",
 }  # fmt: skip
 
 
@@ -171,7 +175,8 @@ def headlines(
     label_fraction: float = 1.0,
     folder: Path = results.RESULTS,
 ) -> pd.DataFrame:
-    """The headline scores of `results/<profile>.csv` with the paper's number for the same row.
+    """The headline scores of `results/<profile>.csv` with the paper's number for the same row: the
+    ablation and its references, not the compared methods.
 
     Args:
         every_row: also the rows of the paper's Table 1 that were not run here.
@@ -183,6 +188,7 @@ def headlines(
         sd, ci_low, ci_high, n, seeds, failed (seeds), data; NaN where there is none.
     """
     ours = by_method(results.read(folder / f"{profile.name}.csv"))
+    ours = ours[ours["method"].isin(ABLATION)]
     ours = ours[ours["protocol"].isin([protocol, "scratch"])]
     ours = ours[(ours["task"] == SEGMENT) | np.isclose(ours["label_fraction"], label_fraction)]
     printed = results.paper().query("source == 'Table 1'")
@@ -239,7 +245,7 @@ def linked(table: pd.DataFrame, rows: pd.DataFrame, profile: Profile) -> str:
     names = dict(zip(rows["label"], rows["name"], strict=True))
     links = []
     for label_ in table.index:
-        runs = [run for run in profile.runs if run.name == names[label_] and has_page(run)]
+        runs = [run for run in profile.runs if run.name == names[label_] and run.has_encoder]
         links.append(" ".join(
             f'<a href="{PER_RUN}--{run.run_id}.html">{run.seed}</a>' for run in runs
         ))

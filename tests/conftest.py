@@ -26,8 +26,9 @@ def small(tmp_path_factory):
     """A small synthetic workspace: 160 PTB-XL-like, 8 LUDB-like, 4 Challenge-like records."""
     from beatssl.beats import prepare_beats
     from beatssl.config import (
-        ClassifyConfig, DataConfig, EncoderConfig, PretrainConfig, Profile, SegmentConfig,
-    )
+        ClassifyConfig, CompareConfig, DataConfig, EncoderConfig, PretrainConfig, Profile,
+        SegmentConfig, TS2VecConfig, W2VConfig,
+    )  # fmt: skip
     from beatssl.store import prepare
     from beatssl.workspace import Workspace
 
@@ -38,6 +39,11 @@ def small(tmp_path_factory):
             data=DataConfig(synthetic=True, synthetic_ptbxl=160, synthetic_ludb=8,
                             synthetic_challenge=4),
             encoder=EncoderConfig(widths=(8, 16), strides=(1, 2), dilations=(1, 2), blocks=1),
+            ts2vec=TS2VecConfig(hidden=4, depth=3, channels=8),
+            w2v=W2VConfig(sampling_rate=100, conv_blocks=2, conv_channels=8, width=16, layers=1,
+                          heads=2, ffn=16, position_kernel=8, position_groups=4, entries=8,
+                          target_dim=8),
+            compare=CompareConfig(label_fractions=(0.5, 1.0), draws=2, folds=4),
             classify=ClassifyConfig(label_fractions=(1.0,), bootstrap=50, finetune_epochs=1),
             segment=SegmentConfig(folds=2, epochs=2, bootstrap=50),
             runs=(PretrainConfig(epochs=3, batch_size=32), PretrainConfig(method="random")),

@@ -83,7 +83,7 @@ def test_saved_encoder_is_the_same_encoder(tmp_path):
 def test_missing_and_foreign_weights_are_named(tmp_path):
     path = tmp_path / "run-7" / "encoder.safetensors"
     with pytest.raises(FileNotFoundError, match="run-7.*pretraining"):
-        models.load_encoder(path)
+        models.load_encoder(path, CONFIG)
     models.save_encoder(models.build_encoder(CONFIG, 0), path)
     with pytest.raises(models.ArchitectureError, match="another architecture"):
         models.load_encoder(path, EncoderConfig())

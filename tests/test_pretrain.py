@@ -9,6 +9,7 @@ import torch
 
 from beatssl import pretrain as p
 from beatssl.config import PretrainConfig
+from beatssl.methods.beatssl import BeatSSL
 from beatssl.models import ArchitectureError
 
 CONFIG = PretrainConfig(rhythm="soft_1", beat="hard", exponent=50, epochs=3, batch_size=32)
@@ -87,8 +88,8 @@ def test_random_method_is_the_untrained_encoder(work):
 
 def test_divergence_stops_with_the_last_good_checkpoint(work, monkeypatch):
     go(work, stop_after=1)
-    step = p.BeatSSL.training_step
-    monkeypatch.setattr(p.BeatSSL, "training_step", lambda *a: {
+    step = BeatSSL.training_step
+    monkeypatch.setattr(BeatSSL, "training_step", lambda *a: {
         k: v * float("nan") for k, v in step(*a).items()})
     with pytest.raises(p.DivergedError, match="epoch 2.*learning_rate") as told:
         go(work)
@@ -100,13 +101,13 @@ def test_divergence_stops_with_the_last_good_checkpoint(work, monkeypatch):
 
 def test_a_diverged_run_is_not_tried_again_and_says_so(work, monkeypatch):
     go(work, stop_after=1)
-    step = p.BeatSSL.training_step
+    step = BeatSSL.training_step
     with monkeypatch.context() as patch:
-        patch.setattr(p.BeatSSL, "training_step", lambda *a: {
+        patch.setattr(BeatSSL, "training_step", lambda *a: {
             k: v * float("nan") for k, v in step(*a).items()})
         with pytest.raises(p.DivergedError) as first:
             go(work)
-    monkeypatch.setattr(p.BeatSSL, "training_step", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(BeatSSL, "training_step", lambda *a: pytest.fail("trained again"))
     with pytest.raises(p.DivergedError) as again:
         go(work)
     assert str(again.value) == str(first.value) and len(again.value.curves) == 1

@@ -140,3 +140,73 @@ def test_against_is_difference_for_each():
     assert stats.against(scores, base, others, 50) == [
         stats.difference(scores, other, base, 50) for other in others
     ]
+
+
+# --- tests over repeated runs ---------------------------------------------------------------------
+
+
+def test_friedman_equals_the_textbook():
+    """Friedman's formula by hand, Kendall's W from it, and the published critical values: q of
+    Demsar 2006, table 5a, for 4 methods 2.569 and for 10 methods 3.164."""
+    values = np.random.default_rng(0).normal(size=(7, 4))
+    found = stats.friedman(values)
+    n, k = values.shape
+    ranks = np.array([[1 + sum(b > a for b in row) for a in row] for row in values])
+    chi = 12 * n / (k * (k + 1)) * (((ranks.mean(axis=0) - (k + 1) / 2) ** 2).sum())
+    assert found.statistic == pytest.approx(chi)
+    assert found.kendall_w == pytest.approx(chi / (n * (k - 1)))
+    np.testing.assert_allclose(found.mean_rank, ranks.mean(axis=0))
+    assert found.critical_difference == pytest.approx(2.569 * np.sqrt(20 / 42), abs=1e-3)
+    ten = stats.friedman(np.random.default_rng(1).normal(size=(5, 10)))
+    assert ten.critical_difference == pytest.approx(3.164 * np.sqrt(110 / 30), abs=2e-3)
+
+
+def test_smallest_p_is_reached_where_all_blocks_agree():
+    values = np.arange(5)[:, None] * 0.1 + np.array([0.3, 0.2, 0.1, 0.0])
+    found = stats.friedman(values)
+    assert found.p == pytest.approx(found.smallest_p) and found.kendall_w == pytest.approx(1)
+    assert found.mean_rank.tolist() == [1, 2, 3, 4]
+    noisy = values + 1e-3 * np.arange(20).reshape(5, 4)  # differences without ties
+    pairs = stats.wilcoxon_holm(noisy, [(0, 1), (0, 2), (0, 3)])
+    assert [pair.p for pair in pairs] == [0.0625] * 3 == [pair.smallest_p for pair in pairs]
+    assert [pair.p_holm for pair in pairs] == [0.1875] * 3
+    assert all(pair.rank_biserial == 1 for pair in pairs)
+    assert stats.wilcoxon_holm(-noisy, [(0, 1)])[0].rank_biserial == -1
+
+
+def test_five_blocks_cannot_reach_five_percent_and_ten_can_reach_one():
+    """What lets the paper's classification show '#' and its segmentation '**' (paper.md 2.3)."""
+    rng = np.random.default_rng(0)
+    for n, floor in ((5, 0.0625), (10, 2**-9)):
+        values = np.stack([1 + rng.random(n), rng.random(n) - 1], axis=1)
+        (pair,) = stats.wilcoxon_holm(values, [(0, 1)])
+        assert pair.p == pytest.approx(floor) == pair.smallest_p
+
+
+def test_wilcoxon_of_equal_methods_and_effect_size_by_hand():
+    values = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    (pair,) = stats.wilcoxon_holm(values, [(0, 1)])
+    assert (pair.p, pair.median, pair.rank_biserial) == (1, 0, 0)
+    d = np.array([0.5, -0.1, 0.3, 0.2])  # ranks 4, -1, 3, 2
+    (pair,) = stats.wilcoxon_holm(np.stack([d, 0 * d], axis=1), [(0, 1)])
+    assert pair.rank_biserial == pytest.approx((4 - 1 + 3 + 2) / 10)
+    assert pair.median == pytest.approx(0.25)
+
+
+def test_holm_by_hand():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, 0.7]) == [1, 1]
+
+
+def test_cliques_are_the_largest_groups_within_the_critical_difference():
+    ranks = np.array([4.0, 1.0, 2.0, 2.9])
+    assert stats.cliques(ranks, 1.0) == [(1, 2), (2, 3)]
+    assert stats.cliques(ranks, 1.2) == [(1, 2), (2, 3), (3, 0)]
+    assert stats.cliques(ranks, 9.0) == [(1, 2, 3, 0)]
+    assert stats.cliques(ranks, 0.5) == []
+
+
+def test_friedman_refuses_gaps_and_too_few():
+    for values in (np.ones((1, 3)), np.ones((4, 2)), np.full((4, 3), np.nan)):
+        with pytest.raises(ValueError, match="Friedman"):
+            stats.friedman(values)

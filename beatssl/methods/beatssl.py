@@ -6,40 +6,17 @@ targets. With `beat="none"` and hard targets it is plain 3KG with NT-Xent, the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import nn
 
 from beatssl.config import PretrainConfig
 from beatssl.losses import alignment, contrastive_loss, uniformity
+from beatssl.methods.base import Batch, Method
 from beatssl.models import Encoder, autocast, projector, roi_align
 from beatssl.targets import FeatureScale, beat_targets, record_targets, row_entropy, same_record
 from beatssl.vcg import augment
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees. N records, up to B beats each (`beat_valid` marks the real ones).
-
-    Attributes:
-        signals: (N, 12, time) float32, scaled per record.
-        record_features: (N, 54), raw, may hold NaN.
-        r_peak: (N, B) samples.
-        beat_valid: (N, B) bool.
-        beat_class: (N, B) integer.
-        beat_features: (N, B, 28), raw, may hold NaN.
-    """
-
-    signals: torch.Tensor
-    record_features: torch.Tensor
-    r_peak: torch.Tensor
-    beat_valid: torch.Tensor
-    beat_class: torch.Tensor
-    beat_features: torch.Tensor
-
-
-class BeatSSL(nn.Module):
+class BeatSSL(Method):
     """The encoder f with its two projectors g_r and g_b.
 
     Args:
@@ -63,10 +40,6 @@ class BeatSSL(nn.Module):
         sizes = encoder.channels, config.projector_hidden, config.projector_out
         self.rhythm_projector = projector(*sizes)
         self.beat_projector = projector(*sizes) if config.beat != "none" else None
-
-    def encode(self, signals: torch.Tensor) -> torch.Tensor:
-        """(batch, 12, time) -> (batch, channels, steps)."""
-        return self.encoder(signals)
 
     def view(self, signals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """One 3KG view of each record."""

@@ -1,0 +1,100 @@
+"""CMSC, a compared method: contrast of the two halves of a record (CLOCS).
+
+Source: Kiyasseh, Zhu and Clifton 2021, "CLOCS: Contrastive Learning of Cardiac Signals Across
+Space, Time, and Patients", ICML, arXiv 2005.13249, its "contrastive multi-segment coding". Written
+from its equations.
+
+Adjacent segments, without overlap, are a positive pair. There is no augmentation: CLOCS contrasts
+the raw segments, and what changes from one to the next takes its place. CLOCS pairs all segments of
+one patient; here a record stands for its patient, though a few patients of PTB-XL have several
+records, which then count as negatives. Ours, too: all 12 leads in one encoder, and the projector of
+the Beat-SSL baseline, so that the two differ in their pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from beatssl.losses import alignment, uniformity
+from beatssl.methods.base import Batch, Method
+from beatssl.models import Encoder, autocast, projector
+
+
+@dataclass(frozen=True)
+class CMSCConfig:
+    """Settings; the temperature is CLOCS's. Raises: ValueError, a value that is not positive."""
+
+    temperature: float = 0.1
+    projector_hidden: int = 256
+    projector_out: int = 128
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+
+def halves(signals: torch.Tensor) -> torch.Tensor:
+    """(N, leads, time) -> (2N, leads, time // 2): all first halves, then all second halves; the
+    last sample of an odd number is left out."""
+    half = signals.shape[2] // 2
+    return torch.cat([signals[:, :, :half], signals[:, :, half : 2 * half]])
+
+
+def cmsc_loss(z_1: torch.Tensor, z_2: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Find the second half by the first among all second halves, and the other way round.
+
+    With `p_ij = softmax_j(cos(z_1i, z_2j) / temperature)` and q the same with 1 and 2 exchanged,
+    `L = -mean_i (log p_ii + log q_ii) / 2`. Unlike in NT-Xent, halves of the same side are not
+    contrasted.
+
+    Args:
+        z_1, z_2: (N, dim) embeddings of the first and of the second halves, of any length.
+        temperature: > 0.
+
+    Raises:
+        ValueError: fewer than two records, or shapes that differ.
+    """
+    if z_1.shape != z_2.shape or len(z_1) < 2:
+        raise ValueError(
+            f"expected two arrays (N >= 2, dim), got {tuple(z_1.shape)} and {tuple(z_2.shape)}"
+        )
+    cosine = F.normalize(z_1.float(), dim=1) @ F.normalize(z_2.float(), dim=1).T
+    logits, own = cosine / temperature, torch.arange(len(z_1), device=z_1.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+class CMSC(Method):
+    """Encoder and projector.
+
+    Args:
+        encoder: any module (batch, 12, time) -> (batch, channels, steps) with `channels` and
+            `stride`, for records of any length; kept after pretraining, the projector is not.
+    """
+
+    def __init__(self, encoder: Encoder, config: CMSCConfig):
+        super().__init__()
+        self.encoder, self.config = encoder, config
+        self.projector = projector(encoder.channels, config.projector_hidden, config.projector_out)
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Loss of one batch; of `batch` only the signals are used.
+
+        Args:
+            generator: as with the other methods; nothing is drawn.
+
+        Returns:
+            `total` (to differentiate), and detached: alignment, uniformity.
+        """
+        n = len(batch.signals)
+        with autocast(batch.signals.device):
+            e = self.encode(halves(batch.signals))  # (2N, C, steps)
+            z = self.projector(e.mean(dim=2)).float()  # (2N, dim)
+        return {
+            "total": cmsc_loss(z[:n], z[n:], self.config.temperature),
+            "alignment": alignment(z[:n], z[n:]).detach(),
+            "uniformity": uniformity(z).detach(),
+        }

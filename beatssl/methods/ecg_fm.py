@@ -1,0 +1,683 @@
+"""ECG-FM (W2V + CMSC + RLM) in plain PyTorch: its released encoder, and its recipe in small.
+
+The published model is wav2vec 2.0 (arXiv 2006.11477) on 12-lead ECG at 500 Hz with two additions:
+the two halves of a record attract each other (CMSC, arXiv 2005.13249) and leads are left out at
+random (RLM, arXiv 2203.06889). Weights: huggingface.co/wanglab/ecg-fm (MIT).
+
+    python -m beatssl.methods.ecg_fm mimic_iv_ecg_physionet_pretrained.pt ecg_fm.safetensors
+
+converts the released checkpoint once; `--trust` where it holds more than tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from beatssl.config import W2VConfig
+from beatssl.files import replacing
+from beatssl.methods.base import Batch, Method, dropout_from
+from beatssl.models import autocast
+
+SEGMENT = 5  # s: what it was pretrained on
+
+LEAD_MASK = 0.5  # probability that a lead is zeroed
+MASK_PROBABILITY = 0.65  # share of the tokens that masked spans would cover without overlap
+SPAN = 10  # tokens of a masked span
+NEGATIVES = 100  # for each masked token, from its own segment
+TEMPERATURE = 0.1  # of both contrastive losses
+DIVERSITY_WEIGHT, PENALTY_WEIGHT = 0.1, 10.0
+FEATURE_GRADIENT = 0.1  # the convolutions learn with a tenth of the gradient
+TAU_START, TAU_END, TAU_DECAY = 2.0, 0.5, 0.999995  # Gumbel temperature, decay a step
+
+
+class CheckpointError(ValueError):
+    """A file that is no ECG-FM checkpoint, or that cannot be read safely."""
+
+
+# ---------------------------------------------------------------- the encoder
+
+
+class FeatureExtractor(nn.Module):
+    """Convolutions: (batch, 12, time) -> (batch, conv_channels, time // stride).
+
+    The first is followed by a group norm with one group a channel, that is, each channel is
+    standardised over the time of the segment.
+    """
+
+    def __init__(self, channels: int, blocks: int):
+        super().__init__()
+        self.conv_layers = nn.ModuleList()
+        for block in range(blocks):
+            conv = nn.Conv1d(channels if block else 12, channels, 2, 2, bias=False)
+            nn.init.kaiming_normal_(conv.weight)
+            # Identity: the norm is number 2 in the published names.
+            norm = [nn.Identity(), nn.GroupNorm(channels, channels)] if block == 0 else []
+            self.conv_layers.append(nn.Sequential(conv, *norm, nn.GELU()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.conv_layers:
+            x = layer(x)
+        return x
+
+
+class PositionalConvolution(nn.Module):
+    """Where a token is, from its neighbours: (batch, tokens, width) -> the same shape."""
+
+    def __init__(self, config: W2VConfig):
+        super().__init__()
+        conv = nn.Conv1d(config.width, config.width, config.position_kernel,
+                         padding=config.position_kernel // 2, groups=config.position_groups)
+        nn.init.normal_(conv.weight, std=math.sqrt(4 / (config.position_kernel * config.width)))
+        nn.init.zeros_(conv.bias)
+        self.pos_conv = nn.Sequential(weight_norm(conv, dim=2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.pos_conv(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one more
+        return F.gelu(y).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: (batch, tokens, width) -> the same shape."""
+
+    def __init__(self, config: W2VConfig):
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.q_proj = nn.Linear(config.width, config.width)
+        self.k_proj = nn.Linear(config.width, config.width)
+        self.v_proj = nn.Linear(config.width, config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (batch, heads, tokens, ..)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout * self.training)
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each followed by a layer norm (post-LN)."""
+
+    def __init__(self, config: W2VConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(config.width)
+        self.fc1 = nn.Linear(config.width, config.ffn)
+        self.fc2 = nn.Linear(config.ffn, config.width)
+        self.final_layer_norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x)))
+        return self.final_layer_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
+
+
+class Transformer(nn.Module):
+    """Layer norm, dropout and the layers: (batch, tokens, width) -> the same shape."""
+
+    def __init__(self, config: W2VConfig):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.dropout(self.layer_norm(x))
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class W2VEncoder(nn.Module):
+    """Encoder of ECG-FM; parameters are named as in the released files.
+
+    Attributes: channels: of the output. stride: samples a token (published: 16, 32 ms at 500 Hz);
+    token j is centred on sample `(j + 0.5) * stride - 0.5`.
+    """
+
+    def __init__(self, config: W2VConfig):
+        super().__init__()
+        self.config = config
+        self.channels = config.width
+        self.stride = config.stride
+        self.feature_extractor = FeatureExtractor(config.conv_channels, config.conv_blocks)
+        self.layer_norm = nn.LayerNorm(config.conv_channels)
+        self.post_extract_proj = nn.Linear(config.conv_channels, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv_pos = PositionalConvolution(config)
+        self.encoder = Transformer(config)
+        self.register_parameter("mask_emb", None)  # only pretraining has one
+
+    def forward(
+        self,
+        signals: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        return_features: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of segments; the last `time % stride` samples are not used.
+
+        Args:
+            signals: (batch, 12, time) at the encoder's own rate, each lead with zero mean and unit
+                sd.
+            mask: (batch, tokens) bool, tokens to hide behind the learnt mask embedding.
+            return_features: also return the output of the convolutions.
+
+        Returns:
+            (batch, channels, time // stride), and (batch, conv_channels, time // stride) if asked
+            for.
+
+        Raises:
+            ValueError: signals of another shape, or a mask for an encoder without mask embedding.
+        """
+        if signals.ndim != 3 or signals.shape[1] != 12 or signals.shape[2] < self.stride:
+            raise ValueError(
+                f"signals have shape {tuple(signals.shape)}, expected (batch, 12, time) with "
+                f"time >= {self.stride}"
+            )
+        features = self.feature_extractor(signals)
+        x = self.dropout(self.post_extract_proj(self.layer_norm(features.transpose(1, 2))))
+        if mask is not None:
+            if self.mask_emb is None:
+                raise ValueError("this encoder has no mask embedding: mask with W2VPretraining")
+            x = torch.where(mask[..., None], self.mask_emb.to(x.dtype), x)
+        tokens = self.encoder(x + self.conv_pos(x)).transpose(1, 2)
+        return (tokens, features) if return_features else tokens
+
+
+# ---------------------------------------------------------------- pretraining
+
+
+class Quantizer(nn.Module):
+    """Picks one vector from each codebook, with Gumbel noise (arXiv 1611.01144)."""
+
+    def __init__(self, config: W2VConfig):
+        super().__init__()
+        self.codebooks, self.entries = config.codebooks, config.entries
+        total = config.codebooks * config.entries
+        self.vars = nn.Parameter(torch.rand(1, total, config.target_dim // config.codebooks))
+        self.weight_proj = nn.Linear(config.conv_channels, total)
+        nn.init.normal_(self.weight_proj.weight)
+        nn.init.zeros_(self.weight_proj.bias)
+
+    def forward(
+        self, x: torch.Tensor, tau: float, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Hard choices whose gradient is that of the softmax (straight-through).
+
+        Args:
+            x: (.., conv_channels) normalised features.
+            tau: temperature of the softmax, > 0.
+            generator: CPU, for the noise.
+
+        Returns:
+            vectors (.., target_dim), choices (.., codebooks), and the perplexity of the mean
+            softmax without noise, summed over the codebooks: 2 to 640 for the published size.
+        """
+        logits = self.weight_proj(x).float().unflatten(-1, (self.codebooks, self.entries))
+        over = tuple(range(logits.ndim - 2))
+        share = logits.softmax(dim=-1).mean(dim=over)  # (codebooks, entries)
+        perplexity = (-(share * (share + 1e-7).log()).sum(dim=1)).exp().sum()
+        noise = -torch.empty(logits.shape).exponential_(generator=generator).log()
+        soft = ((logits + noise.to(logits.device)) / tau).softmax(dim=-1)
+        chosen = soft.argmax(dim=-1)  # (.., codebooks)
+        hard = F.one_hot(chosen, self.entries) + (soft - soft.detach())  # exactly one-hot
+        books = self.vars.view(self.codebooks, self.entries, -1)
+        return torch.einsum("...ge,ged->...gd", hard, books).flatten(-2), chosen, perplexity
+
+
+class W2VPretraining(W2VEncoder):
+    """The encoder with what only pretraining needs; 215 tensors and 90,883,072 parameters in the
+    published size, of which the encoder has 207 and 90,373,248."""
+
+    def __init__(self, config: W2VConfig):
+        super().__init__(config)
+        self.mask_emb = nn.Parameter(torch.rand(config.width))
+        self.quantizer = Quantizer(config)
+        self.project_q = nn.Linear(config.target_dim, config.target_dim)
+        self.final_proj = nn.Linear(config.width, config.target_dim)
+
+
+def mask_leads(signals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each lead of each segment zeroed with probability one half: (batch, 12, time), same shape."""
+    keep = torch.rand(signals.shape[:2], generator=generator) >= LEAD_MASK
+    return signals * keep[..., None].to(signals)
+
+
+def span_mask(rows: int, tokens: int, generator: torch.Generator) -> torch.Tensor:
+    """Which tokens are masked: spans of 10 that may overlap, the same number in every row.
+
+    All rows get n = 0.65 * tokens / 10 spans, rounded at random to a neighbouring integer (at
+    least 2), at n different starts. Rows with more masked tokens than the poorest row then lose
+    some at random (as in wav2vec 2.0), so that every segment counts the same. Of 156 tokens 49.6 %
+    are expected to be masked before this step; after it about 40 % of 16 rows, 35 % of 128 rows
+    (64 records). Of 31 tokens (5 s at 100 Hz): 53 %, and 36 % of 16 and of 128 rows.
+
+    Returns:
+        (rows, tokens) bool on the CPU.
+
+    Raises:
+        ValueError: 10 tokens or fewer.
+    """
+    starts = tokens - SPAN + 1
+    if starts < 2:
+        raise ValueError(
+            f"a segment has {tokens} tokens, masking needs more than {SPAN}: take longer segments"
+        )
+    spans = int(MASK_PROBABILITY * tokens / SPAN + torch.rand((), generator=generator).item())
+    spans = max(2, spans)
+    start = torch.rand(rows, starts, generator=generator).argsort(dim=1)[:, :spans]
+    covered = (start[..., None] + torch.arange(SPAN)).flatten(1)  # (rows, spans * 10)
+    mask = torch.zeros(rows, tokens, dtype=torch.bool).scatter(1, covered, True)
+    order = torch.rand(rows, tokens, generator=generator).masked_fill(~mask, -1.0)
+    kept = order.topk(int(mask.sum(dim=1).min()), dim=1).indices
+    return torch.zeros_like(mask).scatter(1, kept, True)
+
+
+def draw_negatives(rows: int, masked: int, generator: torch.Generator) -> torch.Tensor:
+    """For each masked token 100 others of its segment, with repetition.
+
+    Returns:
+        (rows, masked, 100) integer on the CPU, positions among the masked tokens.
+
+    Raises:
+        ValueError: fewer than two masked tokens.
+    """
+    if masked < 2:
+        raise ValueError(f"{masked} masked tokens leave no negatives: take longer segments")
+    others = torch.randint(masked - 1, (rows, masked, NEGATIVES), generator=generator)
+    return others + (others >= torch.arange(masked)[:, None])  # skips the token itself
+
+
+def info_nce(
+    predicted: torch.Tensor, target: torch.Tensor, codes: torch.Tensor, negatives: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy of finding the right target among the negatives; cosine / 0.1.
+
+    A negative that was quantised to the same codes as the positive is left out (wav2vec 2.0).
+
+    Args:
+        predicted, target: (rows, masked, dim).
+        codes: (rows, masked, codebooks) choices of the quantiser behind `target`.
+        negatives: (rows, masked, number) positions among the masked tokens.
+
+    Returns:
+        Scalar, mean over rows and masked tokens.
+    """
+    cosine = F.normalize(predicted, dim=2) @ F.normalize(target, dim=2).transpose(1, 2)
+    logits = cosine / TEMPERATURE  # (rows, masked, masked)
+    same = (codes[:, :, None] == codes[:, None]).all(dim=3)
+    positive = logits.diagonal(dim1=1, dim2=2)  # (rows, masked)
+    negative = logits.masked_fill(same, -math.inf).gather(2, negatives)
+    return (torch.cat([positive[..., None], negative], dim=2).logsumexp(dim=2) - positive).mean()
+
+
+def cmsc(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """CMSC (CLOCS): cross-entropy, both ways, of finding a record's other half in the batch.
+
+    Args:
+        first, second: (records, channels), the two halves.
+
+    Returns:
+        Scalar.
+    """
+    logits = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / TEMPERATURE
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+class W2VCmscRlm(Method):
+    """Pretraining by the recipe of ECG-FM, for a model of any size.
+
+    `total = InfoNCE + 0.1 * (640 - perplexity) / 640 + 10 * mean(features^2) + CMSC`, with the
+    halves of a record as its two segments. Published optimiser: Adam (.9, .98), eps 1e-6, weight
+    decay .01, constant 5e-5. Positives of CMSC are records here, patients in the original.
+
+    Args:
+        encoder: whose architecture is pretrained; its weights are where the training starts.
+
+    Attributes: model: encoder and pretraining heads. steps: training steps done.
+    """
+
+    def __init__(self, encoder: EcgFm):
+        super().__init__()
+        self.sampling_rate = encoder.sampling_rate
+        self.model = W2VPretraining(encoder.config)
+        self.model.load_state_dict(encoder.encoder.state_dict(), strict=False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def kept(self) -> EcgFm:
+        """A copy of the present encoder, without the pretraining heads."""
+        own = W2VEncoder(self.model.config)
+        state = self.model.state_dict()
+        own.load_state_dict({name: state[name] for name in own.state_dict()})
+        return EcgFm(own, self.sampling_rate)
+
+    @property
+    def tau(self) -> float:
+        """Temperature of the quantiser: from 2 down to 0.5, times 0.999995 a step."""
+        return max(TAU_START * TAU_DECAY ** int(self.steps), TAU_END)
+
+    def encode(self, signals: torch.Tensor) -> torch.Tensor:
+        """(batch, 12, time) as in the store -> (batch, channels, steps)."""
+        return EcgFm(self.model, self.sampling_rate)(signals)
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """`losses` of one batch; of `batch` only the signals are used."""
+        rate = self.model.config.sampling_rate
+        return self.losses(model_input(batch.signals, self.sampling_rate, rate), generator)
+
+    def losses(self, signals: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Losses of one batch and what is worth watching.
+
+        Args:
+            signals: (batch, 12, time) at the encoder's rate, standardised: see `model_input`. The
+                two halves need more than ten tokens each.
+            generator: CPU; all draws hang on it, dropout too.
+
+        Returns:
+            `total` (to differentiate), and detached: info_nce, diversity, penalty, cmsc (not yet
+            weighted), perplexity, tau, masked (share of the tokens).
+        """
+        model, device, half = self.model, signals.device, signals.shape[2] // 2
+        segments = torch.cat([signals[..., :half], signals[..., half : 2 * half]])  # (2N, 12, half)
+        segments = mask_leads(segments, generator)
+        mask = span_mask(len(segments), half // model.stride, generator).to(device)
+        with dropout_from(generator, device), autocast(device):
+            tokens, features = model(segments, mask, return_features=True)
+            hidden = model.dropout(model.layer_norm(features.transpose(1, 2)))
+        if features.requires_grad:
+            features.register_hook(lambda gradient: FEATURE_GRADIENT * gradient)
+        tokens = tokens.float()  # (2N, C, tokens)
+        rows = len(segments), -1  # every row has the same number of masked tokens
+        target, codes, perplexity = model.quantizer(
+            hidden.float()[mask].unflatten(0, rows), self.tau, generator
+        )
+        predicted = model.final_proj(tokens.transpose(1, 2)[mask].unflatten(0, rows))
+        negatives = draw_negatives(*predicted.shape[:2], generator).to(device)
+        contrast = info_nce(predicted, model.project_q(target), codes, negatives)
+        size = model.config.codebooks * model.config.entries
+        diversity = (size - perplexity) / size
+        penalty = features.float().pow(2).mean()
+        between = cmsc(*tokens.mean(dim=2).chunk(2))
+        losses = {"info_nce": contrast, "diversity": diversity, "penalty": penalty, "cmsc": between,
+                  "perplexity": perplexity, "tau": torch.tensor(self.tau, device=device),
+                  "masked": mask.float().mean()}
+        self.steps += 1
+        total = contrast + DIVERSITY_WEIGHT * diversity + PENALTY_WEIGHT * penalty + between
+        return {"total": total, **{name: value.detach() for name, value in losses.items()}}
+
+
+# ---------------------------------------------------------------- our records
+
+
+class EcgFm(nn.Module):
+    """An encoder of tokens on records of any rate, with one step every `stride` samples.
+
+    ECG-FM was pretrained on MIMIC-IV-ECG and PhysioNet 2021, which contains PTB-XL: its released
+    weights have seen the signals of PTB-XL, test folds included, without their labels.
+
+    A record becomes tokens in segments of 5 s, the length of pretraining. Where the time is no
+    multiple of 5 s the last segment ends with the record and overlaps the one before; a record
+    shorter than 5 s is one segment.
+
+    Args:
+        encoder: `load_ecg_fm(..)`, or a `W2VEncoder` of another size.
+        sampling_rate: Hz of the signals.
+        stride: input samples a step; default: the largest power of two within 40 ms, 4 at 100 Hz.
+    """
+
+    def __init__(self, encoder: nn.Module, sampling_rate: float, stride: int = 0):
+        super().__init__()
+        self.encoder, self.sampling_rate, self.config = encoder, sampling_rate, encoder.config
+        self.stride = stride or 2 ** max(0, int(math.log2(0.04 * sampling_rate)))
+        self.channels = encoder.channels
+
+    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+        """(batch, 12, time) -> (batch, channels, ceil(time / stride)).
+
+        Step j lies on input sample `j * stride`, interpolated between the nearest tokens (token k
+        of a segment is centred on its sample `(k + 0.5) * encoder.stride - 0.5`); beyond the
+        outermost tokens their value is kept.
+
+        Raises:
+            ValueError: a record shorter than two tokens (64 ms for ECG-FM).
+        """
+        rate = self.config.sampling_rate
+        x = model_input(signals, self.sampling_rate, rate)
+        time, place = x.shape[2], x.device
+        length = min(SEGMENT * rate, time)
+        tokens = length // self.encoder.stride
+        if tokens < 2:
+            raise ValueError(f"a record of {time} samples at {rate} Hz is shorter than "
+                             f"two tokens ({2 * self.encoder.stride} samples)")
+        starts = list(range(0, time - length + 1, length))
+        if starts[-1] + length < time:
+            starts.append(time - length)
+        segments = torch.stack([x[..., s : s + length] for s in starts], dim=1)
+        e = self.encoder(segments.flatten(0, 1)).unflatten(0, (len(x), len(starts)))
+        e = e.transpose(1, 2).flatten(2)  # (batch, channels, segments * tokens)
+        middle = (torch.arange(tokens, device=place) + 0.5) * self.encoder.stride - 0.5
+        at = (torch.tensor(starts, device=place)[:, None] + middle.double()).flatten()
+        new = torch.ones_like(at, dtype=torch.bool)  # not: what an overlap has already given
+        new[1:] = at[1:] > at.cummax(dim=0).values[:-1]
+        step = torch.arange(0, signals.shape[2], self.stride, device=place).double()
+        return interpolate(e[..., new], at[new], step * (rate / self.sampling_rate))
+
+
+def model_input(signals: torch.Tensor, sampling_rate: float, rate: float) -> torch.Tensor:
+    """What the encoder expects (ECG-FM: 500 Hz): resampled by linear interpolation, each lead of
+    zero mean and unit sd over the whole record, constant leads 0.
+
+    Args:
+        signals: (batch, 12, time).
+        sampling_rate: Hz of the signals.
+        rate: Hz wanted.
+
+    Returns:
+        (batch, 12, round(time * rate / sampling_rate)); sample k is at k / rate s, and the value
+        after the last given sample is kept.
+    """
+    if sampling_rate != rate:
+        ratio = sampling_rate / rate
+        given = torch.arange(signals.shape[2], device=signals.device).double()
+        wanted = torch.arange(round(signals.shape[2] / ratio), device=signals.device).double()
+        signals = interpolate(signals, given, wanted * ratio)
+    sd = signals.std(dim=2, unbiased=False, keepdim=True)
+    varies = sd > 1e-6 * signals.abs().amax(dim=2, keepdim=True)  # above the rounding of float32
+    centred = signals - signals.mean(dim=2, keepdim=True)
+    return torch.where(varies, centred / torch.where(varies, sd, 1.0), 0.0)
+
+
+def interpolate(values: torch.Tensor, at: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Linear interpolation on the last axis, constant beyond the ends.
+
+    Args:
+        values: (.., n), n >= 2.
+        at: (n,) increasing positions of the values, float64.
+        where: (m,) wanted positions.
+
+    Returns:
+        (.., m).
+    """
+    where = where.to(at).clamp(at[0], at[-1])
+    right = torch.searchsorted(at, where).clamp(1, len(at) - 1)
+    share = (where - at[right - 1]) / (at[right] - at[right - 1])
+    return torch.lerp(values[..., right - 1], values[..., right], share.to(values))
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def load_ecg_fm(path: Path, config: W2VConfig = W2VConfig()) -> W2VEncoder:
+    """The encoder of a checkpoint, pretrained or finetuned, `.pt` or `.safetensors`.
+
+    Both spellings of weight norm are known; the pretraining heads and the classifier are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: unsafe or damaged file, tensors missing, too many, or of another shape.
+    """
+    found = _encoder_tensors(read_checkpoint(path))
+    with torch.device("meta"):
+        encoder = W2VEncoder(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    modules = {name.split(".")[0] for name in expected}
+    faults = {
+        "missing": [name for name in expected if name not in found],
+        "of another shape": [
+            f"{name} {tuple(found[name].shape)} instead of {shape}"
+            for name, shape in expected.items()
+            if name in found and tuple(found[name].shape) != shape
+        ],
+        "unknown": [n for n in found if n not in expected and n.split(".")[0] in modules],
+    }
+    faults = {kind: names for kind, names in faults.items() if names}
+    if faults:
+        listed = "; ".join(f"{len(n)} {kind}: {_first(n)}" for kind, n in faults.items())
+        raise CheckpointError(
+            f"the tensors of {path.name} are not those of this encoder ({listed}). Check that it "
+            "is an ECG-FM checkpoint and that its sizes are those of the W2VConfig given"
+        )
+    encoder.load_state_dict({name: found[name].float() for name in expected}, assign=True)
+    return encoder.eval()
+
+
+def _first(names: list[str], number: int = 3) -> str:
+    """The first few names."""
+    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
+
+
+def _encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names as `W2VEncoder` has them: without the prefix of finetuned files, one weight norm."""
+    finetuned = any(name.startswith("encoder.feature_extractor.") for name in tensors)
+    prefix = "encoder." if finetuned else ""
+    spelling = {"weight_g": "parametrizations.weight.original0",
+                "weight_v": "parametrizations.weight.original1"}
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            head, dot, last = name.removeprefix(prefix).rpartition(".")
+            renamed[head + dot + spelling.get(last, last)] = tensor
+    return renamed
+
+
+def read_checkpoint(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
+    """All tensors of the model in a checkpoint, under the names in the file.
+
+    Args:
+        path: `.safetensors`, or what torch.save wrote: a state dict, bare or under `model`.
+        trust: allow unpickling, which runs code that the file brings.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: not readable, not readable safely, or no tensors in it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {path.parent.name}/{path.name}: the released one is at "
+            "huggingface.co/wanglab/ecg-fm (mimic_iv_ecg_physionet_pretrained.pt)"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        if trust:
+            raise CheckpointError(f"{path.name} is damaged or no checkpoint: {error}") from error
+        raise CheckpointError(
+            f"{path.name} cannot be read safely: it holds more than tensors (fairseq keeps its "
+            "training settings in the same file), or is damaged. Unpickling it runs whatever code "
+            "it brings. If you trust its source, convert it once, on a machine where you may: "
+            f"`python -m beatssl.methods.ecg_fm --trust {path.name} {path.stem}.safetensors`, and "
+            "use the .safetensors file from then on"
+        ) from error
+    except (ImportError, AttributeError) as error:  # only when trusted: a class is not here
+        raise CheckpointError(
+            f"{path.name} holds objects of a package that is not installed here ({error}): install "
+            "it for the conversion only (the released files: omegaconf)"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{path.name} is damaged or no checkpoint ({error}): fetch it again"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a state dict")
+    tensors = {name: t for name, t in content.items() if isinstance(t, torch.Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f"{path.name} holds no tensors, neither at its top nor under the key `model`"
+        )
+    return tensors
+
+
+class Conversion(NamedTuple):
+    """What `convert` read: hash of the input file, number of tensors and of parameters."""
+
+    sha256: str
+    tensors: int
+    parameters: int
+
+
+def convert(path: Path, target: Path, trust: bool = False) -> Conversion:
+    """Write the tensors of a checkpoint as safetensors, unchanged and with their names.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `read_checkpoint`; also a target of another suffix.
+    """
+    if target.suffix != ".safetensors":
+        raise CheckpointError(f"the output is named {target.name}: end it in .safetensors")
+    tensors = {name: t.clone().contiguous() for name, t in read_checkpoint(path, trust).items()}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with replacing(target) as part:
+        save_file(tensors, part, metadata={"source": path.name, "source_sha256": digest})
+    return Conversion(digest, len(tensors), sum(t.numel() for t in tensors.values()))
+
+
+def main(words: list[str] | None = None) -> int:
+    """Convert a checkpoint; the exit status is 0, or 1 with the reason printed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m beatssl.methods.ecg_fm",
+        description="Convert an ECG-FM checkpoint to safetensors (published: 215 tensors, "
+                    "90883072 parameters).",
+    )
+    parser.add_argument("input", type=Path, help="the released .pt file")
+    parser.add_argument("output", type=Path, help="the .safetensors file to write")
+    parser.add_argument("--trust", action="store_true",
+                        help="unpickle the input, which may run any code that it brings")
+    options = parser.parse_args(words)
+    try:
+        done = convert(options.input, options.output, options.trust)
+    except (FileNotFoundError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.input.name}: sha256 {done.sha256}")
+    print(f"{options.output.name}: {done.tensors} tensors, {done.parameters} parameters")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

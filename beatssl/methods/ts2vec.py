@@ -1,0 +1,313 @@
+"""TS2Vec: hierarchical contrast over time and over records (Yue et al., AAAI 2022).
+
+Source: arXiv 2106.10466. Two overlapping crops of a record go through a dilated CNN that gives one
+vector per time step, with random steps masked. On their overlap the same step of the other crop is
+the positive: against the other steps of the record (temporal) and against the same step of the
+other records (instance), at every level of a max-pooling pyramid over time.
+
+    instance:  -log exp(r_it . r'_it) / sum over the other 2B - 1 vectors at step t
+    temporal:  -log exp(r_it . r'_it) / sum over the other 2T - 1 vectors of record i
+
+Dot products are raw: no temperature, no normalisation.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from beatssl.config import TS2VecConfig
+from beatssl.methods.base import Batch, Method, dropout_from
+from beatssl.models import autocast
+
+KERNEL = 3
+ALPHA = 0.5  # weight of the instance part
+CHUNK_ELEMENTS = 2**24  # of one matrix of dot products; 64 MiB in float32
+
+
+def receptive_field(config: TS2VecConfig) -> int:
+    """Input samples that one output step sees: 1 + sum over blocks i of 2 (kernel - 1) 2^i."""
+    return 1 + sum(2 * (KERNEL - 1) * 2**i for i in range(config.depth + 1))
+
+
+class DilatedBlock(nn.Module):
+    """GELU, convolution, GELU, convolution, plus a shortcut; the length stays.
+
+    `project` puts a 1x1 convolution on the shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, dilation: int, project: bool):
+        super().__init__()
+        same = {"padding": dilation * (KERNEL // 2), "dilation": dilation}
+        self.main = nn.Sequential(
+            nn.GELU(),
+            nn.Conv1d(inputs, outputs, KERNEL, **same),
+            nn.GELU(),
+            nn.Conv1d(outputs, outputs, KERNEL, **same),
+        )
+        self.shortcut = nn.Conv1d(inputs, outputs, 1) if project else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.main(x) + self.shortcut(x)
+
+
+class TS2VecEncoder(nn.Module):
+    """(batch, 12, time) -> (batch, channels, time): linear layer per step, mask, dilated blocks.
+
+    Block i has dilation 2^i. Output step j is centred on input sample j (`stride` is 1), so
+    `models.roi_align` works on it.
+    """
+
+    stride = 1
+
+    def __init__(self, config: TS2VecConfig):
+        super().__init__()
+        self.config = config
+        self.channels = config.channels
+        self.input = nn.Linear(12, config.hidden)
+        widths = [config.hidden] * (config.depth + 1) + [config.channels]
+        self.blocks = nn.Sequential(*[
+            DilatedBlock(inputs, outputs, 2**i, inputs != outputs or i == config.depth)
+            for i, (inputs, outputs) in enumerate(pairwise(widths))
+        ])
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, signals: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """One vector per time step.
+
+        Args:
+            signals: (batch, 12, time), any unit; NaN counts as 0.
+            mask: (batch, time) bool, True where a time step is kept; None keeps all.
+
+        Returns:
+            (batch, channels, time). Dropout, in training mode, draws from torch's global RNG.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        if signals.ndim != 3 or signals.shape[1] != 12:
+            raise ValueError(
+                f"signals have shape {tuple(signals.shape)}, expected (batch, 12, time)"
+            )
+        x = signals.masked_fill(signals.isnan(), 0.0)
+        x = self.input(x.transpose(1, 2)).transpose(1, 2)  # (batch, hidden, time)
+        if mask is not None:
+            if mask.shape != (len(x), x.shape[2]):
+                raise ValueError(
+                    f"mask has shape {tuple(mask.shape)}, expected {(len(x), x.shape[2])}"
+                )
+            x = x.masked_fill(~mask[:, None], 0.0)
+        return self.dropout(self.blocks(x))
+
+
+def instance_loss(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+    """Contrast with the same time step of the other series; 0 for a batch of one.
+
+    Args: z_1, z_2: (batch, time, channels), one per view. Returns: scalar, in nats."""
+    return _contrast(z_1.transpose(0, 1), z_2.transpose(0, 1))
+
+
+def temporal_loss(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+    """Contrast with the other time steps of the same series; 0 for a single step.
+
+    Args: z_1, z_2: (batch, time, channels), one per view. Returns: scalar, in nats."""
+    return _contrast(z_1, z_2)
+
+
+def _contrast(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+    """Mean of `_summed_cross_entropy` over all vectors, a few groups at a time.
+
+    A group needs a matrix of (2n)^2 dot products. Groups are taken together while that stays
+    within `CHUNK_ELEMENTS` (at least one group), and the matrices are computed again in the
+    backward pass instead of being kept. Three of them live at once. With float32, 1000 steps and
+    any number of records that is 3 * 64 MiB = 192 MiB, and 16 MB for the mask of the diagonal;
+    above 2048 steps it grows with the square of the steps: 5000 steps need 3 * 400 MB + 400 MB.
+
+    Args: z_1, z_2: (groups, n, channels).
+    """
+    groups, n, _ = z_1.shape
+    size = max(1, CHUNK_ELEMENTS // (2 * n) ** 2)
+    parts = [
+        checkpoint(_summed_cross_entropy, a, b, use_reentrant=False, preserve_rng_state=False)
+        for a, b in zip(z_1.split(size), z_2.split(size), strict=True)
+    ]
+    return torch.stack(parts).sum() / (groups * 2 * n)
+
+
+def _summed_cross_entropy(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+    """-sum log softmax of the positive among the other 2n - 1 vectors of the group.
+
+    Args: z_1, z_2: (groups, n, channels)."""
+    groups, n, _ = z_1.shape
+    z = torch.cat([z_1, z_2], dim=1)  # (groups, 2n, channels)
+    not_itself = z.new_zeros(2 * n, 2 * n).fill_diagonal_(-torch.inf)  # (2n, 2n)
+    logits = torch.baddbmm(not_itself, z, z.transpose(1, 2))  # (groups, 2n, 2n)
+    positive = torch.arange(2 * n, device=z.device).roll(n)  # (2n,): i + n and i - n
+    return F.cross_entropy(logits.flatten(0, 1), positive.repeat(groups), reduction="sum")
+
+
+def hierarchical_parts(
+    z_1: torch.Tensor, z_2: torch.Tensor, temporal_unit: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Instance and temporal loss, each summed over the levels and divided by their number.
+
+    Level 0 is z itself; max-pooling with kernel 2 (an odd last step is dropped) gives the next,
+    down to one step. That last level has an instance part only.
+
+    Args:
+        z_1, z_2: (batch, time, channels), the same time steps of two views.
+        temporal_unit: first level with a temporal part.
+
+    Returns:
+        Two scalars, in nats, both unweighted.
+
+    Raises:
+        ValueError: shapes that differ, or no time step.
+    """
+    if z_1.shape != z_2.shape or z_1.ndim != 3 or not z_1.shape[1]:
+        raise ValueError(
+            f"views have shapes {tuple(z_1.shape)} and {tuple(z_2.shape)}, expected twice the same "
+            "(batch, time, channels)"
+        )
+    instance, temporal, level = z_1.new_zeros(()), z_1.new_zeros(()), 0
+    while True:
+        instance = instance + instance_loss(z_1, z_2)
+        steps = z_1.shape[1]
+        if steps > 1 and level >= temporal_unit:
+            temporal = temporal + temporal_loss(z_1, z_2)
+        level += 1
+        if steps == 1:
+            return instance / level, temporal / level
+        z_1, z_2 = (
+            F.max_pool1d(z.transpose(1, 2), 2).transpose(1, 2) for z in (z_1, z_2)
+        )  # (batch, steps // 2, channels)
+
+
+def hierarchical_loss(
+    z_1: torch.Tensor, z_2: torch.Tensor, alpha: float = ALPHA, temporal_unit: int = 0
+) -> torch.Tensor:
+    """`alpha * instance + (1 - alpha) * temporal`; arguments and errors as `hierarchical_parts`."""
+    instance, temporal = hierarchical_parts(z_1, z_2, temporal_unit)
+    return alpha * instance + (1 - alpha) * temporal
+
+
+def overlapping_crops(
+    signals: torch.Tensor, generator: torch.Generator, temporal_unit: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Two crops of each series that overlap in their last and first `overlap` samples.
+
+    Lengths are drawn once a batch: with T samples, overlap ~ U{2^(temporal_unit + 1) .. T},
+    left ~ U{0 .. T - overlap}, right = left + overlap, outer left ~ U{0 .. left}, outer right ~
+    U{right .. T}. The crops are [outer left, right) and [left, outer right), moved for each series
+    by an offset ~ U{-outer left .. T - outer right}.
+
+    Args:
+        signals: (batch, leads, time).
+        generator: the only source of randomness, on the CPU.
+        temporal_unit: the overlap can be pooled this many times and keep two steps.
+
+    Returns:
+        crop_1 (batch, leads, time_1), crop_2 (batch, leads, time_2) and the overlap in samples:
+        `crop_1[..., -overlap:]` and `crop_2[..., :overlap]` are the same samples.
+
+    Raises:
+        ValueError: series shorter than the smallest overlap.
+    """
+    time, shortest = signals.shape[2], 2 ** (temporal_unit + 1)
+    if time < shortest:
+        raise ValueError(f"series of {time} samples are shorter than the least overlap, {shortest}")
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    overlap = draw(shortest, time)
+    left = draw(0, time - overlap)
+    right = left + overlap
+    outer_left, outer_right = draw(0, left), draw(right, time)
+    offset = torch.randint(
+        -outer_left, time - outer_right + 1, (len(signals), 1, 1), generator=generator
+    )
+
+    def crop(start: int, end: int) -> torch.Tensor:
+        where = (offset + torch.arange(start, end)).to(signals.device)  # (batch, 1, end - start)
+        return signals.gather(2, where.expand(-1, signals.shape[1], -1))
+
+    return crop(outer_left, right), crop(left, outer_right), overlap
+
+
+def random_masks(
+    n: int, time: int, probability: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Time steps to keep: each is False with `probability`. (n, time) bool on the CPU."""
+    return torch.rand(n, time, generator=generator) >= probability
+
+
+class TS2Vec(Method):
+    """The encoder and the running mean of its weights, which is what is kept after pretraining.
+
+    Args:
+        encoder: trained in place; mask probability and temporal unit are read from its `config`.
+
+    Attributes:
+        averaged: encoder whose weights are the mean over the calls of `after_step`; before the
+            first call, a copy of `encoder`. It needs no gradient, so optimisers pass over it.
+    """
+
+    def __init__(self, encoder: TS2VecEncoder):
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+        self.averaged = copy.deepcopy(encoder).requires_grad_(False)
+        self.register_buffer("averages", torch.zeros((), dtype=torch.long))
+
+    @property
+    def kept(self) -> TS2VecEncoder:
+        """The averaged encoder."""
+        return self.averaged
+
+    def encode(self, signals: torch.Tensor) -> torch.Tensor:
+        """(batch, 12, time) -> (batch, channels, time), without a mask.
+
+        In evaluation mode by the averaged encoder, in training mode by the one being trained."""
+        return (self.encoder if self.training else self.averaged)(signals)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Take the present weights into the running mean."""
+        self.averages += 1
+        share = 1 / self.averages.item()
+        pairs = zip(self.averaged.parameters(), self.encoder.parameters(), strict=True)
+        for mean, weight in pairs:
+            mean.lerp_(weight, share)
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Losses of one batch; of `batch` only the signals are used.
+
+        Args: generator: source of the crops, masks and dropout, on the CPU.
+
+        Returns:
+            `total` (to differentiate) `= (instance + temporal) / 2`, and detached, unweighted:
+            instance, temporal. All in nats.
+
+        Raises:
+            ValueError: not 12 leads, or series too short to crop.
+        """
+        c, signals = self.config, batch.signals
+        crop_1, crop_2, overlap = overlapping_crops(signals, generator, c.temporal_unit)
+        mask_1, mask_2 = (
+            random_masks(len(crop), crop.shape[2], c.mask_probability, generator).to(crop.device)
+            for crop in (crop_1, crop_2)
+        )
+        with dropout_from(generator, signals.device), autocast(signals.device):
+            e_1, e_2 = self.encoder(crop_1, mask_1), self.encoder(crop_2, mask_2)
+        z_1 = e_1[..., -overlap:].transpose(1, 2).float()  # (batch, overlap, channels)
+        z_2 = e_2[..., :overlap].transpose(1, 2).float()  # (batch, overlap, channels)
+        instance, temporal = hierarchical_parts(z_1, z_2, c.temporal_unit)
+        return {
+            "total": ALPHA * instance + (1 - ALPHA) * temporal,
+            "instance": instance.detach(),
+            "temporal": temporal.detach(),
+        }

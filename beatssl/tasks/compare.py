@@ -1,0 +1,152 @@
+"""What the comparison of methods adds to the two tasks: few labels drawn anew, and ten folds.
+
+`LABELS` is task 1 with a frozen encoder and a linear probe, for several fractions of the labels and
+several stratified draws of each; the draws are the same for all methods and encoders. `FOLDS` is
+task 2 in as many folds as the paper's figure suggests (paper.md 2.3). Both keep what each draw or
+fold scored, which is what the tests over repeated runs compare.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from beatssl import results
+from beatssl.config import PretrainConfig, Profile
+from beatssl.metrics import MetricError, check_classes
+from beatssl.results import FOLDS, LABELS
+from beatssl.store import Store
+from beatssl.tasks import require
+from beatssl.tasks.classify import Part, embed, probe, split, stratified_draw
+from beatssl.tasks.segment import cross_validate, folds
+
+REDRAWS = 100
+
+Predictions = dict[str, np.ndarray]
+
+
+def draw_with_all_classes(labels: np.ndarray, fraction: float, number: int) -> np.ndarray:
+    """`classify.stratified_draw` number `number`, drawn again while a class is missing in it.
+
+    At 1 % of few records a class can be without a positive, and then nothing can be learnt of it.
+
+    Raises:
+        MetricError: no such draw in a hundred.
+    """
+    for attempt in range(REDRAWS):
+        chosen = stratified_draw(labels, fraction, number + 1000 * attempt)
+        try:
+            check_classes(labels[chosen], "draw")
+        except MetricError:
+            continue
+        return chosen
+    raise MetricError(
+        f"{fraction:.0%} of {len(labels)} records: a class is missing in each of {REDRAWS} draws; "
+        "take a larger fraction (CompareConfig.label_fractions)"
+    )
+
+
+def probe_draws(
+    features: Mapping[str, np.ndarray], parts: Mapping[str, Part], fraction: float, draws: int
+) -> Predictions:
+    """Linear probes of several draws of the labels, one with all labels.
+
+    Fold 9 chooses regularisation and thresholds with all of its labels, also where few labels are
+    drawn from folds 1-8: it is the same for all methods.
+
+    Args:
+        features: (n, features) of train, validation, test.
+        parts: of `classify.split`.
+
+    Returns:
+        truth (n, classes), score (draws, n, classes), threshold (draws, classes), record_id (n,),
+        drawn (draws, size) item numbers of the training part.
+    """
+    train = parts["train"]
+    drawn, found = [], []
+    for number in range(draws if fraction < 1 else 1):
+        chosen = draw_with_all_classes(train.labels, fraction, number)
+        drawn.append(chosen)
+        found.append(probe(
+            features["train"][chosen], train.labels[chosen],
+            features["validation"], parts["validation"].labels,
+            features["test"], parts["test"].labels,
+        ))  # fmt: skip
+    return {
+        "truth": found[0]["truth"],
+        "score": np.stack([f["score"] for f in found]),
+        "threshold": np.stack([f["threshold"] for f in found]),
+        "record_id": parts["test"].record_id,
+        "drawn": np.stack(drawn),
+    }
+
+
+def label_run(
+    run: PretrainConfig, profile: Profile, store: Store, encoder: nn.Module | np.ndarray,
+    protocol: str,
+) -> list[dict]:
+    """Result rows of task `LABELS` for all label fractions, saved and reused.
+
+    Args:
+        encoder: or (rows of the store, features).
+        protocol: frozen; others give no rows.
+    """
+    if protocol != "frozen":
+        return []
+
+    @functools.cache
+    def prepared() -> tuple[dict, dict]:
+        parts = split(store)
+        if isinstance(encoder, np.ndarray):
+            return {name: encoder[part.rows] for name, part in parts.items()}, parts
+        return {name: embed(encoder, store, part.rows) for name, part in parts.items()}, parts
+
+    rows = []
+    for fraction in profile.compare.label_fractions:
+        what = results.describe(run, profile, store, encoder, LABELS, protocol, fraction)
+        rows += results.reuse_or_make(
+            what, profile,
+            lambda f=fraction: probe_draws(*prepared(), f, profile.compare.draws),
+            profile.classify.bootstrap,
+        )  # fmt: skip
+    return rows
+
+
+def folds_run(
+    run: PretrainConfig, profile: Profile, store: Store, encoder: nn.Module | np.ndarray,
+    protocol: str,
+) -> list[dict]:
+    """Result rows of task `FOLDS`, saved and reused.
+
+    Args:
+        encoder: or (LUDB rows, time), the waves that a delineator has drawn.
+        protocol: frozen | finetune | scratch.
+    """
+    require(protocol, run.method)
+    config = dataclasses.replace(profile.segment, folds=profile.compare.folds)
+    what = results.describe(run, profile, store, encoder, FOLDS, protocol, 1.0)
+
+    def predict() -> Predictions:
+        if not isinstance(encoder, np.ndarray):
+            return cross_validate(encoder, store, config, run.seed, protocol != "frozen")
+        rows = np.asarray(store.rows("ludb"))
+        record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
+        fold = np.zeros(len(rows), np.int8)
+        for k, (_, unseen) in enumerate(folds(record_id, config.folds)):
+            fold[unseen] = k + 1
+        return {
+            "truth": store.wave_targets(rows, lead=config.lead).astype(np.int8),
+            "prediction": encoder,
+            "record_id": record_id,
+            "fold": fold,
+            "sampling_rate": np.array(store.sampling_rate),
+            "tolerance_ms": np.array(config.tolerance_ms),
+        }
+
+    return results.reuse_or_make(what, profile, predict, config.bootstrap)
+
+

@@ -1,0 +1,186 @@
+"""The comparison's protocols: draws of few labels, more folds, delineators."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from beatssl import evaluate, metrics, results
+from beatssl.config import DELINEATORS, PretrainConfig
+from beatssl.metrics import MetricError
+from beatssl.pretrain import pretrain
+from beatssl.tasks import compare, delineate
+from beatssl.tasks.classify import probe, split, stratified_draw
+from beatssl.tasks.segment import folds
+
+RANDOM = PretrainConfig(method="random")
+
+
+def labels(n=200, seed=0):
+    return (np.random.default_rng(seed).random((n, 5)) < [0.5, 0.3, 0.2, 0.2, 0.1]).astype(int)
+
+
+def test_a_draw_with_all_classes_is_the_stratified_one_drawn_again():
+    y = labels()
+    for fraction in (0.03, 0.1, 0.5):
+        for number in range(5):
+            chosen = compare.draw_with_all_classes(y, fraction, number)
+            assert len(chosen) == round(fraction * len(y))
+            assert (y[chosen].sum(axis=0) > 0).all() and (y[chosen].min(axis=0) == 0).all()
+            first = stratified_draw(y, fraction, number)
+            if (y[first].sum(axis=0) > 0).all() and (y[first].min(axis=0) == 0).all():
+                np.testing.assert_array_equal(chosen, first)
+    draws = {tuple(compare.draw_with_all_classes(y, 0.1, number)) for number in range(5)}
+    assert len(draws) == 5
+    rare = np.zeros((200, 5), int)
+    rare[:, :4] = y[:, :4]
+    with pytest.raises(MetricError, match="1% of 200 records.*100 draws.*larger fraction"):
+        compare.draw_with_all_classes(rare, 0.01, 0)
+
+
+def test_each_draw_is_a_probe_of_its_records(small):
+    parts = split(small.store)
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(len(part.rows), 6)) + part.labels[:, :1] for name, part in
+         parts.items()}
+    found = compare.probe_draws(x, parts, 0.5, 3)
+    train, val, test = parts["train"], parts["validation"], parts["test"]
+    assert found["score"].shape == (3, len(test.rows), 5) and found["drawn"].shape[0] == 3
+    for number in range(3):
+        chosen = found["drawn"][number]
+        alone = probe(x["train"][chosen], train.labels[chosen], x["validation"], val.labels,
+                      x["test"], test.labels)
+        np.testing.assert_array_equal(found["score"][number], alone["score"])
+        np.testing.assert_array_equal(found["threshold"][number], alone["threshold"])
+    whole = compare.probe_draws(x, parts, 1.0, 3)
+    assert whole["score"].shape[0] == 1 and len(whole["drawn"][0]) == len(train.rows)
+
+
+def test_scores_of_draws_are_the_mean_of_the_draws():
+    rng = np.random.default_rng(0)
+    draws = {"truth": labels(60), "score": rng.random((3, 60, 5)), "threshold": rng.random((3, 5))}
+    weights = rng.multinomial(60, np.full(60, 1 / 60), size=4)
+    found = metrics.draw_scores(draws, weights)
+    for name in ("auroc_macro", "f1_macro", "f1_MI"):
+        each = [metrics.classification_scores(
+            {"truth": draws["truth"], "score": s, "threshold": t}, weights)[name]
+            for s, t in zip(draws["score"], draws["threshold"], strict=True)]
+        np.testing.assert_allclose(found[name], sum(each) / 3)
+
+
+def test_both_protocols_run_are_saved_and_reused(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    profile = replace(small.profile, runs=(RANDOM, PretrainConfig(method="neurokit_prominence")))
+    w = replace(small, profile=profile)
+    few = evaluate.evaluate_all(w, "label draws")
+    fractions = sorted(profile.compare.label_fractions)
+    assert sorted(few["label_fraction"].unique()) == fractions
+    assert set(few["run_id"]) == {"random-s0"}  # a delineator classifies nothing
+    assert few.query("metric == 'auroc_macro'")["value"].between(0, 1).all()
+    more = evaluate.evaluate_all(w, "more folds")
+    assert set(more["run_id"]) == {"random-s0", "supervised-s0", "neurokit_prominence-s0"}
+    only = evaluate.evaluate_all(w, "more folds", names=["random"])
+    assert "neurokit_prominence-s0" not in set(only["run_id"])
+    for what, _ in results.evaluations(profile):
+        saved = results.load_predictions(profile, what)
+        if what.task == results.FOLDS:
+            assert len(np.unique(saved["fold"])) == profile.compare.folds
+            for k, (_, unseen) in enumerate(folds(saved["record_id"], profile.compare.folds)):
+                assert (saved["fold"][unseen] == k + 1).all()
+    monkeypatch.setattr(compare, "cross_validate", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(compare, "probe", lambda *a: pytest.fail("fitted again"))
+    assert evaluate.evaluate_all(w, "label draws").equals(few)
+    assert evaluate.evaluate_all(w, "more folds").equals(more)
+    combined = results.with_combined(profile).query("seed == 'all'")
+    assert {results.LABELS, results.FOLDS} <= set(combined["task"])
+
+
+def test_number_of_folds_and_draws_are_part_of_the_evaluation(small):
+    def key(profile, task):
+        return results.describe(RANDOM, profile, small.store, None, task, "frozen", 1.0).key
+
+    other = replace(small.profile, compare=replace(small.profile.compare, folds=3, draws=7))
+    for task in (results.LABELS, results.FOLDS):
+        assert key(other, task) != key(small.profile, task)
+    for task in (results.CLASSIFY, results.SEGMENT, results.EMBED):
+        assert key(other, task) == key(small.profile, task)
+
+
+# --- delineators ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", DELINEATORS)
+def test_delineators_find_the_waves_of_a_simulated_heart(small, method):
+    found, failed = delineate.delineated(small.profile, small.store, method)
+    rows = np.asarray(small.store.rows("ludb"))
+    truth = small.store.wave_targets(rows, lead="II")
+    assert found.shape == truth.shape and len(failed) < len(rows) / 2
+    scores = metrics.segmentation_scores({
+        "truth": truth, "prediction": found, "sampling_rate": np.array(100),
+        "tolerance_ms": np.array(150.0)})
+    assert scores["f1_QRS"][0] > 0.4 and scores["f1_macro"][0] > 0.4
+
+
+def test_a_lead_that_neurokit_cannot_read_is_named():
+    with pytest.raises(ValueError, match="NeuroKit2 dwt: "):
+        delineate.delineate(np.zeros(1000), 100, "dwt")
+    with pytest.raises(ValueError, match="no delineator; known: neurokit_dwt"):
+        delineate.delineated(None, None, "dwt")
+
+
+# --- methods --------------------------------------------------------------------------------------
+
+OTHERS = ("cmsc", "domain_ssl", "ts2vec", "w2v")
+
+
+def go(w, config, **options):
+    return pretrain(config, w.profile, w.store, w.beats, **options)
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_trains_resumes_exactly_and_is_read_back(
+    small, tmp_path, monkeypatch, method
+):
+    config = PretrainConfig(method=method, epochs=2, batch_size=16, learning_rate=0.003)
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "a"))
+    whole = go(small, config)
+    assert np.isfinite(whole.curves["total"]).all() and len(whole.curves) == 2
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "b"))
+    assert go(small, config, stop_after=1) is None
+    torch.manual_seed(99)  # what happens outside does not matter
+    resumed = go(small, config)
+    back = go(small, config)
+    untrained = go(small, replace(config, method="random")).encoder
+    x = torch.from_numpy(small.store.load(np.arange(3)))
+    state = whole.encoder.state_dict()
+    for run in (resumed, back):
+        other = run.encoder.state_dict()
+        assert list(other) == list(state) and all(torch.equal(other[k], state[k]) for k in state)
+    with torch.no_grad():
+        e = whole.encoder(x)
+        torch.testing.assert_close(back.encoder(x), e)
+    steps = -(-x.shape[2] // whole.encoder.stride)
+    assert e.shape == (3, whole.encoder.channels, steps) and torch.isfinite(e).all()
+    if method in ("cmsc", "domain_ssl"):  # they train the profile's encoder
+        assert whole.encoder.config == untrained.config == small.profile.encoder
+        assert not torch.equal(untrained(x), e)
+
+
+def test_methods_have_keys_of_their_own_and_are_worth_an_evaluation(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    runs = tuple(PretrainConfig(method=m, epochs=1, batch_size=32) for m in ("cmsc", "ts2vec"))
+    w = replace(small, profile=replace(small.profile, runs=runs))
+    for task in ("classification", "segmentation", "embedding"):
+        rows = evaluate.evaluate_all(w, task)
+        assert set(rows["method"]) == {"cmsc", "ts2vec"}
+    assert len({run.key for run in (evaluate.train(w, c) for c in runs)}) == 2
+
+
+def test_released_weights_need_a_file(small, monkeypatch, tmp_path):
+    monkeypatch.delenv("BEATSSL_ECG_FM", raising=False)
+    with pytest.raises(FileNotFoundError, match="ECG_FM=file"):
+        go(small, PretrainConfig(method="ecg_fm"))
+    monkeypatch.setenv("BEATSSL_ECG_FM", str(tmp_path / "no.pt"))
+    with pytest.raises(FileNotFoundError, match="no.pt"):
+        go(small, PretrainConfig(method="ecg_fm"))
