@@ -348,3 +348,120 @@ def target_shares(table: pd.DataFrame, xlabel: str) -> Figure:
         ax.set(title=context, xlabel=xlabel, ylabel="target", xlim=(-0.02, 1.02))
     fig.tight_layout()
     return fig
+
+
+# --- the comparison -------------------------------------------------------------------------------
+
+
+def violins(values: dict[str, pd.DataFrame], paper: dict[str, dict[str, float]]) -> Figure:
+    """A violin a method in the paper's form, its draws or folds as dots, the paper's median as a
+    red line; a panel a score.
+
+    Args: values: heading -> (blocks, methods). paper: heading -> method -> median."""
+    fig, axes = plt.subplots(
+        1, len(values), figsize=(4.6 * len(values), 0.9 + 0.42 * max(v.shape[1] for v in
+                                                                   values.values())),
+        squeeze=False,
+    )  # fmt: skip
+    for ax, (heading, table) in zip(axes.flat, values.items(), strict=True):
+        long = table.melt(var_name="method", value_name="value")
+        sns.violinplot(long, x="value", y="method", ax=ax, color="#b9c8de", inner="quart",
+                       linewidth=0.9, cut=0, density_norm="width")
+        sns.stripplot(long, x="value", y="method", ax=ax, color="#2f4a73", size=3, jitter=0.12)
+        for y, name in enumerate(table):
+            if name in paper.get(heading, {}):
+                ax.vlines(paper[heading][name], y - 0.42, y + 0.42, color="#c8553d", lw=2.2,
+                          label="the paper's median" if not ax.get_legend_handles_labels()[0]
+                          else None)
+        ax.set(xlabel=heading, ylabel="")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="lower left", fontsize=7, frameon=True)
+        if ax is not axes.flat[0]:
+            ax.set_yticklabels([])
+    fig.tight_layout()
+    return fig
+
+
+def critical_differences(
+    names: list[str], mean_rank: np.ndarray, critical_difference: float,
+    groups: list[tuple[int, ...]], title: str = "",
+) -> Figure:
+    """Mean ranks on a line, 1 is best; bars join methods that cannot be told apart at 5 %.
+
+    Args: groups: from `stats.cliques`, columns of `mean_rank`."""
+    order = np.argsort(mean_rank, kind="stable")
+    k, half = len(names), (len(names) + 1) // 2
+    height = 1.1 + 0.26 * half + 0.14 * len(groups)
+    fig, ax = plt.subplots(figsize=(8.5, height))
+    ax.hlines(0, 1, k, color="black", lw=1)
+    ax.vlines(range(1, k + 1), 0, 0.12, color="black", lw=1)
+    for tick in range(1, k + 1):
+        ax.text(tick, 0.2, tick, ha="center", fontsize=8)
+    ax.hlines(0.75, 1, 1 + critical_difference, color="#c8553d", lw=2)
+    ax.text(1 + critical_difference / 2, 0.85, f"critical difference {critical_difference:.2f}",
+            ha="center", fontsize=8, color="#c8553d")
+    for i, group in enumerate(groups):
+        ranks = mean_rank[list(group)]
+        ax.hlines(-0.25 - 0.22 * i, ranks.min() - 0.04, ranks.max() + 0.04, color="black", lw=3.5)
+    low = -0.35 - 0.22 * len(groups)
+    for place, method in enumerate(order):
+        left = place < half
+        y = low - 0.42 * (place if left else k - 1 - place)
+        edge = 0.6 if left else k + 0.4
+        ax.plot([mean_rank[method], mean_rank[method], edge], [0, y, y], color="#666666", lw=0.8)
+        text = f"{names[method]} ({mean_rank[method]:.1f})"
+        ax.text(edge + (-0.05 if left else 0.05), y, text, va="center", fontsize=8,
+                ha="right" if left else "left")
+    ax.set(ylim=(low - 0.42 * half, 1.2), xlim=(0.4, k + 0.6), title=title)
+    ax.axis("off")
+    return fig
+
+
+def label_efficiency(table: pd.DataFrame, ylabel: str) -> Figure:
+    """A line a method over the fraction of the labels, with 95 % intervals.
+
+    Args: table: columns label, label_fraction, value, ci_low, ci_high."""
+    fig, ax = plt.subplots(figsize=(8, 4.2))
+    names = list(dict.fromkeys(table["label"]))
+    for i, (name, colour) in enumerate(
+        zip(names, sns.color_palette("deep", len(names)), strict=True)
+    ):
+        part = table[table["label"] == name].sort_values("label_fraction")
+        at = 100 * part["label_fraction"] * 1.02 ** (i - (len(names) - 1) / 2)  # side by side
+        ax.plot(at, part["value"], marker="o", ms=4, color=colour, label=name)
+        ax.vlines(at, part["ci_low"], part["ci_high"], color=colour, lw=1)
+    ticks = sorted(100 * table["label_fraction"].unique())
+    ax.set(xscale="log", xlabel="share of the labels of folds 1-8 (%)", ylabel=ylabel, xticks=ticks)
+    ax.set_xticklabels([f"{t:g}" for t in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return fig
+
+
+def waves_on_paper(
+    lead: np.ndarray, truth: np.ndarray, prediction: np.ndarray, sampling_rate: int, title: str
+) -> Figure:
+    """One lead on ECG paper (25 mm/s, 10 mm/mV; small square 1 mm) with the annotated waves above
+    and the predicted ones below; grey: not annotated.
+
+    Args: lead (time,) mV; truth, prediction (time,) -1 left out, 0 background, 1 P, 2 QRS, 3 T."""
+    seconds = np.arange(len(lead)) / sampling_rate
+    low, high = np.floor(lead.min() * 2) / 2 - 0.5, np.ceil(lead.max() * 2) / 2 + 0.5
+    fig, ax = plt.subplots(figsize=(10, 0.6 + 10 * 0.4 * (high - low + 1) / seconds[-1]))
+    for step, width, colour in ((0.1, 0.3, "#f3c9c4"), (0.5, 0.6, "#e39b92")):
+        ax.vlines(np.arange(0, seconds[-1], step * 0.4), low, high, lw=width, color=colour)
+        ax.hlines(np.arange(low, high + 1e-9, step), 0, seconds[-1], lw=width, color=colour)
+    ax.plot(seconds, lead, color="black", lw=0.8)
+    for labels, bottom in ((truth, high), (prediction, low - 0.3)):
+        for value, wave in enumerate(WAVES, start=1):
+            ax.fill_between(seconds, bottom, bottom + 0.3, where=labels == value, step="mid", lw=0,
+                            color=WAVE_COLOURS[wave], label=wave if labels is truth else None)
+    ax.fill_between(seconds, low - 0.3, high + 0.3, where=truth < 0, step="mid", lw=0,
+                    color="#999999", alpha=0.25, label="not annotated")
+    ax.set(xlim=(0, seconds[-1]), ylim=(low - 0.35, high + 0.35), aspect=0.4, title=title,
+           xlabel="time (s); a large square is 0.2 s", ylabel="mV",
+           yticks=[low - 0.15, 0, high + 0.15])
+    ax.set_yticklabels(["predicted", "0", "annotated"])
+    ax.grid(False)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    return fig

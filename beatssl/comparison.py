@@ -1,0 +1,351 @@
+"""The comparison of methods: what each draw and fold scored, tests over them, label efficiency,
+and delineation as cardiologists read it.
+
+Draws and folds are the same for all methods; where a method has several encoders (seeds), a draw's
+or fold's value is their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from beatssl import metrics, results, stats, tables
+from beatssl.config import Profile
+from beatssl.evaluate import COMPARED, train
+from beatssl.records import WAVES
+from beatssl.results import FOLDS, LABELS, Evaluation
+from beatssl.workspace import Workspace
+
+BEST = "beatssl-soft_1-hard-50"
+FRACTION = 0.1  # of the labels, in the paper's "PTB-10"
+
+
+@dataclass(frozen=True)
+class Design:
+    """A score of the comparison: heading, task and metric, and where the paper prints it."""
+
+    heading: str
+    task: str
+    metric: str
+    paper_task: str
+
+
+DESIGNS = (
+    Design("PTB-XL F1", LABELS, "f1_macro", results.CLASSIFY),
+    Design("PTB-XL AUROC", LABELS, "auroc_macro", results.CLASSIFY),
+    Design("LUDB F1", FOLDS, "f1_macro", results.SEGMENT),
+    Design("LUDB Dice", FOLDS, "dice", results.SEGMENT),
+)
+
+
+def block_scores(task: str, predictions: Mapping[str, np.ndarray], metric: str) -> np.ndarray:
+    """The score of each draw (task `LABELS`) or of the records of each fold (`FOLDS`)."""
+    if task == LABELS:
+        return np.array([
+            metrics.classification_scores(
+                {"truth": predictions["truth"], "score": score, "threshold": threshold}
+            )[metric][0]
+            for score, threshold in zip(predictions["score"], predictions["threshold"], strict=True)
+        ])
+    number = np.unique(predictions["fold"])
+    member = (predictions["fold"] == number[:, None]).astype(float)  # (folds, records)
+    return metrics.segmentation_scores(predictions, member)[metric]
+
+
+def _members(
+    profile: Profile, task: str, protocol: str, fraction: float
+) -> dict[str, list[Evaluation]]:
+    """Evaluations by label, in the order of `tables.rank`; the supervised reference is there for
+    both protocols, the delineators for `frozen` only."""
+    groups: dict[str, list[Evaluation]] = {}
+    place: dict[str, tuple] = {}
+    for what, rows in results.evaluations(profile):
+        fits = what.task == task and np.isclose(what.label_fraction, fraction) and what.weights
+        if fits and what.protocol in (protocol, "scratch"):
+            row = [rows[0][name] for name in results.METHOD]
+            place[tables.label(*row)] = tables.rank(row)
+            groups.setdefault(tables.label(*row), []).append(what)
+    return {label: groups[label] for label in sorted(groups, key=place.get)}
+
+
+def blocks(
+    profile: Profile, design: Design, *, protocol: str = "frozen", fraction: float = FRACTION
+) -> pd.DataFrame:
+    """Value of each draw or fold (rows) for each method (columns, labels of the tables)."""
+    fraction = fraction if design.task == LABELS else 1.0
+    columns = {}
+    for label, members in _members(profile, design.task, protocol, fraction).items():
+        each = [
+            block_scores(design.task, results.load_predictions(profile, what), design.metric)
+            for what in members
+        ]
+        columns[label] = np.mean(each, axis=0)
+    table = pd.DataFrame(columns)
+    return table.set_axis(range(1, len(table) + 1))
+
+
+def paper_medians(design: Design) -> dict[str, float]:
+    """Label of the tables -> median of the paper's violin; empty where it shows none."""
+    printed = results.paper()
+    part = printed[
+        printed["source"].str.contains("violin")
+        & (printed["task"] == design.paper_task) & (printed["metric"] == design.metric)
+    ]  # fmt: skip
+    return {
+        best_label() if row.method == "beatssl" else tables.NAMES[row.method]: row.value
+        for row in part.itertuples()
+    }
+
+
+def medians(profile: Profile, designs: Sequence[Design] = DESIGNS, **which) -> pd.DataFrame:
+    """A line a method: the paper's median and ours [quartiles] over draws or folds, as texts.
+
+    Args: which: protocol, fraction, as in `blocks`."""
+    lines: dict[str, dict] = {}
+    for design in designs:
+        paper, values = paper_medians(design), blocks(profile, design, **which)
+        for name in [*values, *[n for n in paper if n not in values]]:
+            line = lines.setdefault(name, {})
+            line[f"{design.heading}, paper"] = f"{paper[name]:.3f}" if name in paper else "–"
+            if name in values:
+                low, mid, high = np.quantile(values[name], [0.25, 0.5, 0.75])
+                line[f"{design.heading}, ours"] = f"{mid:.3f} [{low:.3f}, {high:.3f}]"
+                line[f"{design.heading}, blocks"] = str(len(values))
+    columns = [f"{d.heading}, {who}" for d in designs for who in ("paper", "ours", "blocks")]
+    table = pd.DataFrame(lines).T.reindex(columns=columns).fillna("–")
+    empty = [c for c in columns if (table[c] == "–").all()]
+    return tables.titled(table.drop(columns=empty), "median over draws or folds")
+
+
+def best_label() -> str:
+    """The paper's best row in the words of the tables."""
+    return tables.label("beatssl", "soft_1", "hard", 50)
+
+
+def sizes(w: Workspace) -> pd.DataFrame:
+    """A line a method of the comparison: its encoder, and what its training took (first seed)."""
+    lines, seen = {}, set()
+    for config in w.profile.runs:
+        if config.name not in COMPARED or config.name in seen or not config.has_encoder:
+            continue
+        seen.add(config.name)
+        run = train(w, config)
+        label = tables.label(config.method, config.rhythm, config.beat, config.exponent)
+        if run.failure:
+            lines[label] = {"weights": run.failure}
+            continue
+        curves, encoder = run.curves, run.encoder
+        trained = len(curves) > 0
+        lines[label] = {
+            "weights": f"{sum(p.numel() for p in encoder.parameters()):,}",
+            "channels": encoder.channels,
+            "ms a step": f"{1000 * encoder.stride / w.store.sampling_rate:g}",
+            "steps": int(curves["steps"].sum()) if trained else "untrained",
+            "records a step": config.batch_size if trained else "–",
+            "minutes": f"{curves['seconds'].sum() / 60:.1f}" if trained else "–",
+        }
+    return tables.titled(pd.DataFrame(lines).T.fillna("–"), "method")
+
+
+def scores(profile: Profile, task: str) -> pd.DataFrame:
+    """`tables.by_method` of one task for the methods of the comparison."""
+    table = tables.by_method(results.with_combined(profile, task))
+    names = [tables.name_of(*row) for row in table[tables.METHOD].to_numpy()]
+    return table[np.isin(names, [*COMPARED, "supervised"])]
+
+
+def headline_claims(values: Mapping[str, pd.DataFrame]) -> str:
+    """The paper's two claims about the comparison, judged as far as what was run allows.
+
+    Args: values: heading of `DESIGNS` -> `blocks`."""
+    ours, released, small = best_label(), tables.NAMES["ecg_fm"], tables.NAMES["w2v"]
+    middle = values["PTB-XL F1"].median()
+    lines = []
+    if ours not in middle or ours not in values["LUDB F1"]:
+        return "The paper's best row has not been run."
+    if released in middle:
+        lines.append(
+            f"- *93 % of ECG-FM in classification*: here {middle[ours] / middle[released]:.0%} "
+            "(median F1 over draws)."
+        )
+    else:
+        text = "- *93 % of ECG-FM in classification*: cannot be judged without the released file."
+        if small in middle:
+            text += (
+                f" Of its recipe in small, which has seen no more than our rows, ours has "
+                f"{middle[ours] / middle[small]:.0%}; this says nothing of ECG-FM."
+            )
+        lines.append(text)
+    table = values["LUDB F1"]
+    compared = [tables.NAMES[m] for m in ("ts2vec", "domain_ssl", "ecg_fm")]
+    rivals = [name for name in compared if name in table]
+    if rivals:
+        second = max(rivals, key=lambda name: table[name].median())
+        pair = pairs(table[[ours, second]], ours).iloc[0]
+        lines.append(
+            f"- *4 % above the others in segmentation*: here {pair['median']:+.3f} LUDB F1 against "
+            f"{second}, the best of those that the paper compares and that were run "
+            f"(median over {pair['blocks']} folds, p = {p_text(pair['p'])})."
+        )
+    else:
+        lines.append(
+            "- *4 % above the others in segmentation*: none of the paper's methods has been run."
+        )
+    return "\n".join(lines)
+
+
+# --- tests ----------------------------------------------------------------------------------------
+
+
+def friedman_texts(values: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Friedman's test of each score, with the smallest p that its design can give.
+
+    Args: values: heading -> `blocks`; those with fewer than three methods are left out."""
+    lines = {}
+    for heading, table in values.items():
+        if table.shape[1] < 3 or len(table) < 2:
+            continue
+        found = stats.friedman(table.to_numpy())
+        order = np.argsort(found.mean_rank, kind="stable")
+        lines[heading] = {
+            "blocks": found.blocks,
+            "methods": table.shape[1],
+            "chi-square": f"{found.statistic:.1f}",
+            "p": p_text(found.p),
+            "smallest p of this design": p_text(found.smallest_p),
+            "Kendall's W": f"{found.kendall_w:.2f}",
+            "critical difference of ranks": f"{found.critical_difference:.2f}",
+            "best by mean rank": f"{table.columns[order[0]]} ({found.mean_rank[order[0]]:.1f})",
+        }
+    return tables.titled(pd.DataFrame(lines).T, "Friedman")
+
+
+def pairs(table: pd.DataFrame, first: str) -> pd.DataFrame:
+    """`first` against every other method: Wilcoxon's signed-rank test, Holm-corrected.
+
+    Args: table: `blocks`. Returns: columns second, median (of the differences), p, p_holm,
+    smallest_p, smallest_p_holm, rank_biserial, blocks, verdict."""
+    names = list(table)
+    others = [name for name in names if name != first]
+    tested = stats.wilcoxon_holm(
+        table.to_numpy(), [(names.index(first), names.index(other)) for other in others]
+    )
+    lines = []
+    for other, pair in zip(others, tested, strict=True):
+        if pair.smallest_p_holm > 0.05:
+            verdict = "cannot be shown at 5 %, whatever the values"
+        elif pair.p_holm > 0.05:
+            verdict = "no difference shown"
+        else:
+            verdict = "higher" if pair.median > 0 else "lower"
+        lines.append((other, pair.median, pair.p, pair.p_holm, pair.smallest_p,
+                      pair.smallest_p_holm, pair.rank_biserial, pair.blocks, verdict))
+    return pd.DataFrame(lines, columns=["second", "median", "p", "p_holm", "smallest_p",
+                                        "smallest_p_holm", "rank_biserial", "blocks", "verdict"])
+
+
+def pair_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """`pairs` as texts, a line a method."""
+    lines = {
+        row.second: {
+            "median difference": f"{row.median:+.3f}",
+            "rank-biserial": f"{row.rank_biserial:+.2f}",
+            "p": p_text(row.p),
+            "p, Holm": p_text(row.p_holm),
+            "smallest p": p_text(row.smallest_p),
+            "smallest p, Holm": p_text(row.smallest_p_holm),
+            "verdict": row.verdict,
+        }
+        for row in table.itertuples()
+    }
+    return tables.titled(pd.DataFrame(lines).T, "against")
+
+
+def p_text(p: float) -> str:
+    """A p-value in three digits, small ones with their power of ten."""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+# --- label efficiency -----------------------------------------------------------------------------
+
+
+def label_efficiency(profile: Profile, metric: str) -> pd.DataFrame:
+    """Columns label, label_fraction, value, ci_low, ci_high, seeds of a score over the fraction of
+    the labels; mean over draws and encoder seeds, interval over test records."""
+    rows = results.with_combined(profile, LABELS)
+    table = tables.by_method(rows)
+    table = table[table["metric"] == metric]
+    return table[["label", "label_fraction", "value", "ci_low", "ci_high", "seeds"]]
+
+
+def label_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """`label_efficiency` as texts, a column a fraction."""
+    text = [f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]" for r in table.itertuples()]
+    wide = table.assign(text=text).pivot(index="label", columns="label_fraction", values="text")
+    wide = wide.loc[list(dict.fromkeys(table["label"]))]
+    return tables.titled(wide.rename(columns="{:.0%}".format), "labels")
+
+
+def labels_to_reach(table: pd.DataFrame, reference: str) -> str:
+    """One sentence a method: the smallest fraction at which it reaches the reference at 10 %."""
+    value = table.pivot(index="label", columns="label_fraction", values="value")
+    if reference not in value.index or FRACTION not in value:
+        return "The reference has not been run."
+    wanted = value.loc[reference, FRACTION]
+    lines = []
+    for name in dict.fromkeys(table["label"]):
+        if name == reference:
+            continue
+        enough = value.columns[value.loc[name] >= wanted]
+        said = f"with {enough[0]:.0%} of the labels" if len(enough) else "with no fraction"
+        lines.append(f"- *{name}* reaches it {said}.")
+    return f"*{reference}* with {FRACTION:.0%} of the labels: {wanted:.3f}.\n\n" + "\n".join(lines)
+
+
+# --- delineation ----------------------------------------------------------------------------------
+
+
+def delineation(profile: Profile, tolerance_ms: float, protocol: str = "frozen") -> pd.DataFrame:
+    """Sensitivity / precision and error (mean ± sd, ms) of each border within a tolerance, a line
+    a method; mean over encoder seeds."""
+    lines = {}
+    for label, members in _members(profile, FOLDS, protocol, 1.0).items():
+        each = []
+        for what in members:
+            loaded = results.load_predictions(profile, what)
+            each.append(metrics.segmentation_scores(
+                {**loaded, "tolerance_ms": np.array(tolerance_ms)}
+            ))  # fmt: skip
+        score = {name: np.mean([s[name][0] for s in each]) for name in each[0]}
+        lines[label] = {
+            f"{wave} {border}": "{:.3f} / {:.3f}, {:+.0f} ± {:.0f}".format(*[
+                score[f"event_{kind}_{wave}_{border}"]
+                for kind in ("sensitivity", "precision", "error_mean_ms", "error_sd_ms")
+            ])
+            for wave in WAVES for border in metrics.BORDERS
+        }  # fmt: skip
+    corner = f"within {tolerance_ms:g} ms: sensitivity / precision, error in ms"
+    return tables.titled(pd.DataFrame(lines).T, corner)
+
+
+def examples(profile: Profile, name: str, seed: int = 0) -> dict[str, dict]:
+    """Best, median and worst record of a method by Dice: "best" | "median" | "worst" -> record_id,
+    dice, truth and prediction (time,)."""
+    found = next(
+        what for what, _ in results.evaluations(profile)
+        if what.task == FOLDS and what.name == name and what.run.seed == seed
+        and what.protocol == "frozen"
+    )  # fmt: skip
+    loaded = results.load_predictions(profile, found)
+    dice = metrics.record_dice(metrics.wave_counts(loaded["truth"], loaded["prediction"]))
+    order = [i for i in np.argsort(dice, kind="stable") if not np.isnan(dice[i])]
+    places = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
+    return {
+        word: {"record_id": str(loaded["record_id"][i]), "dice": float(dice[i]),
+               "truth": loaded["truth"][i], "prediction": loaded["prediction"][i]}
+        for word, i in places.items()
+    }  # fmt: skip

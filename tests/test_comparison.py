@@ -1,0 +1,167 @@
+"""The comparison: values of draws and folds, tests over them, sentences made from them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from beatssl import comparison, evaluate, metrics, plots, results, stats
+from beatssl.config import PretrainConfig
+
+OURS = comparison.best_label()
+
+
+@pytest.fixture(scope="module")
+def done(small, tmp_path_factory):
+    """Both protocols run for an untrained encoder of two seeds, the best row and a delineator."""
+    runs = (
+        PretrainConfig(method="random"), PretrainConfig(method="random", seed=1),
+        PretrainConfig(method="neurokit_prominence"),
+        PretrainConfig(rhythm="soft_1", beat="hard", exponent=50.0, epochs=1, batch_size=32),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("comparison")))
+        compare = replace(small.profile.compare, label_fractions=(0.1, 1.0), draws=3)
+        w = replace(small, profile=replace(small.profile, runs=runs, compare=compare))
+        evaluate.evaluate_all(w, "label draws")
+        evaluate.evaluate_all(w, "more folds")
+        yield w
+
+
+def test_value_of_a_fold_is_the_score_of_its_records_alone():
+    rng = np.random.default_rng(0)
+    saved = {
+        "truth": rng.integers(0, 4, (12, 80)), "prediction": rng.integers(0, 4, (12, 80)),
+        "fold": np.repeat([1, 2, 3], 4), "sampling_rate": np.array(100),
+        "tolerance_ms": np.array(150.0), "record_id": np.arange(12).astype(str),
+    }  # fmt: skip
+    for metric in ("f1_macro", "dice"):
+        found = comparison.block_scores(results.FOLDS, saved, metric)
+        for k in range(3):
+            part = {n: v[4 * k : 4 * k + 4] if v.ndim else v for n, v in saved.items()}
+            assert found[k] == pytest.approx(metrics.segmentation_scores(part)[metric][0])
+
+
+def test_blocks_are_means_over_encoder_seeds(done):
+    for design in comparison.DESIGNS:
+        table = comparison.blocks(done.profile, design)
+        expected = ["Untrained encoder", OURS]
+        if design.task == results.FOLDS:
+            expected = ["Untrained encoder", "Supervised from scratch", OURS,
+                        "NeuroKit2, prominence"]
+        assert list(table) == expected
+        assert len(table) == (3 if design.task == results.LABELS else 4)
+        each = [
+            comparison.block_scores(
+                design.task, results.load_predictions(done.profile, what), design.metric
+            )
+            for what, _ in results.evaluations(done.profile)
+            if what.task == design.task and what.name == "random"
+            and what.label_fraction == (0.1 if design.task == results.LABELS else 1.0)
+        ]  # fmt: skip
+        assert len(each) == 2
+        np.testing.assert_allclose(table["Untrained encoder"], (each[0] + each[1]) / 2)
+
+
+def test_medians_stand_beside_the_papers(done):
+    table = comparison.medians(done.profile)
+    assert table.loc[OURS, "PTB-XL F1, paper"] == "0.608"
+    assert table.loc["TS2Vec", ["LUDB F1, paper", "LUDB F1, ours"]].tolist() == ["0.869", "–"]
+    assert table.loc["ECG-FM", "LUDB Dice, paper"] == "0.671"
+    assert "PTB-XL AUROC, paper" not in table  # the paper has no such violin
+    values = comparison.blocks(done.profile, comparison.DESIGNS[2])[OURS]
+    low, mid, high = np.percentile(values, [25, 50, 75])
+    assert table.loc[OURS, "LUDB F1, ours"] == f"{mid:.3f} [{low:.3f}, {high:.3f}]"
+    assert table.loc[OURS, "LUDB F1, blocks"] == "4"
+
+
+def test_tests_say_what_the_design_cannot_show():
+    rng = np.random.default_rng(0)
+    five = pd.DataFrame({"ours": 1 + rng.random(5), "b": rng.random(5), "c": rng.random(5) - 1})
+    table = comparison.pairs(five, "ours")
+    assert table["second"].tolist() == ["b", "c"] and table["p"].tolist() == [0.0625, 0.0625]
+    assert set(table["verdict"]) == {"cannot be shown at 5 %, whatever the values"}
+    ten = pd.DataFrame({"ours": 1 + rng.random(10), "b": rng.random(10), "c": 3 + rng.random(10),
+                        "d": 1 + rng.random(10)})  # fmt: skip
+    table = comparison.pairs(ten, "ours").set_index("second")
+    assert table["verdict"].to_dict() == {
+        "b": "higher", "c": "lower", "d": "no difference shown"}
+    texts = comparison.pair_texts(table.reset_index())
+    assert texts.loc["b", "smallest p"] == "0.002" and texts.loc["b", "p, Holm"] == "0.006"
+    friedman = comparison.friedman_texts({"x": ten, "two": ten[["ours", "b"]]})
+    assert list(friedman.index) == ["x"] and friedman.loc["x", "blocks"] == 10
+    assert friedman.loc["x", "best by mean rank"] == "c (1.0)"
+
+
+def test_label_efficiency_and_what_is_saved(done):
+    table = comparison.label_efficiency(done.profile, "auroc_macro")
+    assert sorted(table["label_fraction"].unique()) == [0.1, 1.0]
+    wide = comparison.label_texts(table)
+    assert list(wide) == ["10%", "100%"] and list(wide.index) == ["Untrained encoder", OURS]
+    fake = pd.DataFrame(
+        [("a", f, v) for f, v in ((0.01, 0.5), (0.1, 0.7), (1.0, 0.9))]
+        + [("b", f, v) for f, v in ((0.01, 0.7), (0.1, 0.8), (1.0, 0.9))]
+        + [("c", f, 0.6) for f in (0.01, 0.1, 1.0)],
+        columns=["label", "label_fraction", "value"],
+    )
+    text = comparison.labels_to_reach(fake, "a")
+    assert "*a* with 10% of the labels: 0.700" in text
+    assert "*b* reaches it with 1% of the labels" in text and "*c* reaches it with no" in text
+
+
+def test_delineation_at_a_stricter_tolerance_finds_fewer_borders(done):
+    def sensitivity(table):
+        return table.map(lambda text: float(text.split(" ")[0])).to_numpy()
+
+    wide, strict = (comparison.delineation(done.profile, t) for t in (150, 30))
+    assert (sensitivity(strict) <= sensitivity(wide) + 1e-9).all()
+    assert (sensitivity(strict) < sensitivity(wide)).any() and wide.shape == (4, 6)
+
+
+def test_examples_are_ordered_by_dice(done):
+    found = comparison.examples(done.profile, comparison.BEST)
+    assert found["best"]["dice"] >= found["median"]["dice"] >= found["worst"]["dice"]
+    assert len({one["record_id"] for one in found.values()}) == 3
+
+
+def test_claims_are_judged_only_by_what_was_run():
+    rng = np.random.default_rng(0)
+    names = [OURS, "TS2Vec", "Domain-SSL", "W2V+CMSC+RLM (small)"]
+    values = {
+        "PTB-XL F1": pd.DataFrame({n: np.full(5, 0.6) for n in names}),
+        "LUDB F1": pd.DataFrame({n: 0.9 - 0.01 * i + 1e-3 * rng.random(10)
+                                 for i, n in enumerate(names)}),
+    }  # fmt: skip
+    text = comparison.headline_claims(values)
+    assert "cannot be judged without the released file" in text and "100%" in text
+    assert "against TS2Vec" in text and "p = 0.002" in text
+    values["PTB-XL F1"]["ECG-FM"] = 0.8
+    assert "here 75% (median F1" in comparison.headline_claims(values)
+    text = comparison.headline_claims({k: v[[OURS]] for k, v in values.items()})
+    assert "none of the paper's methods" in text
+
+
+def test_figures(done):
+    values = {d.heading: comparison.blocks(done.profile, d) for d in comparison.DESIGNS[2:]}
+    paper = {d.heading: comparison.paper_medians(d) for d in comparison.DESIGNS[2:]}
+    assert isinstance(plots.violins(values, paper), Figure)
+    table = values["LUDB F1"].to_numpy()
+    found = stats.friedman(table)
+    groups = stats.cliques(found.mean_rank, found.critical_difference)
+    figure = plots.critical_differences(
+        list(values["LUDB F1"]), found.mean_rank, found.critical_difference, groups)
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert any(t.startswith("Untrained encoder (") for t in texts)
+    table = comparison.label_efficiency(done.profile, "f1_macro")
+    assert isinstance(plots.label_efficiency(table, "F1"), Figure)
+    one = comparison.examples(done.profile, comparison.BEST)["best"]
+    lead = np.sin(np.arange(len(one["truth"])) / 9)
+    assert isinstance(plots.waves_on_paper(lead, one["truth"], one["prediction"], 100, "t"), Figure)
+
+
+def test_sizes_of_the_encoders(done):
+    table = comparison.sizes(done)
+    assert list(table.index) == ["Untrained encoder", OURS]
+    assert table["steps"].tolist()[0] == "untrained" and table.loc[OURS, "records a step"] == 32
