@@ -314,12 +314,7 @@ def delineation(profile: Profile, tolerance_ms: float, protocol: str = "frozen")
     a method; mean over encoder seeds."""
     lines = {}
     for label, members in _members(profile, FOLDS, protocol, 1.0).items():
-        each = []
-        for what in members:
-            loaded = results.load_predictions(profile, what)
-            each.append(metrics.segmentation_scores(
-                {**loaded, "tolerance_ms": np.array(tolerance_ms)}
-            ))  # fmt: skip
+        each = [_scores_within(profile, what, tolerance_ms) for what in members]
         score = {name: np.mean([s[name][0] for s in each]) for name in each[0]}
         lines[label] = {
             f"{wave} {border}": "{:.3f} / {:.3f}, {:+.0f} ± {:.0f}".format(*[
@@ -330,6 +325,26 @@ def delineation(profile: Profile, tolerance_ms: float, protocol: str = "frozen")
         }  # fmt: skip
     corner = f"within {tolerance_ms:g} ms: sensitivity / precision, error in ms"
     return tables.titled(pd.DataFrame(lines).T, corner)
+
+
+def borders_f1(profile: Profile, tolerance_ms: float) -> pd.DataFrame:
+    """F1 of each border within a tolerance: published figures first, then our methods."""
+    published = pd.read_csv(results.RESULTS / "delineation_literature.csv").set_index("system")
+    lines = {f"{name} (published)": row for name, row in published.iterrows()}
+    names = [f"{wave}_{border}" for wave in WAVES for border in metrics.BORDERS]
+    for label, members in _members(profile, FOLDS, "frozen", 1.0).items():
+        each = [_scores_within(profile, what, tolerance_ms) for what in members]
+        lines[label] = {n: np.mean([s[f"event_f1_{n}"][0] for s in each]) for n in names}
+    texts = {
+        label: {n.replace("_", " "): "–" if pd.isna(row[n]) else f"{row[n]:.3f}" for n in names}
+        for label, row in lines.items()
+    }
+    return tables.titled(pd.DataFrame(texts).T, f"F1 within {tolerance_ms:g} ms")
+
+
+def _scores_within(profile: Profile, what: Evaluation, tolerance_ms: float) -> dict:
+    loaded = results.load_predictions(profile, what)
+    return metrics.segmentation_scores({**loaded, "tolerance_ms": np.array(tolerance_ms)})
 
 
 def examples(profile: Profile, name: str, seed: int = 0) -> dict[str, dict]:

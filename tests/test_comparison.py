@@ -120,6 +120,14 @@ def test_delineation_at_a_stricter_tolerance_finds_fewer_borders(done):
     assert (sensitivity(strict) < sensitivity(wide)).any() and wide.shape == (4, 6)
 
 
+def test_published_borders_stand_above_ours(done):
+    table = comparison.borders_f1(done.profile, 150)
+    assert table.loc["U-Net (2024) (published)"].tolist() == [
+        "0.972", "0.973", "0.995", "0.998", "0.997", "0.995"]
+    assert table.loc["wavelets (published)", "T onset"] == "–"
+    assert list(table.index[-4:]) == list(comparison.delineation(done.profile, 150).index)
+
+
 def test_examples_are_ordered_by_dice(done):
     found = comparison.examples(done.profile, comparison.BEST)
     assert found["best"]["dice"] >= found["median"]["dice"] >= found["worst"]["dice"]
