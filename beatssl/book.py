@@ -294,7 +294,8 @@ def run(
 
 
 def _chapters(profile: Profile, root: Path) -> list[dict]:
-    """Chapters of a profile; the pages of its pretraining runs are sections under one of them."""
+    """Chapters of a profile; the pages of its pretraining runs are sections under one of them, named
+    in the sidebar by the run alone."""
     chapters: list[dict] = []
     sections: list[dict] = []
     for page in plan(profile, root):
@@ -305,7 +306,7 @@ def _chapters(profile: Profile, root: Path) -> list[dict]:
         if not sections:
             overview = f"_generated/pretraining_{profile.name}"
             chapters.append({"file": overview, "sections": sections})
-        sections.append(entry)
+        sections.append({**entry, "title": page.run.run_id.removeprefix("beatssl-")})
     return chapters
 
 

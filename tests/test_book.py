@@ -392,6 +392,18 @@ def test_toc_keeps_real_results_apart(root: Path) -> None:
     assert len(only) == len(parts) - 1
 
 
+def test_runs_are_named_in_the_sidebar_by_the_run_alone(root: Path) -> None:
+    (root / "runs.yml").write_text(
+        "stages: [[05_pretraining]]\n"
+        "profiles: {tiny: {runs: [{method: random}, {rhythm: soft_1, exponent: 50}]}}\n"
+    )
+    write_notebook(root, "05_pretraining", "1", RUN_PARAMETERS + "\nrhythm: str = 'hard'\n"
+                   "exponent: float = 1.0")  # fmt: skip
+    (chapter,) = book._chapters(config.load_profile("tiny", root / "runs.yml"), root)
+    titles = [section["title"] for section in chapter["sections"]]
+    assert titles == ["random-s0", "soft_1-none-50-s0"]
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The book of the real prose and two small pages, one with a wide table and a figure."""

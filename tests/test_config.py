@@ -101,7 +101,7 @@ def test_subset_holds_every_row_of_table_1():
     for rhythm, beat, exponent in names:
         mine = [r for r in runs if (r.rhythm, r.beat, r.exponent) == (rhythm, beat, exponent)]
         seeds = {r.seed for r in mine if r.method == "beatssl" and not r.variant}
-        assert 0 in seeds, (rhythm, beat, exponent)
+        assert len(seeds) >= 3, (rhythm, beat, exponent)
 
 
 @pytest.mark.parametrize("text, words", [
