@@ -26,6 +26,7 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from time import time
 
 import numpy as np
 import pandas as pd
@@ -36,10 +37,12 @@ from tqdm import tqdm
 
 from . import records
 from .config import ConfigError, DataConfig, config_hash
+from .files import write_text
 from .fingerprint import code_hash
 from .records import LEADS, SUPERCLASSES, Record, RecordError
 
 STORE_VERSION = 1  # raise it when the meaning of a row changes: older stores are built again
+LEFTOVER_AGE = 86400  # s; younger part folders may belong to a process beside us
 FILTER_ORDER = 2  # of the Butterworth filter, applied forwards and backwards
 DATASETS = ("ptbxl", "ludb", "challenge")
 READERS = {
@@ -301,33 +304,42 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
     settings = _settings(config)
     tasks = _list_all(root, sources, config.sampling_rate)
     signature = _signature(tasks, settings)
-    try:
-        current = open_store(folder)
-        if current.manifest["signature"] == signature:
-            return current
-    except StoreError:
-        pass  # none yet, or a damaged one: build it
+    current = _same(folder, signature)
+    if current is not None:
+        return current
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".part-*"):
-        shutil.rmtree(leftover)
+    for leftover in folder.glob(".part-*"):  # of a process that was killed, not of one beside us
+        if time() - leftover.stat().st_mtime > LEFTOVER_AGE:
+            shutil.rmtree(leftover, ignore_errors=True)
     part = folder / f".part-{os.getpid()}"
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
         manifest = _build(config, part, tasks, jobs)
         manifest |= {"signature": signature, "data": f"data-{signature[:12]}"}
+        current = _same(folder, signature)
+        if current is not None:  # a process beside us was faster
+            return current
         final = folder / manifest["data"]
         if final.exists():  # a damaged or never finished twin
             shutil.rmtree(final)
         os.replace(part, final)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    temporary = folder / ".manifest.json.part"
-    temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, folder / "manifest.json")
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     for old in folder.glob("data-*"):
         if old != final:
             shutil.rmtree(old)
     return open_store(folder)
+
+
+def _same(folder: Path, signature: str) -> Store | None:
+    """The store in `folder` if it is whole and was made from the same things."""
+    try:
+        current = open_store(folder)
+    except StoreError:  # none yet, or a damaged one
+        return None
+    return current if current.manifest["signature"] == signature else None
 
 
 # ---------------------------------------------------------------- building

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from time import time
 
 import numpy as np
 import pandas as pd
@@ -219,9 +221,30 @@ def test_interrupted_write_leaves_the_previous_store(copy, tmp_path, monkeypatch
     assert data_bytes(folder) == before
     assert open_store(folder).manifest["config"]["high_cut"] == 40.0
     assert not list(folder.glob(".part-*"))
-    (folder / ".part-1").mkdir()  # what a killed process leaves
+    for name, age in ((".part-1", 2 * store.LEFTOVER_AGE), (".part-2", 0)):
+        (folder / name).mkdir()  # of a process killed long ago, and of one at work
+        os.utime(folder / name, (time() - age, time() - age))
     resumed = prepare(replace(config, high_cut=20.0), folder, copy)
     assert resumed.manifest["config"]["high_cut"] == 20.0
+    assert [part.name for part in folder.glob(".part-*")] == [".part-2"]
+
+
+def test_a_process_beside_us_may_finish_first(copy, tmp_path, monkeypatch):
+    """Both build the same store; the second takes over what the first has put in place."""
+    config, folder = DataConfig(ptbxl="ptbxl"), tmp_path / "store"
+    build, made = store._build, []
+
+    def slower(*arguments):
+        manifest = build(*arguments)
+        if not made:
+            made.append(None)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(store.os, "getpid", lambda: 1)
+                made.append(prepare(config, folder, copy).content)
+        return manifest
+
+    monkeypatch.setattr(store, "_build", slower)
+    assert prepare(config, folder, copy).content == made[1]
     assert not list(folder.glob(".part-*"))
 
 
