@@ -294,8 +294,8 @@ def run(
 
 
 def _chapters(profile: Profile, root: Path) -> list[dict]:
-    """Chapters of a profile; the pages of its pretraining runs are sections under one of them, named
-    in the sidebar by the run alone."""
+    """Chapters of a profile; the pages of its pretraining runs are sections under one of them, and
+    the sidebar names them by the run alone."""
     chapters: list[dict] = []
     sections: list[dict] = []
     for page in plan(profile, root):
