@@ -29,6 +29,7 @@ MEASURES = (  # of similarity between two feature vectors, see `beatssl.targets`
     "cosine", "cosine_standardised", "cosine_minmax",
     "inverse_distance", "exp_distance", "linear_distance",
 )  # fmt: skip
+RELEASED_ECG_FM = "BEATSSL_ECG_FM"  # environment variable: file of the released ECG-FM weights
 DELINEATORS = ("neurokit_dwt", "neurokit_peak", "neurokit_prominence")  # draw waves, no training
 METHODS = (
     "random", "features", "beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v", "ecg_fm", *DELINEATORS,
@@ -394,7 +395,7 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
         item = {**common, **item}
         for seed in item.pop("seeds", None) or [item.get("seed", 0)]:
             runs.append(from_dict(PretrainConfig, {**item, "seed": seed}, f"{name}.runs"))
-    if os.environ.get("BEATSSL_ECG_FM") and "ecg_fm" not in [run.method for run in runs]:
+    if os.environ.get(RELEASED_ECG_FM) and "ecg_fm" not in [run.method for run in runs]:
         runs.append(PretrainConfig(method="ecg_fm"))
     ids = [run.run_id for run in runs]
     for run_id in ids:

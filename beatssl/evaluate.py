@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +19,7 @@ from beatssl.results import frame
 from beatssl.targets import FeatureScale
 from beatssl.tasks.classify import classify_run
 from beatssl.tasks.compare import folds_run, label_run
-from beatssl.tasks.delineate import delineated
+from beatssl.tasks.delineate import Delineator
 from beatssl.tasks.embedding import embedding_run
 from beatssl.tasks.monitor import probe_monitor
 from beatssl.tasks.segment import segment_run
@@ -69,7 +68,7 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
 
     Args:
         run: one that failed gets rows that say so, without values.
-        task: classification | segmentation | embedding.
+        task: one of TASKS.
         finetune: also fine-tune the encoder (not the untrained one, which is always trained).
 
     Returns:
@@ -86,32 +85,30 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
     return frame(rows)
 
 
-def without_encoder(w: Workspace, method: str, task: str) -> np.ndarray | None:
-    """What is evaluated in place of an encoder: the ECG features where a probe is, the waves of a
-    delineator in the segmentation of the comparison; None for other tasks."""
+def without_encoder(w: Workspace, method: str, task: str) -> np.ndarray | Delineator | None:
+    """What is evaluated in place of an encoder: the ECG features where a probe is, a delineator in
+    the segmentation of the comparison; None for other tasks."""
     if method == "features":
         return ecg_features(w) if task in ("classification", "label draws") else None
-    if task != "more folds":
-        return None
-    waves, failed = delineated(w.profile, w.store, method)
-    if failed:
-        warnings.warn(f"{method} failed on {len(failed)} records: {failed}", stacklevel=2)
-    return waves
+    return Delineator(method) if task == "more folds" else None
 
 
 def evaluate_all(
-    w: Workspace, task: str, finetune: bool = False, names: Sequence[str] = ()
+    w: Workspace, task: str, finetune_seeds: int = 0, names: Sequence[str] = ()
 ) -> pd.DataFrame:
     """`evaluate_run` for every run of the profile; one that is not trained yet is trained first.
 
-    Args: names: of the methods to evaluate (`PretrainConfig.name`); default all."""
+    Args:
+        finetune_seeds: of each method, the encoders with seeds below this are also fine-tuned.
+        names: of the methods to evaluate (`PretrainConfig.name`); default all.
+    """
     prepare = functools.cache(functools.partial(without_encoder, w, task=task))
     tables = []
     for config in tqdm(w.profile.runs, desc=task, unit="run"):
         if names and config.name not in names:
             continue
         if config.has_encoder:
-            tables.append(evaluate_run(w, train(w, config), task, finetune))
+            tables.append(evaluate_run(w, train(w, config), task, config.seed < finetune_seeds))
         elif (found := prepare(config.method)) is not None:
             _, evaluate = TASKS[task]
             tables.append(frame(evaluate(config, w.profile, w.store, found, "frozen")))

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from beatssl import metrics, stats
 from beatssl.config import (
@@ -137,7 +136,7 @@ def describe(
     run: PretrainConfig,
     profile: Profile,
     store: Store,
-    encoder: nn.Module | np.ndarray | None,
+    encoder: object,
     task: str,
     protocol: str,
     label_fraction: float,
@@ -145,7 +144,7 @@ def describe(
     """The evaluation that is about to be made.
 
     Args:
-        encoder: what is evaluated; an array of features, or None for a run that failed.
+        encoder: what is evaluated; see `weights_hash`.
     """
     return Evaluation(
         run=run,
@@ -196,10 +195,17 @@ def _task_code(task: str) -> str:
     }[task])
 
 
-def weights_hash(encoder: nn.Module | np.ndarray | None) -> str:
-    """Twelve hexadecimal digits that change with any weight, buffer or feature."""
+def weights_hash(encoder: object) -> str:
+    """Twelve hexadecimal digits that change with any weight, buffer or feature.
+
+    Args:
+        encoder: a module; an array of features; a dataclass for what draws waves without weights;
+            None for a run that failed, which has no digits.
+    """
     if encoder is None:
         return ""
+    if dataclasses.is_dataclass(encoder):
+        return config_hash(encoder)
     digest = hashlib.sha256()
     if isinstance(encoder, np.ndarray):
         digest.update(np.ascontiguousarray(encoder).tobytes())

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from beatssl.config import EncoderConfig
+from beatssl.losses import soft_target_nce
 from beatssl.methods import cmsc
 from beatssl.methods.base import Batch
 from beatssl.models import build_encoder
@@ -38,6 +39,15 @@ def test_loss_equals_plain_numpy():
                 s = np.exp(np.array(cosine) / tau)
                 total += -np.log(s[i] / s.sum()) / 12
         assert cmsc.cmsc_loss(Z_1, Z_2, tau).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_loss_is_nt_xent_between_the_halves():
+    n = len(Z_1)
+    cross = torch.ones(2 * n, 2 * n, dtype=torch.bool)
+    cross[:n, :n] = cross[n:, n:] = False
+    own = torch.eye(n).repeat(2, 2) * cross
+    expected = soft_target_nce(torch.cat([Z_1, Z_2]), own, 0.1, cross)
+    torch.testing.assert_close(cmsc.cmsc_loss(Z_1, Z_2, 0.1), expected)
 
 
 def test_loss_is_almost_zero_for_matching_halves_and_log_n_for_halves_all_alike():

@@ -89,6 +89,7 @@ def test_both_protocols_run_are_saved_and_reused(small, tmp_path, monkeypatch):
             for k, (_, unseen) in enumerate(folds(saved["record_id"], profile.compare.folds)):
                 assert (saved["fold"][unseen] == k + 1).all()
     monkeypatch.setattr(compare, "cross_validate", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(compare, "delineated", lambda *a: pytest.fail("drawn again"))
     monkeypatch.setattr(compare, "probe", lambda *a: pytest.fail("fitted again"))
     assert evaluate.evaluate_all(w, "label draws").equals(few)
     assert evaluate.evaluate_all(w, "more folds").equals(more)
@@ -112,7 +113,7 @@ def test_number_of_folds_and_draws_are_part_of_the_evaluation(small):
 
 @pytest.mark.parametrize("method", DELINEATORS)
 def test_delineators_find_the_waves_of_a_simulated_heart(small, method):
-    found, failed = delineate.delineated(small.profile, small.store, method)
+    found, failed = delineate.delineated(delineate.Delineator(method), small.profile, small.store)
     rows = np.asarray(small.store.rows("ludb"))
     truth = small.store.wave_targets(rows, lead="II")
     assert found.shape == truth.shape and len(failed) < len(rows) / 2
@@ -126,7 +127,7 @@ def test_a_lead_that_neurokit_cannot_read_is_named():
     with pytest.raises(ValueError, match="NeuroKit2 dwt: "):
         delineate.delineate(np.zeros(1000), 100, "dwt")
     with pytest.raises(ValueError, match="no delineator; known: neurokit_dwt"):
-        delineate.delineated(None, None, "dwt")
+        delineate.Delineator("dwt")
 
 
 # --- methods --------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from types import ModuleType
 import torch
 
 from beatssl import losses, targets, vcg
-from beatssl.config import Architecture, EncoderConfig, PretrainConfig, TS2VecConfig, W2VConfig
+from beatssl.config import (
+    RELEASED_ECG_FM, Architecture, EncoderConfig, PretrainConfig, TS2VecConfig, W2VConfig,
+)  # fmt: skip
 from beatssl.methods import base, beatssl, cmsc, domain_ssl, ecg_fm, ts2vec
 from beatssl.methods.base import Method
 from beatssl.models import Encoder
@@ -25,10 +27,9 @@ CODE = {  # the modules that decide what a method learns, beside the encoder and
     "cmsc": (losses, cmsc),
     "domain_ssl": (targets, losses, domain_ssl),
     "ts2vec": (ts2vec,),
-    "w2v": (ecg_fm,),
+    "w2v": (losses, cmsc, ecg_fm),
     "ecg_fm": (ecg_fm,),
 }
-RELEASED = "BEATSSL_ECG_FM"  # environment variable: file of the released ECG-FM weights
 
 
 def code_of(config: PretrainConfig) -> tuple[ModuleType, ...]:
@@ -56,12 +57,12 @@ def released(sampling_rate: int) -> ecg_fm.EcgFm:
         FileNotFoundError: the variable is not set, or there is no such file.
         CheckpointError: see `ecg_fm.load_ecg_fm`.
     """
-    if not os.environ.get(RELEASED):
+    if not os.environ.get(RELEASED_ECG_FM):
         raise FileNotFoundError(
             f"method ecg_fm needs the released weights: name the file with `make ... ECG_FM=file` "
-            f"or the environment variable {RELEASED}"
+            f"or the environment variable {RELEASED_ECG_FM}"
         )
-    encoder = ecg_fm.load_ecg_fm(Path(os.environ[RELEASED]))
+    encoder = ecg_fm.load_ecg_fm(Path(os.environ[RELEASED_ECG_FM]))
     return ecg_fm.EcgFm(encoder, sampling_rate).eval()
 
 

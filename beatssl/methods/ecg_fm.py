@@ -30,6 +30,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from beatssl.config import W2VConfig
 from beatssl.files import replacing
 from beatssl.methods.base import Batch, Method, dropout_from
+from beatssl.methods.cmsc import cmsc_loss, halves
 from beatssl.models import autocast
 
 SEGMENT = 5  # s: what it was pretrained on
@@ -330,20 +331,6 @@ def info_nce(
     return (torch.cat([positive[..., None], negative], dim=2).logsumexp(dim=2) - positive).mean()
 
 
-def cmsc(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """CMSC (CLOCS): cross-entropy, both ways, of finding a record's other half in the batch.
-
-    Args:
-        first, second: (records, channels), the two halves.
-
-    Returns:
-        Scalar.
-    """
-    logits = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / TEMPERATURE
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-
-
 class W2VCmscRlm(Method):
     """Pretraining by the recipe of ECG-FM, for a model of any size.
 
@@ -398,10 +385,9 @@ class W2VCmscRlm(Method):
             `total` (to differentiate), and detached: info_nce, diversity, penalty, cmsc (not yet
             weighted), perplexity, tau, masked (share of the tokens).
         """
-        model, device, half = self.model, signals.device, signals.shape[2] // 2
-        segments = torch.cat([signals[..., :half], signals[..., half : 2 * half]])  # (2N, 12, half)
-        segments = mask_leads(segments, generator)
-        mask = span_mask(len(segments), half // model.stride, generator).to(device)
+        model, device = self.model, signals.device
+        segments = mask_leads(halves(signals), generator)  # (2N, 12, half)
+        mask = span_mask(len(segments), segments.shape[2] // model.stride, generator).to(device)
         with dropout_from(generator, device), autocast(device):
             tokens, features = model(segments, mask, return_features=True)
             hidden = model.dropout(model.layer_norm(features.transpose(1, 2)))
@@ -418,7 +404,7 @@ class W2VCmscRlm(Method):
         size = model.config.codebooks * model.config.entries
         diversity = (size - perplexity) / size
         penalty = features.float().pow(2).mean()
-        between = cmsc(*tokens.mean(dim=2).chunk(2))
+        between = cmsc_loss(*tokens.mean(dim=2).chunk(2), TEMPERATURE)
         losses = {"info_nce": contrast, "diversity": diversity, "penalty": penalty, "cmsc": between,
                   "perplexity": perplexity, "tau": torch.tensor(self.tau, device=device),
                   "masked": mask.float().mean()}

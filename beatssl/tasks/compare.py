@@ -22,6 +22,7 @@ from beatssl.results import FOLDS, LABELS
 from beatssl.store import Store
 from beatssl.tasks import require
 from beatssl.tasks.classify import Part, embed, probe, split, stratified_draw
+from beatssl.tasks.delineate import Delineator, delineated
 from beatssl.tasks.segment import cross_validate, folds
 
 REDRAWS = 100
@@ -117,13 +118,14 @@ def label_run(
 
 
 def folds_run(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: nn.Module | np.ndarray,
+    run: PretrainConfig, profile: Profile, store: Store, encoder: nn.Module | Delineator,
     protocol: str,
 ) -> list[dict]:
-    """Result rows of task `FOLDS`, saved and reused.
+    """Result rows of task `FOLDS`, saved and reused; the predictions of a delineator hold `failed`,
+    the records where it failed.
 
     Args:
-        encoder: or (LUDB rows, time), the waves that a delineator has drawn.
+        encoder: or what draws the waves without one.
         protocol: frozen | finetune | scratch.
     """
     require(protocol, run.method)
@@ -131,8 +133,9 @@ def folds_run(
     what = results.describe(run, profile, store, encoder, FOLDS, protocol, 1.0)
 
     def predict() -> Predictions:
-        if not isinstance(encoder, np.ndarray):
+        if not isinstance(encoder, Delineator):
             return cross_validate(encoder, store, config, run.seed, protocol != "frozen")
+        waves, failed = delineated(encoder, profile, store)
         rows = np.asarray(store.rows("ludb"))
         record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
         fold = np.zeros(len(rows), np.int8)
@@ -140,7 +143,8 @@ def folds_run(
             fold[unseen] = k + 1
         return {
             "truth": store.wave_targets(rows, lead=config.lead).astype(np.int8),
-            "prediction": encoder,
+            "prediction": waves,
+            "failed": np.array(failed, dtype=str),
             "record_id": record_id,
             "fold": fold,
             "sampling_rate": np.array(store.sampling_rate),

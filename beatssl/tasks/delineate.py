@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import neurokit2 as nk
 import numpy as np
@@ -10,6 +11,23 @@ import numpy as np
 from beatssl.config import DELINEATORS, Profile
 from beatssl.records import LEADS
 from beatssl.store import Store
+
+
+@dataclass(frozen=True)
+class Delineator:
+    """One of `config.DELINEATORS`, in the place of an encoder.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+
+    method: str
+    version: str = nk.__version__
+
+    def __post_init__(self) -> None:
+        if self.method not in DELINEATORS:
+            raise ValueError(f"{self.method!r} is no delineator; known: {', '.join(DELINEATORS)}")
+
 
 def delineate(lead: np.ndarray, sampling_rate: int, method: str) -> np.ndarray:
     """Waves of one lead, with NeuroKit2's own R peaks.
@@ -41,46 +59,40 @@ def delineate(lead: np.ndarray, sampling_rate: int, method: str) -> np.ndarray:
         raise ValueError(f"NeuroKit2 {method}: {error}") from error
     at = {name.removeprefix("ECG_"): np.asarray(v, float) for name, v in found.items()}
     if method == "peak":
-        borders = (
-            (at["P_Onsets"], at["P_Peaks"], 2),
-            (at["Q_Peaks"], at["S_Peaks"], 1),
-            (at["T_Offsets"], at["T_Peaks"], 2),
-        )
-        spans = [(a, a + times * (b - a)) for a, b, times in borders if _paired(a, b, method)]
+        ends = (("P_Onsets", "P_Peaks"), ("Q_Peaks", "S_Peaks"), ("T_Offsets", "T_Peaks"))
     else:
-        pairs = [(at[f"{w}_Onsets"], at[f"{w}_Offsets"]) for w in ("P", "R", "T")]
-        spans = [(a, b) for a, b in pairs if _paired(a, b, method)]
+        ends = tuple((f"{wave}_Onsets", f"{wave}_Offsets") for wave in ("P", "R", "T"))
     labels = np.zeros(len(lead), np.int8)
-    for wave, span in enumerate(spans, start=1):
-        first, last = np.sort(np.stack(span), axis=0)  # from T offset back to its onset
-        for start, end in zip(first, last, strict=True):
-            if np.isfinite(start) and np.isfinite(end):
-                labels[max(0, round(start)) : round(end) + 1] = wave
+    for wave, (first, last) in enumerate(ends, start=1):
+        if len(at[first]) != len(at[last]):
+            raise ValueError(
+                f"NeuroKit2 {method}: {len(at[first])} {first} and {len(at[last])} {last}"
+            )
+        start, end = at[first], at[last]
+        if last in ("P_Peaks", "T_Peaks"):  # half a wave: as far again beyond its peak
+            end = 2 * end - start
+        for a, b in np.sort([start, end], axis=0).T:  # from T offset back to its onset
+            if np.isfinite(a) and np.isfinite(b):
+                labels[max(0, round(a)) : round(b) + 1] = wave
     return labels
 
 
-def _paired(first: np.ndarray, last: np.ndarray, method: str) -> bool:
-    if len(first) != len(last):
-        raise ValueError(f"NeuroKit2 {method}: {len(first)} and {len(last)} borders of a wave")
-    return True
-
-
-def delineated(profile: Profile, store: Store, method: str) -> tuple[np.ndarray, list[str]]:
+def delineated(
+    delineator: Delineator, profile: Profile, store: Store
+) -> tuple[np.ndarray, list[str]]:
     """Waves of all LUDB records in the lead of task 2.
 
-    Args: method: one of `config.DELINEATORS`.
-
     Returns:
-        (rows, time) int8, all background where the delineator failed, and the records where it did.
+        (rows, time) int8, all background where the delineator failed, and the records where it did,
+        each with the reason.
     """
-    if method not in DELINEATORS:
-        raise ValueError(f"{method!r} is no delineator; known: {', '.join(DELINEATORS)}")
     rows = np.asarray(store.rows("ludb"))
     leads = store.load(rows)[:, LEADS.index(profile.segment.lead)]
-    out, failed = np.zeros(leads.shape, np.int8), []
+    waves, failed = np.zeros(leads.shape, np.int8), []
     for i, lead in enumerate(leads):
         try:
-            out[i] = delineate(lead, store.sampling_rate, method.removeprefix("neurokit_"))
+            method = delineator.method.removeprefix("neurokit_")
+            waves[i] = delineate(lead, store.sampling_rate, method)
         except ValueError as error:
             failed.append(f"{store.table['record_id'].iloc[rows[i]]}: {error}")
-    return out, failed
+    return waves, failed
