@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from beatssl import metrics, results, stats, tables
-from beatssl.config import Profile
+from beatssl.config import DELINEATORS, Profile
 from beatssl.evaluate import COMPARED, train
 from beatssl.records import WAVES
 from beatssl.results import FOLDS, LABELS, Evaluation
@@ -22,6 +22,9 @@ from beatssl.workspace import Workspace
 
 BEST = "beatssl-soft_1-hard-50"
 FRACTION = 0.1  # of the labels, in the paper's "PTB-10"
+REFERENCES = tuple(
+    tables.NAMES[method] for method in ("random", "supervised", "features", *DELINEATORS)
+)
 
 
 @dataclass(frozen=True)
@@ -225,26 +228,29 @@ def friedman_texts(values: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def pairs(table: pd.DataFrame, first: str) -> pd.DataFrame:
-    """`first` against every other method: Wilcoxon's signed-rank test, Holm-corrected.
+    """`first` against every other method: Wilcoxon's signed-rank test, corrected by Holm within two
+    families: the compared methods, which are the paper's question, and the references.
 
-    Args: table: `blocks`. Returns: columns second, median (of the differences), p, p_holm,
-    smallest_p, smallest_p_holm, rank_biserial, blocks, verdict."""
+    Args: table: `blocks`. Returns: columns second, family (compared | reference), median (of the
+    differences), p, p_holm, smallest_p, smallest_p_holm, rank_biserial, blocks, verdict."""
     names = list(table)
-    others = [name for name in names if name != first]
-    tested = stats.wilcoxon_holm(
-        table.to_numpy(), [(names.index(first), names.index(other)) for other in others]
-    )
+    families = {
+        "compared": [n for n in names if n != first and n not in REFERENCES],
+        "reference": [n for n in names if n != first and n in REFERENCES],
+    }
     lines = []
-    for other, pair in zip(others, tested, strict=True):
-        if pair.smallest_p_holm > 0.05:
-            verdict = "cannot be shown at 5 %, whatever the values"
-        elif pair.p_holm > 0.05:
-            verdict = "no difference shown"
-        else:
-            verdict = "higher" if pair.median > 0 else "lower"
-        lines.append((other, pair.median, pair.p, pair.p_holm, pair.smallest_p,
-                      pair.smallest_p_holm, pair.rank_biserial, pair.blocks, verdict))
-    return pd.DataFrame(lines, columns=["second", "median", "p", "p_holm", "smallest_p",
+    for family, others in families.items():
+        columns = [(names.index(first), names.index(other)) for other in others]
+        for other, pair in zip(others, stats.wilcoxon_holm(table.to_numpy(), columns), strict=True):
+            if pair.smallest_p_holm > 0.05:
+                verdict = "cannot be shown at 5 %, whatever the values"
+            elif pair.p_holm > 0.05:
+                verdict = "no difference shown"
+            else:
+                verdict = "higher" if pair.median > 0 else "lower"
+            lines.append((other, family, pair.median, pair.p, pair.p_holm, pair.smallest_p,
+                          pair.smallest_p_holm, pair.rank_biserial, pair.blocks, verdict))
+    return pd.DataFrame(lines, columns=["second", "family", "median", "p", "p_holm", "smallest_p",
                                         "smallest_p_holm", "rank_biserial", "blocks", "verdict"])
 
 
@@ -252,6 +258,7 @@ def pair_texts(table: pd.DataFrame) -> pd.DataFrame:
     """`pairs` as texts, a line a method."""
     lines = {
         row.second: {
+            "family": row.family,
             "median difference": f"{row.median:+.3f}",
             "rank-biserial": f"{row.rank_biserial:+.2f}",
             "p": p_text(row.p),
@@ -340,6 +347,19 @@ def borders_f1(profile: Profile, tolerance_ms: float) -> pd.DataFrame:
         for label, row in lines.items()
     }
     return tables.titled(pd.DataFrame(texts).T, f"F1 within {tolerance_ms:g} ms")
+
+
+def delineator_failures(profile: Profile) -> str:
+    """One sentence a delineator: on how many records it failed, and which; they count as drawn
+    without any wave."""
+    lines = []
+    for what, _ in results.evaluations(profile):
+        if what.task == FOLDS and what.run.method in DELINEATORS:
+            saved = results.load_predictions(profile, what)
+            text = f"- {tables.NAMES[what.run.method]}: failed on {len(saved['failed'])} of "
+            text += f"{len(saved['truth'])} records"
+            lines.append(text + "".join(f"; {reason}" for reason in saved["failed"]) + ".")
+    return "\n".join(lines)
 
 
 def _scores_within(profile: Profile, what: Evaluation, tolerance_ms: float) -> dict:

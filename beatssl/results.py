@@ -401,11 +401,13 @@ def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predi
 
 
 def collect(profile: Profile, folder: Path = RESULTS) -> pd.DataFrame:
-    """Write `results/<profile>.csv` from all saved evaluations, single seeds and combined; borders
-    of waves (`event_..`) combined only, or half of the file would be theirs."""
+    """Write `results/<profile>.csv` from all saved evaluations, single seeds and combined; scores
+    of single classes, waves and borders only for combined rows without a variant, or most of the
+    file would be theirs."""
     table = with_combined(profile)
-    kept = (table["seed"] == "all") | ~table["metric"].str.startswith("event_")
-    table = table[kept].reset_index(drop=True)
+    whole = table["metric"].isin({metric for _, _, metric in HEADLINES}) | (table["task"] == EMBED)
+    detailed = (table["seed"] == "all") & (table["variant"] == "")
+    table = table[whole | detailed].reset_index(drop=True)
     write_table(folder / f"{profile.name}.csv", table)
     return table
 

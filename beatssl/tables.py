@@ -272,24 +272,6 @@ def rank_texts(table: pd.DataFrame) -> pd.DataFrame:
     return titled(wide.loc[list(dict.fromkeys(table["label"])), scores], "rank, paper → ours")
 
 
-def comparison(profile: Profile) -> pd.DataFrame:
-    """The paper's violin medians for the compared methods, and our rows below them."""
-    printed = results.paper()
-    printed = printed[printed["source"].str.contains("violin")]
-    heading = {(task, metric): score for score, task, metric in HEADLINES}
-    lines: dict[str, dict] = {}
-    for row in printed.itertuples():
-        line = lines.setdefault(f"{NAMES[row.method]} (paper, median)", {})
-        line[heading[row.task, row.metric]] = f"{row.value:.3f}"
-    ours = paper_and_ours(headlines(profile))
-    order = ["F1", "LUDB F1", "Dice"]
-    for name, row in ours.iterrows():
-        line = {score: row[f"{score}, ours"] for score in order}
-        lines[f"{name} (ours)"] = line | {"test records": row["test records"]}
-    columns = [*order, "test records"]
-    return titled(pd.DataFrame(lines).T.reindex(columns=columns).fillna("–"), "method")
-
-
 # --- health of the encoders -----------------------------------------------------------------------
 
 

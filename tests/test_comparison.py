@@ -95,6 +95,20 @@ def test_tests_say_what_the_design_cannot_show():
     assert friedman.loc["x", "best by mean rank"] == "c (1.0)"
 
 
+def test_references_are_a_family_of_their_own():
+    rng = np.random.default_rng(0)
+    ten = pd.DataFrame({"ours": 1 + rng.random(10), "TS2Vec": rng.random(10),
+                        "Untrained encoder": rng.random(10), "CMSC (CLOCS)": rng.random(10),
+                        "NeuroKit2, dwt": rng.random(10)})  # fmt: skip
+    table = comparison.pairs(ten, "ours").set_index("second")
+    assert table["family"].to_dict() == {
+        "TS2Vec": "compared", "CMSC (CLOCS)": "compared",
+        "Untrained encoder": "reference", "NeuroKit2, dwt": "reference",
+    }  # fmt: skip
+    np.testing.assert_allclose(table["p"], 2 / 2**10)
+    np.testing.assert_allclose(table["p_holm"], 2 * 2 / 2**10)  # two in each family
+
+
 def test_label_efficiency_and_what_is_saved(done):
     table = comparison.label_efficiency(done.profile, "auroc_macro")
     assert sorted(table["label_fraction"].unique()) == [0.1, 1.0]
@@ -173,3 +187,13 @@ def test_sizes_of_the_encoders(done):
     table = comparison.sizes(done)
     assert list(table.index) == ["Untrained encoder", OURS]
     assert table["steps"].tolist()[0] == "untrained" and table.loc[OURS, "records a step"] == 32
+
+
+def test_records_on_which_a_delineator_failed_are_listed(done, monkeypatch):
+    text = comparison.delineator_failures(done.profile)
+    assert text == "- NeuroKit2, prominence: failed on 0 of 8 records."
+    saved = {"failed": np.array(["ludb/7: nothing found"]), "truth": np.zeros((8, 5))}
+    monkeypatch.setattr(results, "load_predictions", lambda *a: saved)
+    assert comparison.delineator_failures(done.profile).endswith(
+        "failed on 1 of 8 records; ludb/7: nothing found."
+    )

@@ -247,6 +247,16 @@ def test_collect_writes_single_seeds_and_their_mean_deterministically(profile, t
     assert not table.duplicated(keys).any()
 
 
+def test_the_file_has_details_of_combined_rows_only(profile, tmp_path):
+    fill(profile)
+    table = results.collect(profile, tmp_path)
+    detail = table["metric"].isin(["f1_MI", "auroc_NORM", "f1_QRS", "event_f1_P_onset"])
+    assert set(table.loc[detail, "metric"]) == {
+        "f1_MI", "auroc_NORM", "f1_QRS", "event_f1_P_onset"}
+    assert set(table.loc[detail, "seed"]) == {"all"}
+    assert {"0", "1", "2"} <= set(table.loc[table["metric"] == "f1_macro", "seed"])
+
+
 def test_reading_back_gives_what_was_written(profile, tmp_path):
     fill(profile)
     table = results.collect(profile, tmp_path)
