@@ -124,6 +124,33 @@ def medians(profile: Profile, designs: Sequence[Design] = DESIGNS, **which) -> p
     return tables.titled(table.drop(columns=empty), "median over draws or folds")
 
 
+def beside_paper(rows: pd.DataFrame) -> pd.DataFrame:
+    """The comparison as a table of texts, a line a method: the paper's median beside our mean over
+    draws or folds and seeds (sd over seeds) [95 % interval over test records], frozen encoders.
+
+    Args: rows: of the methods of the comparison, as in `results/<profile>.csv`."""
+    table = tables.by_method(rows)
+    table = table[table["protocol"].isin(["frozen", "scratch"])]
+    compared = table[table["task"].isin([LABELS, FOLDS])]
+    columns: dict[str, dict] = {}
+    for design in DESIGNS:
+        paper = {name: f"{value:.3f}" for name, value in paper_medians(design).items()}
+        fraction = FRACTION if design.task == LABELS else 1.0
+        part = compared[
+            (compared["task"] == design.task) & (compared["metric"] == design.metric)
+            & np.isclose(compared["label_fraction"], fraction)
+        ]  # fmt: skip
+        if paper:
+            columns[f"{design.heading}, paper"] = paper
+        columns[f"{design.heading}, ours"] = dict(
+            zip(part["label"], tables.cells(part), strict=True)
+        )
+    columns["seeds"] = compared.groupby("label")["seeds"].max().astype(str).to_dict()
+    order = dict.fromkeys([*compared["label"], *(n for c in columns.values() for n in c)])
+    wide = pd.DataFrame(columns).reindex(list(order)).fillna("–")
+    return tables.titled(wide, "method")
+
+
 def best_label() -> str:
     """The paper's best row in the words of the tables."""
     return tables.label("beatssl", "soft_1", "hard", 50)

@@ -77,6 +77,26 @@ def test_medians_stand_beside_the_papers(done):
     assert table.loc[OURS, "LUDB F1, blocks"] == "4"
 
 
+def test_the_table_beside_the_paper_has_means_with_intervals(done):
+    rows = results.with_combined(done.profile)
+    table = comparison.beside_paper(rows)
+    assert table.loc["TS2Vec", "LUDB F1, paper"] == "0.869"
+    assert table.loc["TS2Vec", "LUDB F1, ours"] == "–" == table.loc["TS2Vec", "seeds"]
+    assert table.loc["Untrained encoder", "seeds"] == "2"
+    assert list(table)[:2] == ["PTB-XL F1, paper", "PTB-XL F1, ours"]
+    for design in comparison.DESIGNS:
+        fraction = 0.1 if design.task == results.LABELS else 1.0
+        one = rows[
+            (rows["run_id"] == "random") & (rows["task"] == design.task)
+            & (rows["metric"] == design.metric) & (rows["label_fraction"] == fraction)
+            & (rows["protocol"] == "frozen")
+        ].squeeze()  # fmt: skip
+        text = table.loc["Untrained encoder", f"{design.heading}, ours"]
+        assert text.startswith(f"{one.value:.3f} (")
+        interval = f"[{one.ci_low:.3f}, {one.ci_high:.3f}]"  # few records: some resamples lack a class
+        assert text.endswith(")" if np.isnan(one.ci_low) else interval)
+
+
 def test_tests_say_what_the_design_cannot_show():
     rng = np.random.default_rng(0)
     five = pd.DataFrame({"ours": 1 + rng.random(5), "b": rng.random(5), "c": rng.random(5) - 1})
