@@ -93,7 +93,7 @@ def test_the_table_beside_the_paper_has_means_with_intervals(done):
         ].squeeze()  # fmt: skip
         text = table.loc["Untrained encoder", f"{design.heading}, ours"]
         assert text.startswith(f"{one.value:.3f} (")
-        interval = f"[{one.ci_low:.3f}, {one.ci_high:.3f}]"  # few records: some resamples lack a class
+        interval = f"[{one.ci_low:.3f}, {one.ci_high:.3f}]"  # none where resamples lack a class
         assert text.endswith(")" if np.isnan(one.ci_low) else interval)
 
 
