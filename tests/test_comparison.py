@@ -209,6 +209,17 @@ def test_sizes_of_the_encoders(done):
     assert table["steps"].tolist()[0] == "untrained" and table.loc[OURS, "records a step"] == 32
 
 
+def test_gains_are_paired_differences_of_the_mean_scores(done):
+    table = comparison.label_gains(done.profile, "auroc_macro")
+    assert list(table.index) == [OURS] and list(table) == ["10%", "100%"]
+    value = comparison.label_efficiency(done.profile, "auroc_macro").pivot(
+        index="label", columns="label_fraction", values="value"
+    )
+    gain = value.loc[OURS] - value.loc["Untrained encoder"]
+    for text, expected in zip(table.loc[OURS], gain, strict=True):
+        assert float(text.split()[0]) == pytest.approx(expected, abs=0.0006)
+
+
 def test_records_on_which_a_delineator_failed_are_listed(done, monkeypatch):
     text = comparison.delineator_failures(done.profile)
     assert text == "- NeuroKit2, prominence: failed on 0 of 8 records."
