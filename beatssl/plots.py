@@ -358,27 +358,25 @@ def violins(values: dict[str, pd.DataFrame], paper: dict[str, dict[str, float]])
     red line; a panel a score.
 
     Args: values: heading -> (blocks, methods). paper: heading -> method -> median."""
+    methods = max(table.shape[1] for table in values.values())
     fig, axes = plt.subplots(
-        1, len(values), figsize=(4.6 * len(values), 0.9 + 0.42 * max(v.shape[1] for v in
-                                                                   values.values())),
-        squeeze=False,
+        1, len(values), figsize=(4.6 * len(values), 1.2 + 0.42 * methods), squeeze=False,
+        sharey=True, layout="constrained",
     )  # fmt: skip
     for ax, (heading, table) in zip(axes.flat, values.items(), strict=True):
         long = table.melt(var_name="method", value_name="value")
         sns.violinplot(long, x="value", y="method", ax=ax, color="#b9c8de", inner="quart",
                        linewidth=0.9, cut=0, density_norm="width")
         sns.stripplot(long, x="value", y="method", ax=ax, color="#2f4a73", size=3, jitter=0.12)
-        for y, name in enumerate(table):
-            if name in paper.get(heading, {}):
-                ax.vlines(paper[heading][name], y - 0.42, y + 0.42, color="#c8553d", lw=2.2,
-                          label="the paper's median" if not ax.get_legend_handles_labels()[0]
-                          else None)
+        drawn = [(y, paper[heading][name]) for y, name in enumerate(table)
+                 if name in paper.get(heading, {})]  # fmt: skip
+        if drawn:
+            y, median = np.transpose(drawn)
+            lines = ax.vlines(median, y - 0.42, y + 0.42, color="#c8553d", lw=2.2)
+            if not fig.legends:
+                fig.legend([lines], ["the paper's median"], loc="outside lower center",
+                           fontsize=7, frameon=False)  # fmt: skip
         ax.set(xlabel=heading, ylabel="")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="lower left", fontsize=7, frameon=True)
-        if ax is not axes.flat[0]:
-            ax.set_yticklabels([])
-    fig.tight_layout()
     return fig
 
 
