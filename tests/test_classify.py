@@ -42,19 +42,20 @@ class FakeStore:
 
 
 class TinyEncoder(nn.Module):
-    """One strided convolution with batch normalisation."""
+    """One strided convolution with batch normalisation, and dropout."""
 
     channels, stride = 8, 4
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, dropout: float = 0.0):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.conv = nn.Conv1d(12, 8, 5, stride=4, padding=2)
         self.norm = nn.BatchNorm1d(8)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
-        return self.norm(self.conv(x))
+        return self.dropout(self.norm(self.conv(x)))
 
 
 CONFIG = ClassifyConfig(label_fractions=(0.5, 1.0), bootstrap=20, finetune_epochs=2,
@@ -204,8 +205,9 @@ def test_test_labels_do_not_reach_the_predictions():
         assert np.array_equal(after["threshold"], before[protocol]["threshold"])
 
 
-def test_finetuning_is_deterministic_changes_with_the_seed_and_copies_the_encoder():
-    store, encoder = FakeStore(), TinyEncoder()
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_finetuning_is_deterministic_changes_with_the_seed_and_copies_the_encoder(dropout):
+    store, encoder = FakeStore(), TinyEncoder(dropout=dropout)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     parts = classify.split(store)
     chosen = np.arange(40)

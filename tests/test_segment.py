@@ -56,14 +56,15 @@ class TinyEncoder(nn.Module):
 
     channels, stride = 16, 4
 
-    def __init__(self):
+    def __init__(self, dropout=0.0):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.conv = nn.Conv1d(12, 16, 5, stride=4, padding=2)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x):
-        return self.conv(x)
+        return self.dropout(self.conv(x))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
@@ -168,9 +169,9 @@ def test_waves_that_are_in_the_signal_are_found(protocol, run):
     assert rows[0]["n"] == 24
 
 
-@pytest.mark.parametrize("trainable", [False, True])
-def test_same_seed_same_predictions_and_the_encoder_is_left_alone(trainable):
-    store, encoder = FakeStore(), TinyEncoder()
+@pytest.mark.parametrize("trainable, dropout", [(False, 0.0), (True, 0.0), (True, 0.5)])
+def test_same_seed_same_predictions_and_the_encoder_is_left_alone(trainable, dropout):
+    store, encoder = FakeStore(), TinyEncoder(dropout)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     a, b = (segment.cross_validate(encoder, store, CONFIG, 0, trainable) for _ in range(2))
     assert np.array_equal(a["prediction"], b["prediction"])

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from beatssl import results
 from beatssl.config import ClassifyConfig, PretrainConfig, Profile
+from beatssl.methods.base import dropout_from
 from beatssl.metrics import auroc, check_classes, thresholds
 from beatssl.models import Encoder, autocast
 from beatssl.records import SUPERCLASSES
@@ -210,7 +211,7 @@ def finetune(
 
     Args:
         chosen: item numbers of the training part whose labels are used.
-        seed: of the shuffling.
+        seed: of shuffling and dropout.
 
     Returns:
         truth, score, threshold as `probe`; `epoch` (chosen) and `validation_auroc` (checks,).
@@ -228,22 +229,23 @@ def finetune(
         weight_decay=config.finetune_weight_decay,
     )
     schedule = cosine_schedule(optimizer, epochs * count_batches(len(chosen), size))
-    generator = torch.Generator().manual_seed(seed)
+    generator, dropout = (torch.Generator().manual_seed(seed) for _ in range(2))
     curve, best = [], None
     for epoch in tqdm(range(1, epochs + 1), desc="epochs", disable=None, leave=False):
         model.train()
-        for items in batches(len(chosen), size, generator):
-            picked = chosen[items.numpy()]
-            signals = torch.from_numpy(store.load(train.rows[picked])).to(device)
-            target = torch.from_numpy(train.labels[picked]).float().to(device)
-            with autocast(device):
-                logits = model(signals)
-            loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
-            check_loss(loss, "PTB-XL fine-tuning")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+        with dropout_from(dropout, device):
+            for items in batches(len(chosen), size, generator):
+                picked = chosen[items.numpy()]
+                signals = torch.from_numpy(store.load(train.rows[picked])).to(device)
+                target = torch.from_numpy(train.labels[picked]).float().to(device)
+                with autocast(device):
+                    logits = model(signals)
+                loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
+                check_loss(loss, "PTB-XL fine-tuning")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
         if epoch % repeat == 0:
             val_score = _score(model, store, val.rows)
             curve.append(macro_auroc(val.labels, val_score))

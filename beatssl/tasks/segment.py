@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from beatssl import results
 from beatssl.config import ConfigError, PretrainConfig, Profile, SegmentConfig
+from beatssl.methods.base import dropout_from
 from beatssl.metrics import MetricError
 from beatssl.models import Encoder, autocast
 from beatssl.records import WAVES
@@ -191,7 +192,7 @@ def cross_validate(
 
     Args:
         encoder: left as it is; each fold trains a copy where `trainable`.
-        seed: of decoder weights and shuffling.
+        seed: of decoder weights, shuffling and dropout.
         trainable: whether the encoder learns too.
 
     Returns:
@@ -220,7 +221,8 @@ def cross_validate(
         own = copy.deepcopy(encoder).requires_grad_(True) if trainable else None
         model = Segmenter(own, decoder, truth.shape[1]).to(device_of(encoder))
         generator = torch.Generator().manual_seed(number)
-        train(model, inputs[seen], target[seen], config, generator)
+        with dropout_from(torch.Generator().manual_seed(number), device_of(encoder)):
+            train(model, inputs[seen], target[seen], config, generator)
         prediction[unseen] = _apply(model, inputs[unseen]).argmax(dim=1).numpy()
         fold[unseen] = k + 1
     return {
