@@ -7,7 +7,7 @@ or fold's value is their mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ from beatssl.records import WAVES
 from beatssl.results import FOLDS, LABELS, Evaluation
 from beatssl.workspace import Workspace
 
-BEST = "beatssl-soft_1-hard-50"
+BEST = "beatssl-soft_1-hard-50"  # the paper's best row
+BEST_LABEL = tables.label("beatssl", "soft_1", "hard", 50)
 FRACTION = 0.1  # of the labels, in the paper's "PTB-10"
 REFERENCES = tuple(
     tables.NAMES[method] for method in ("random", "supervised", "features", *DELINEATORS)
@@ -99,7 +100,7 @@ def paper_medians(design: Design) -> dict[str, float]:
         & (printed["task"] == design.paper_task) & (printed["metric"] == design.metric)
     ]  # fmt: skip
     return {
-        best_label() if row.method == "beatssl" else tables.NAMES[row.method]: row.value
+        BEST_LABEL if row.method == "beatssl" else tables.NAMES[row.method]: row.value
         for row in part.itertuples()
     }
 
@@ -108,22 +109,17 @@ def medians(profile: Profile, designs: Sequence[Design] = DESIGNS, **which) -> p
     """A line a method: the paper's median and ours [quartiles] over draws or folds, as texts.
 
     Args: which: protocol, fraction, as in `blocks`."""
-    lines: dict[str, dict] = {}
-    repeated: dict[str, None] = {}
+    ours, repeated = {}, {}
     for design in designs:
-        paper, values = paper_medians(design), blocks(profile, design, **which)
+        values = blocks(profile, design, **which)
         repeated[f"{len(values)} {'draws' if design.task == LABELS else 'folds'}"] = None
-        for name in [*values, *[n for n in paper if n not in values]]:
-            line = lines.setdefault(name, {})
-            line[f"{design.heading}, paper"] = f"{paper[name]:.3f}" if name in paper else "–"
-            if name in values:
-                low, mid, high = np.quantile(values[name], [0.25, 0.5, 0.75])
-                line[f"{design.heading}, ours"] = f"{mid:.3f} [{low:.3f}, {high:.3f}]"
-    columns = [f"{d.heading}, {who}" for d in designs for who in ("paper", "ours")]
-    table = pd.DataFrame(lines).T.reindex(columns=columns).fillna("–")
-    empty = [c for c in columns if (table[c] == "–").all()]
+        quartiles = values.quantile([0.25, 0.5, 0.75]).T.to_numpy()
+        ours[design] = {
+            name: f"{mid:.3f} [{low:.3f}, {high:.3f}]"
+            for name, (low, mid, high) in zip(values, quartiles, strict=True)
+        }
     corner = f"median [quartiles] over {' / '.join(repeated)}"
-    return tables.titled(table.drop(columns=empty), corner)
+    return tables.titled(_with_paper(ours), corner)
 
 
 def beside_paper(rows: pd.DataFrame) -> pd.DataFrame:
@@ -134,28 +130,33 @@ def beside_paper(rows: pd.DataFrame) -> pd.DataFrame:
     table = tables.by_method(rows)
     table = table[table["protocol"].isin(["frozen", "scratch"])]
     compared = table[table["task"].isin([LABELS, FOLDS])]
-    columns: dict[str, dict] = {}
+    ours = {}
     for design in DESIGNS:
-        paper = {name: f"{value:.3f}" for name, value in paper_medians(design).items()}
         fraction = FRACTION if design.task == LABELS else 1.0
         part = compared[
             (compared["task"] == design.task) & (compared["metric"] == design.metric)
             & np.isclose(compared["label_fraction"], fraction)
         ]  # fmt: skip
-        if paper:
-            columns[f"{design.heading}, paper"] = paper
-        columns[f"{design.heading}, ours"] = dict(
-            zip(part["label"], tables.cells(part), strict=True)
-        )
-    columns["seeds"] = compared.groupby("label")["seeds"].max().map("{:.0f}".format).to_dict()
-    order = dict.fromkeys([*compared["label"], *(n for c in columns.values() for n in c)])
-    wide = pd.DataFrame(columns).reindex(list(order)).fillna("–")
-    return tables.titled(wide, "method")
+        ours[design] = dict(zip(part["label"], tables.cells(part), strict=True))
+    wide = _with_paper(ours, compared["label"])
+    seeds = compared.groupby("label")["seeds"].max().map("{:.0f}".format)
+    return tables.titled(wide.assign(seeds=seeds.reindex(wide.index).fillna("–")), "method")
 
 
-def best_label() -> str:
-    """The paper's best row in the words of the tables."""
-    return tables.label("beatssl", "soft_1", "hard", 50)
+def _with_paper(
+    ours: Mapping[Design, Mapping[str, str]], first: Iterable[str] = ()
+) -> pd.DataFrame:
+    """Texts by score and method as a table, the paper's medians before ours where it shows any.
+
+    Args: first: methods in the order of the lines; those that are not named follow."""
+    columns: dict[str, Mapping[str, str]] = {}
+    for design, texts in ours.items():
+        if paper := paper_medians(design):
+            columns[f"{design.heading}, paper"] = {n: f"{v:.3f}" for n, v in paper.items()}
+        columns[f"{design.heading}, ours"] = texts
+    found = [n for texts in ours.values() for n in texts]
+    order = dict.fromkeys([*first, *found, *(n for c in columns.values() for n in c)])
+    return pd.DataFrame(columns).reindex(list(order)).fillna("–")
 
 
 def sizes(w: Workspace) -> pd.DataFrame:
@@ -194,7 +195,7 @@ def headline_claims(values: Mapping[str, pd.DataFrame]) -> str:
     """The paper's two claims about the comparison, judged as far as what was run allows.
 
     Args: values: heading of `DESIGNS` -> `blocks`."""
-    ours, released, small = best_label(), tables.NAMES["ecg_fm"], tables.NAMES["w2v"]
+    ours, released, small = BEST_LABEL, tables.NAMES["ecg_fm"], tables.NAMES["w2v"]
     middle = values["PTB-XL F1"].median()
     lines = []
     if ours not in middle or ours not in values["LUDB F1"]:
@@ -346,8 +347,10 @@ def label_gains(profile: Profile, metric: str, reference: str = "random") -> pd.
             profile.classify.bootstrap,
         )  # fmt: skip
         columns[f"{fraction:.0%}"] = {
-            label: f"{one[metric].value:+.3f} [{one[metric].low:+.3f}, {one[metric].high:+.3f}]"
-            for (label, _), one in zip(loaded.values(), found, strict=True)
+            label: tables.difference(one.value, one.low, one.high)
+            for (label, _), one in zip(
+                loaded.values(), [scores[metric] for scores in found], strict=True
+            )
         }
     return tables.titled(pd.DataFrame(columns), "labels")
 
@@ -368,6 +371,48 @@ def labels_to_reach(table: pd.DataFrame, reference: str) -> str:
     return f"*{reference}* with {FRACTION:.0%} of the labels: {wanted:.3f}.\n\n" + "\n".join(lines)
 
 
+# --- fine-tuning ----------------------------------------------------------------------------------
+
+
+def finetuning_gains(profile: Profile, task: str, base: str) -> pd.DataFrame:
+    """Fine-tuned encoders minus `base`, as texts: paired difference [95 % interval over test
+    records] of the same seeds, which have the same labels and folds; a line a method, a column a
+    headline score and fraction of the labels.
+
+    Args:
+        task: CLASSIFY or FOLDS.
+        base: "supervised": the untrained ResNet trained on the same labels; "frozen": the same
+            encoder with a probe or decoder on top.
+    """
+    fractions = profile.classify.label_fractions if task == results.CLASSIFY else (1.0,)
+    of = results.SEGMENT if task == FOLDS else task
+    scores = {metric: score for score, of_task, metric in results.HEADLINES if of_task == of}
+    columns: dict[str, dict[str, str]] = {}
+    for fraction in fractions:
+        tuned = _members(profile, task, "finetune", fraction)
+        supervised = tuned.pop(tables.NAMES["supervised"], [])
+        others = _members(profile, task, "frozen", fraction)
+        for label, members in tuned.items():
+            second = supervised if base == "supervised" else others.get(label, [])
+            seeds = {what.run.seed for what in members} & {what.run.seed for what in second}
+            if not seeds:
+                continue
+            sides = [
+                [results.load_predictions(profile, what) for what in side if what.run.seed in seeds]
+                for side in (members, second)
+            ]
+            found = stats.difference(
+                results.SCORES[task], *sides, results.resamples_of(profile, task)
+            )
+            for metric, score in scores.items():
+                heading = f"{score}, {fraction:.0%} of labels" if len(fractions) > 1 else score
+                one = found[metric]
+                text = tables.difference(one.value, one.low, one.high)
+                columns.setdefault(heading, {})[label] = text
+    corner = f"fine-tuned − {'supervised from scratch' if base == 'supervised' else 'frozen'}"
+    return tables.titled(pd.DataFrame(columns), corner)
+
+
 # --- delineation ----------------------------------------------------------------------------------
 
 
@@ -378,13 +423,7 @@ def delineation(profile: Profile, tolerance_ms: float, protocol: str = "frozen")
     for label, members in _members(profile, FOLDS, protocol, 1.0).items():
         each = [_scores_within(profile, what, tolerance_ms) for what in members]
         score = {name: np.mean([s[name][0] for s in each]) for name in each[0]}
-        lines[label] = {
-            f"{wave} {border}": "{:.3f} / {:.3f}, {:+.0f} ± {:.0f}".format(*[
-                score[f"event_{kind}_{wave}_{border}"]
-                for kind in ("sensitivity", "precision", "error_mean_ms", "error_sd_ms")
-            ])
-            for wave in WAVES for border in metrics.BORDERS
-        }  # fmt: skip
+        lines[label] = tables.borders(score)
     corner = f"within {tolerance_ms:g} ms: sensitivity / precision, error in ms"
     return tables.titled(pd.DataFrame(lines).T, corner)
 

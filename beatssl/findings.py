@@ -164,7 +164,7 @@ def claims(
 
 def claim_texts(table: pd.DataFrame) -> pd.DataFrame:
     """`claims` as texts: a line a pair, ours and the paper's difference for each score."""
-    text = [f"{r.difference:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in table.itertuples()]
+    text = [tables.difference(r.difference, r.low, r.high) for r in table.itertuples()]
     paper = table["paper"].map("{:+.3f}".format)
     pair = table["first"] + " − " + table["second"]
     pair = pair.str.replace(r" \([^)]*\)", "", regex=True)
@@ -201,7 +201,7 @@ def _difference(first: str, second: str, heading: str, found: stats.Estimate) ->
 
 def difference_texts(table: pd.DataFrame) -> pd.DataFrame:
     """`differences` as texts, a line a pair, a column a score."""
-    text = [f"{r.difference:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in table.itertuples()]
+    text = [tables.difference(r.difference, r.low, r.high) for r in table.itertuples()]
     pair = table["first"] + " − " + table["second"]
     wide = table.assign(text=text, pair=pair).pivot(index="pair", columns="score", values="text")
     order = [score for score, _, _ in HEADLINES if score in wide]
@@ -288,7 +288,7 @@ def sensitivity(
 def sensitivity_texts(table: pd.DataFrame) -> pd.DataFrame:
     """`sensitivity` as texts: a line a change, a column a score; * marks an effect."""
     text = [
-        f"{r.difference:+.3f} [{r.low:+.3f}, {r.high:+.3f}]{' *' if r.effect else ''}"
+        tables.difference(r.difference, r.low, r.high) + (" *" if r.effect else "")
         for r in table.itertuples()
     ]
     wide = table.assign(text=text).pivot(index=["first", "seeds"], columns="score", values="text")

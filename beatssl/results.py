@@ -402,11 +402,11 @@ def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predi
 
 def collect(profile: Profile, folder: Path = RESULTS) -> pd.DataFrame:
     """Write `results/<profile>.csv` from all saved evaluations, single seeds and combined; scores
-    of single classes, waves and borders only for combined rows without a variant, or most of the
-    file would be theirs."""
+    of single classes, waves and borders only for combined rows without a variant, and not for the
+    draws of labels, or most of the file would be theirs."""
     table = with_combined(profile)
     whole = table["metric"].isin({metric for _, _, metric in HEADLINES}) | (table["task"] == EMBED)
-    detailed = (table["seed"] == "all") & (table["variant"] == "")
+    detailed = (table["seed"] == "all") & (table["variant"] == "") & (table["task"] != LABELS)
     table = table[whole | detailed].reset_index(drop=True)
     write_table(folder / f"{profile.name}.csv", table)
     return table

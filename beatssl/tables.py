@@ -10,7 +10,7 @@ import pandas as pd
 
 from beatssl import results
 from beatssl.config import BEAT_TARGETS, RHYTHM_TARGETS, PretrainConfig, Profile
-from beatssl.metrics import record_dice, wave_counts
+from beatssl.metrics import BORDERS, record_dice, wave_counts
 from beatssl.pages import PER_RUN
 from beatssl.records import SUPERCLASSES, WAVES
 from beatssl.results import EMBED, HEADLINES, SEGMENT
@@ -67,6 +67,22 @@ def cell(value: float, sd: float, low: float, high: float) -> str:
 def cells(table: pd.DataFrame) -> list[str]:
     """`cell` of every line of a table with columns value, sd, ci_low, ci_high."""
     return [cell(*line) for line in table[["value", "sd", "ci_low", "ci_high"]].to_numpy(float)]
+
+
+def difference(value: float, low: float, high: float) -> str:
+    """`difference [95 % interval]`, all with their sign."""
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def borders(score: Mapping[str, float]) -> dict[str, str]:
+    """Border -> `sensitivity / precision, error mean ± sd (ms)` from the scores of task 2."""
+    kinds = ("sensitivity", "precision", "error_mean_ms", "error_sd_ms")
+    return {
+        f"{wave} {border}": "{:.3f} / {:.3f}, {:+.0f} ± {:.0f}".format(
+            *[score[f"event_{kind}_{wave}_{border}"] for kind in kinds]
+        )
+        for wave in WAVES for border in BORDERS
+    }  # fmt: skip
 
 
 def titled(table: pd.DataFrame, corner: str) -> pd.DataFrame:
@@ -144,17 +160,7 @@ def events(table: pd.DataFrame) -> pd.DataFrame:
     """`by_method` of the segmentation: sensitivity / precision and timing error (mean ± sd, ms) of
     each border, a line a method."""
     value = table.set_index(["label", "metric"])["value"]
-    borders = [f"{wave}_{border}" for wave in WAVES for border in ("onset", "offset")]
-    kinds = ("sensitivity", "precision", "error_mean_ms", "error_sd_ms")
-    lines = {
-        name: {
-            border.replace("_", " "): "{:.3f} / {:.3f}, {:+.0f} ± {:.0f}".format(
-                *[value[name, f"event_{kind}_{border}"] for kind in kinds]
-            )
-            for border in borders
-        }
-        for name in dict.fromkeys(table["label"])
-    }
+    lines = {name: borders(value[name]) for name in dict.fromkeys(table["label"])}
     return titled(pd.DataFrame(lines).T, "sensitivity / precision, error in ms")
 
 

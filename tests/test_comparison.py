@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from beatssl import comparison, evaluate, metrics, plots, results, stats
 from beatssl.config import PretrainConfig
 
-OURS = comparison.best_label()
+OURS = comparison.BEST_LABEL
 
 
 @pytest.fixture(scope="module")
 def done(small, tmp_path_factory):
-    """Both protocols run for an untrained encoder of two seeds, the best row and a delineator."""
+    """Both protocols run for an untrained encoder of two seeds, the best row, which is fine-tuned
+    too, and a delineator."""
     runs = (
         PretrainConfig(method="random"), PretrainConfig(method="random", seed=1),
         PretrainConfig(method="neurokit_prominence"),
@@ -24,9 +25,12 @@ def done(small, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("comparison")))
         compare = replace(small.profile.compare, label_fractions=(0.1, 1.0), draws=3)
-        w = replace(small, profile=replace(small.profile, runs=runs, compare=compare))
+        classify = replace(small.profile.classify, label_fractions=(0.5, 1.0))
+        profile = replace(small.profile, runs=runs, compare=compare, classify=classify)
+        w = replace(small, profile=profile)
         evaluate.evaluate_all(w, "label draws")
-        evaluate.evaluate_all(w, "more folds")
+        evaluate.evaluate_all(w, "more folds", finetune_seeds=1)
+        evaluate.evaluate_all(w, "classification", finetune_seeds=1)
         yield w
 
 
@@ -95,6 +99,24 @@ def test_the_table_beside_the_paper_has_means_with_intervals(done):
         assert text.startswith(f"{one.value:.3f} (")
         interval = f"[{one.ci_low:.3f}, {one.ci_high:.3f}]"  # none where resamples lack a class
         assert text.endswith(")" if np.isnan(one.ci_low) else interval)
+
+
+@pytest.mark.parametrize("task, heading, metric, fraction", [
+    (results.CLASSIFY, "AUROC, 50% of labels", "auroc_macro", 0.5),
+    (results.CLASSIFY, "F1, 100% of labels", "f1_macro", 1.0),
+    (results.FOLDS, "Dice", "dice", 1.0),
+])  # fmt: skip
+@pytest.mark.parametrize("base", ["supervised", "frozen"])
+def test_fine_tuning_is_held_against_the_same_seed(done, task, heading, metric, fraction, base):
+    rows = results.with_combined(done.profile, task)
+    rows = rows[(rows["metric"] == metric) & (rows["label_fraction"] == fraction)]
+    value = rows.set_index(["run_id", "protocol"])["value"]
+    ours = "beatssl-soft_1-hard-50-s0"
+    second = value["supervised-s0", "scratch"] if base == "supervised" else value[ours, "frozen"]
+    table = comparison.finetuning_gains(done.profile, task, base)
+    assert list(table.index) == [OURS]  # untrained and supervised encoders are not fine-tuned
+    text = table.loc[OURS, heading]
+    assert float(text.split()[0]) == pytest.approx(value[ours, "finetune"] - second, abs=6e-4)
 
 
 def test_tests_say_what_the_design_cannot_show():

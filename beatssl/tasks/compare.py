@@ -23,7 +23,7 @@ from beatssl.store import Store
 from beatssl.tasks import require
 from beatssl.tasks.classify import Part, embed, probe, split, stratified_draw
 from beatssl.tasks.delineate import Delineator, delineated
-from beatssl.tasks.segment import cross_validate, folds
+from beatssl.tasks.segment import cross_validate, shared
 
 REDRAWS = 100
 
@@ -136,20 +136,7 @@ def folds_run(
         if not isinstance(encoder, Delineator):
             return cross_validate(encoder, store, config, run.seed, protocol != "frozen")
         waves, failed = delineated(encoder, profile, store)
-        rows = np.asarray(store.rows("ludb"))
-        record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
-        fold = np.zeros(len(rows), np.int8)
-        for k, (_, unseen) in enumerate(folds(record_id, config.folds)):
-            fold[unseen] = k + 1
-        return {
-            "truth": store.wave_targets(rows, lead=config.lead).astype(np.int8),
-            "prediction": waves,
-            "failed": np.array(failed, dtype=str),
-            "record_id": record_id,
-            "fold": fold,
-            "sampling_rate": np.array(store.sampling_rate),
-            "tolerance_ms": np.array(config.tolerance_ms),
-        }
+        return shared(store, config) | {"prediction": waves, "failed": np.array(failed, dtype=str)}
 
     return results.reuse_or_make(what, profile, predict, config.bootstrap)
 

@@ -185,6 +185,30 @@ def _apply(model: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torc
         return torch.cat([model(part.to(device)).cpu() for part in inputs.split(batch_size)])
 
 
+def shared(store: Store, config: SegmentConfig) -> Predictions:
+    """What the predictions of all methods have in common.
+
+    Returns:
+        truth (n, time) int8, record_id (n,), fold (n,) int8 from 1, in which the record is tested;
+        scalars sampling_rate (Hz), tolerance_ms.
+
+    Raises:
+        MetricError: fewer records than folds.
+    """
+    rows = np.asarray(store.rows("ludb"))
+    record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
+    fold = np.zeros(len(rows), dtype=np.int8)
+    for k, (_, unseen) in enumerate(folds(record_id, config.folds), start=1):
+        fold[unseen] = k
+    return {
+        "truth": store.wave_targets(rows, lead=config.lead),
+        "record_id": record_id,
+        "fold": fold,
+        "sampling_rate": np.array(store.sampling_rate),
+        "tolerance_ms": np.array(config.tolerance_ms),
+    }
+
+
 def cross_validate(
     encoder: nn.Module, store: Store, config: SegmentConfig, seed: int, trainable: bool
 ) -> Predictions:
@@ -196,25 +220,22 @@ def cross_validate(
         trainable: whether the encoder learns too.
 
     Returns:
-        truth, prediction (n, time) int8; record_id, fold (n,); scalars sampling_rate (Hz),
-        tolerance_ms.
+        `shared`, and prediction (n, time) int8.
 
     Raises:
         MetricError: too few records, or a wave without a single annotated sample in a training
             part or in all records.
     """
-    rows = np.asarray(store.rows("ludb"))
-    record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
-    parts = list(folds(record_id, config.folds))
-    truth = store.wave_targets(rows, lead=config.lead)
+    found = shared(store, config)
+    truth, fold = found["truth"], found["fold"]
     check_waves(truth, f"LUDB lead {config.lead}")
     target = torch.from_numpy(truth.astype(np.int64))
-    inputs = torch.from_numpy(store.load(rows))
+    inputs = torch.from_numpy(store.load(store.rows("ludb")))
     if not trainable:
         inputs = _apply(encoder, inputs)
-    prediction = np.zeros_like(truth, dtype=np.int8)
-    fold = np.zeros(len(rows), dtype=np.int8)
-    for k, (seen, unseen) in enumerate(tqdm(parts, desc="folds", disable=None, leave=False)):
+    prediction = np.zeros_like(truth)
+    for k in tqdm(range(config.folds), desc="folds", disable=None, leave=False):
+        seen, unseen = fold != k + 1, fold == k + 1
         check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k + 1}")
         number = seed * 1000 + k
         decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, number)
@@ -224,15 +245,7 @@ def cross_validate(
         with dropout_from(torch.Generator().manual_seed(number), device_of(encoder)):
             train(model, inputs[seen], target[seen], config, generator)
         prediction[unseen] = _apply(model, inputs[unseen]).argmax(dim=1).numpy()
-        fold[unseen] = k + 1
-    return {
-        "truth": truth.astype(np.int8),
-        "prediction": prediction,
-        "record_id": record_id,
-        "fold": fold,
-        "sampling_rate": np.array(store.sampling_rate),
-        "tolerance_ms": np.array(config.tolerance_ms),
-    }
+    return found | {"prediction": prediction}
 
 
 def evaluate(
