@@ -67,8 +67,8 @@ def _members(
     both protocols, the delineators for `frozen` only."""
     groups: dict[str, list[Evaluation]] = {}
     place: dict[str, tuple] = {}
-    for what, rows in results.evaluations(profile):
-        fits = what.task == task and np.isclose(what.label_fraction, fraction) and what.weights
+    for what, rows in results.evaluations(profile, task):
+        fits = np.isclose(what.label_fraction, fraction) and what.weights
         if fits and what.protocol in (protocol, "scratch"):
             row = [rows[0][name] for name in results.METHOD]
             place[tables.label(*row)] = tables.rank(row)
@@ -447,8 +447,8 @@ def delineator_failures(profile: Profile) -> str:
     """One sentence a delineator: on how many records it failed, and which; they count as drawn
     without any wave."""
     lines = []
-    for what, _ in results.evaluations(profile):
-        if what.task == FOLDS and what.run.method in DELINEATORS:
+    for what, _ in results.evaluations(profile, FOLDS):
+        if what.run.method in DELINEATORS:
             saved = results.load_predictions(profile, what)
             text = f"- {tables.NAMES[what.run.method]}: failed on {len(saved['failed'])} of "
             text += f"{len(saved['truth'])} records"
@@ -465,9 +465,8 @@ def examples(profile: Profile, name: str, seed: int = 0) -> dict[str, dict]:
     """Best, median and worst record of a method by Dice: "best" | "median" | "worst" -> record_id,
     dice, truth and prediction (time,)."""
     found = next(
-        what for what, _ in results.evaluations(profile)
-        if what.task == FOLDS and what.name == name and what.run.seed == seed
-        and what.protocol == "frozen"
+        what for what, _ in results.evaluations(profile, FOLDS)
+        if what.name == name and what.run.seed == seed and what.protocol == "frozen"
     )  # fmt: skip
     loaded = results.load_predictions(profile, found)
     dice = metrics.record_dice(metrics.wave_counts(loaded["truth"], loaded["prediction"]))

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 
 from beatssl import results, stats, tables
 from beatssl.config import PretrainConfig, Profile
-from beatssl.results import CLASSIFY, HEADLINES, LABELS, SCORES
+from beatssl.results import CLASSIFY, HEADLINES, SCORES, SEGMENT
 
 DIFFERENCE = ["first", "second", "score", "difference", "low", "high", "zero", "n"]
 CLAIMS = (  # what Table 1 says, as pairs of rows
@@ -111,11 +111,11 @@ def differences(
 def _groups(
     profile: Profile, protocol: str, label_fraction: float
 ) -> dict[tuple[str, str], list[results.Evaluation]]:
-    """Saved evaluations that did not fail, by name and task, in the order of the seeds."""
+    """Saved evaluations of the two tasks that did not fail, by name and task, in the order of the
+    seeds."""
     groups: dict[tuple[str, str], list[results.Evaluation]] = {}
-    for what, _ in results.evaluations(profile):
-        few = what.task in (CLASSIFY, LABELS)
-        fits = not few or np.isclose(what.label_fraction, label_fraction)
+    for what, _ in results.evaluations(profile, CLASSIFY, SEGMENT):
+        fits = what.task == SEGMENT or np.isclose(what.label_fraction, label_fraction)
         if what.weights and fits and what.protocol in (protocol, "scratch"):
             groups.setdefault((what.name, what.task), []).append(what)
     return {k: sorted(g, key=lambda what: what.run.seed) for k, g in groups.items()}

@@ -61,6 +61,10 @@ class ResultsError(ValueError):
     """A results file cannot be used; the message names it and the remedy."""
 
 
+class StaleResultsError(ResultsError):
+    """Results of a task were made with other settings or other data than the rest."""
+
+
 # --- one evaluation -------------------------------------------------------------------------------
 
 
@@ -316,20 +320,25 @@ def _predictions_path(profile: Profile, stem: str) -> Path:
 # --- all evaluations of a profile -----------------------------------------------------------------
 
 
-def evaluations(profile: Profile) -> list[tuple[Evaluation, list[dict]]]:
-    """Saved evaluations of the profile's runs, ordered by file name.
+def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[dict]]]:
+    """Saved evaluations of the profile's runs on these tasks (without any: on all), ordered by
+    file name.
 
     Files of runs or label fractions that the profile no longer lists are left out with a warning.
     A run that failed has rows without a value.
 
     Raises:
-        ResultsError: a file was made with other settings or other data than the rest; the message
-            names it.
+        ResultsError: a file cannot be read.
+        StaleResultsError: a file was made with other settings or other data than the rest; the
+            message names it. Files of other tasks do not count: later pages may still have to make
+            them.
     """
     found, foreign, stale = [], [], []
     listed = {run.run_id: run for run in profile.runs}
     for path in sorted((profile.work / "results").glob("*.json")):
         what, rows = read_rows(path)
+        if tasks and what.task not in tasks:
+            continue
         fractions = {
             CLASSIFY: profile.classify.label_fractions, LABELS: profile.compare.label_fractions
         }.get(what.task, (1.0,))  # fmt: skip
@@ -350,23 +359,23 @@ def evaluations(profile: Profile) -> list[tuple[Evaluation, list[dict]]]:
         )
     remedy = "evaluate again (`python -m beatssl run`) or remove these files"
     if stale:
-        raise ResultsError(f"made with other settings: {', '.join(stale)}; {remedy}")
+        raise StaleResultsError(f"made with other settings: {', '.join(stale)}; {remedy}")
     if len({what.fingerprint for what, _ in found}) > 1:
         kinds = [f"{what.stem}.json on {what.fingerprint}" for what, _ in found]
-        raise ResultsError(f"made on different data: {', '.join(kinds)}; {remedy}")
+        raise StaleResultsError(f"made on different data: {', '.join(kinds)}; {remedy}")
     return found
 
 
-def combine(profile: Profile, task: str | None = None) -> list[dict]:
+def combine(profile: Profile, found: Iterable[tuple[Evaluation, list[dict]]]) -> list[dict]:
     """Method-level rows, seed `all`: mean over the seeds with its joint-bootstrap interval. Seeds
-    that failed are left out; where all did, there is no such row."""
+    that failed are left out; where all did, there is no such row.
+
+    Args: found: `evaluations`."""
     groups: dict[tuple, list[Evaluation]] = {}
-    for what, _ in evaluations(profile):
-        if task not in (None, what.task) or not what.weights:
-            continue
-        groups.setdefault((what.name, what.task, what.protocol, what.label_fraction), []).append(
-            what
-        )
+    for what, _ in found:
+        if what.weights:
+            key = (what.name, what.task, what.protocol, what.label_fraction)
+            groups.setdefault(key, []).append(what)
     rows = []
     for members in groups.values():
         members.sort(key=lambda what: what.run.seed)
@@ -384,27 +393,35 @@ def combine(profile: Profile, task: str | None = None) -> list[dict]:
     return rows
 
 
-def with_combined(profile: Profile, task: str | None = None) -> pd.DataFrame:
-    """All saved rows of the profile (of one task), single seeds and combined."""
-    rows = [row for what, rows in evaluations(profile) if task in (None, what.task) for row in rows]
-    return frame(rows + combine(profile, task))
+def with_combined(profile: Profile, *tasks: str) -> pd.DataFrame:
+    """All saved rows of the profile on these tasks (without any: on all), single seeds and
+    combined."""
+    found = evaluations(profile, *tasks)
+    return frame([row for _, rows in found for row in rows] + combine(profile, found))
 
 
 def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predictions]:
     """Frozen and scratch predictions of one seed: name of the method -> arrays of the task."""
     return {
         what.name: load_predictions(profile, what)
-        for what, _ in evaluations(profile)
-        if what.task == task and what.run.seed == seed and what.protocol != "finetune"
-        and what.label_fraction == 1 and what.weights
+        for what, _ in evaluations(profile, task)
+        if what.run.seed == seed and what.protocol != "finetune" and what.label_fraction == 1
+        and what.weights
     }  # fmt: skip
 
 
 def collect(profile: Profile, folder: Path = RESULTS) -> pd.DataFrame:
     """Write `results/<profile>.csv` from all saved evaluations, single seeds and combined; scores
     of single classes, waves and borders only for combined rows without a variant, and not for the
-    draws of labels, or most of the file would be theirs."""
-    table = with_combined(profile)
+    draws of labels, or most of the file would be theirs. A task with results of other settings
+    or data is left out with a warning."""
+    rows = []
+    for task in SCORES:
+        try:
+            rows += with_combined(profile, task).to_dict("records")
+        except StaleResultsError as error:
+            warnings.warn(f"{task} is left out of {profile.name}.csv: {error}", stacklevel=2)
+    table = frame(rows)
     whole = table["metric"].isin({metric for _, _, metric in HEADLINES}) | (table["task"] == EMBED)
     detailed = (table["seed"] == "all") & (table["variant"] == "") & (table["task"] != LABELS)
     table = table[whole | detailed].reset_index(drop=True)

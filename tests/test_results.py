@@ -188,7 +188,7 @@ def test_damaged_files_are_made_again(profile, damage):
     else:
         results.write_predictions(npz, classified(5), "another key")
     assert save(profile, BASELINE[0]) == good
-    assert results.combine(profile)  # readable again
+    assert len(results.with_combined(profile))  # readable again
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_rest(profile, monkeypatch):
@@ -278,6 +278,18 @@ def test_runs_outside_the_profile_are_left_out_with_a_warning(profile):
     with pytest.warns(UserWarning, match="left out: beatssl-soft_1-hard-50-s0"):
         found = results.evaluations(fewer)
     assert {what.name for what, _ in found} == {"beatssl-hard-none-1", "random", "supervised"}
+
+
+def test_results_of_other_settings_do_not_hinder_other_tasks(profile, tmp_path):
+    save(profile, BASELINE[0])
+    save(profile, BASELINE[0], SEGMENT)
+    changed = dataclasses.replace(profile, segment=SegmentConfig(bootstrap=50, epochs=99))
+    with pytest.raises(ResultsError, match="other settings: beatssl-hard-none-1-s0-ludb"):
+        results.evaluations(changed)
+    assert {what.task for what, _ in results.evaluations(changed, CLASSIFY)} == {CLASSIFY}
+    with pytest.warns(UserWarning, match="ludb_segmentation is left out.*other settings"):
+        kept = results.collect(changed, tmp_path)
+    assert set(kept["task"]) == {CLASSIFY} and len(results.read(tmp_path / "fake.csv")) == len(kept)
 
 
 def test_results_of_other_settings_or_other_data_are_not_mixed(profile):
