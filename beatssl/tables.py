@@ -104,7 +104,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 def by_method(rows: pd.DataFrame, variants: bool = False) -> pd.DataFrame:
     """Combined rows (seed `all`) with their sd over seeds, number of seeds, of failed seeds and
-    label, in the order of `rank`; where every seed failed, a row without value.
+    label, in the order of `rank`, frozen before fine-tuned; where every seed failed, a row without
+    value.
 
     Args: variants: the runs that differ from a row by one setting, instead of the rows."""
     rows = rows[(rows["variant"] != "") == variants]
@@ -117,7 +118,7 @@ def by_method(rows: pd.DataFrame, variants: bool = False) -> pd.DataFrame:
     methods = list(table[METHOD].itertuples(index=False, name=None))
     tuned = np.where(table["protocol"] == "finetune", " (fine-tuned)", "")
     table["label"] = [label(*m) + t for m, t in zip(methods, tuned, strict=True)]
-    return table.iloc[sorted(range(len(table)), key=lambda i: rank(methods[i]))]
+    return table.iloc[sorted(range(len(table)), key=lambda i: (rank(methods[i]), tuned[i]))]
 
 
 def by_fraction(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
