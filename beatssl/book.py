@@ -28,6 +28,8 @@ MAX_PAGE_BYTES = 500_000
 SHOWN = "subset"  # the profile whose executed pages are committed and always shown
 HEARTBEAT_S = 60.0
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+CELL = re.compile(r"<td\b.*?</td>", re.S)
+INTERVAL = re.compile(r"(\[[+−-]?\d*\.\d+,) (?=[+−-]?\d*\.\d+\])")
 FOREIGN = re.compile(
     r"<script[^>]+src=[\"']?(?:https?:)?//[^\"'> ]+"
     r"|<link(?=[^>]+(?:stylesheet|preload|icon))[^>]+href=[\"']?(?:https?:)?//[^\"'> ]+"
@@ -423,6 +425,15 @@ def foreign_hosts(html: Path) -> list[str]:
     return found
 
 
+def keep_intervals_whole(html: Path) -> None:
+    """In the cells of all tables, no line break inside `[0.853, 0.903]`."""
+    for path in html.rglob("*.html"):
+        before = path.read_text(encoding="utf-8")
+        after = CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), before)
+        if after != before:
+            write_text(path, after)
+
+
 def build(profile_name: str = "tiny", root: Path = ROOT) -> int:
     """Render the book offline; 1 if a page is not fit to be shown or Sphinx warns.
 
@@ -457,6 +468,7 @@ def build(profile_name: str = "tiny", root: Path = ROOT) -> int:
         print(ANSI.sub("", done.stdout + done.stderr)[-6000:])
         print("the book is not built: jupyter-book failed (warnings are errors)")
         return 1
+    keep_intervals_whole(html)
     foreign = foreign_hosts(html)
     if foreign:
         print("\n".join(foreign[:20]))

@@ -439,6 +439,16 @@ def test_foreign_hosts_are_found(tmp_path: Path) -> None:
     assert len(book.foreign_hosts(tmp_path)) == len(bad)
 
 
+def test_intervals_in_tables_are_not_broken(tmp_path: Path) -> None:
+    cell = "<td><p>0.879 (0.002) [0.853, 0.903]</p></td>\n<td>+.01 [−.02, +.03] of [1, 2]</td>"
+    text = f"<p>[0.853, 0.903]</p>{cell}"
+    (tmp_path / "a.html").write_text(text, encoding="utf-8")
+    book.keep_intervals_whole(tmp_path)
+    found = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert found.count("&nbsp;") == 2 and found.replace("&nbsp;", " ") == text
+    assert "0.853,&nbsp;0.903]</p></td>" in found and "[−.02,&nbsp;+.03] of [1, 2]" in found
+
+
 def test_front_page_says_that_nothing_real_was_run(built: Path) -> None:
     html = (built / "index.html").read_text()
     assert "Not run yet" in html and "pipeline.svg" in html
