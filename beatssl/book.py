@@ -323,7 +323,7 @@ def _pretraining_page(profile: Profile, pages: list[Page]) -> str:
             else "– | – | – | "
         )
         + f"{p.run.variant or '–'} | {p.run.seed} | "
-        + f"{'–' if p.run.method == 'random' else p.run.epochs} |"
+        + f"{'–' if p.run.untrained else p.run.epochs} |"
         for p in pages
         if p.run
     ]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from beatssl import metrics, results, stats, tables
-from beatssl.config import DELINEATORS, Profile
+from beatssl.config import DELINEATORS, UNTRAINED, Profile
 from beatssl.evaluate import COMPARED, train
 from beatssl.records import WAVES
 from beatssl.results import FOLDS, LABELS, Evaluation
@@ -24,7 +24,7 @@ BEST = "beatssl-soft_1-hard-50"  # the paper's best row
 BEST_LABEL = tables.label("beatssl", "soft_1", "hard", 50)
 FRACTION = 0.1  # of the labels, in the paper's "PTB-10"
 REFERENCES = tuple(
-    tables.NAMES[method] for method in ("random", "supervised", "features", *DELINEATORS)
+    tables.NAMES[method] for method in (*UNTRAINED, "supervised", "features", *DELINEATORS)
 )
 
 
@@ -328,31 +328,38 @@ def label_texts(table: pd.DataFrame) -> pd.DataFrame:
     return tables.titled(wide.rename(columns="{:.0%}".format), "labels")
 
 
-def label_gains(profile: Profile, metric: str, reference: str = "random") -> pd.DataFrame:
-    """What each method gains over the reference at each fraction of the labels, as texts: paired
-    difference [95 % interval over test records], mean over draws and seeds; a column a fraction.
+def own_untrained(method: str) -> list[str]:
+    """Names of the untrained encoders with this method's network; of the ResNets where it has no
+    network of its own."""
+    own = [name for name, methods in UNTRAINED.items() if method in methods]
+    return own or ["random", "random_data"]
 
-    Args: reference: `PretrainConfig.name` of the method that is subtracted."""
-    columns = {}
+
+def label_gains(profile: Profile, metric: str) -> pd.DataFrame:
+    """What each method gains at each fraction of the labels over its own network untrained, as
+    texts: paired difference [95 % interval], mean over draws and seeds; a column a fraction. The
+    ResNet stands there twice, as initialised and with data statistics."""
+    columns: dict[str, dict[str, str]] = {}
     for fraction in profile.compare.label_fractions:
-        loaded = {
-            members[0].name: (label, [results.load_predictions(profile, m) for m in members])
-            for label, members in _members(profile, LABELS, "frozen", fraction).items()
-        }
-        if reference not in loaded:
-            continue
-        _, base = loaded.pop(reference)
-        found = stats.against(
-            metrics.draw_scores, base, [group for _, group in loaded.values()],
-            profile.classify.bootstrap,
-        )  # fmt: skip
-        columns[f"{fraction:.0%}"] = {
-            label: tables.difference(one.value, one.low, one.high)
-            for (label, _), one in zip(
-                loaded.values(), [scores[metric] for scores in found], strict=True
-            )
-        }
-    return tables.titled(pd.DataFrame(columns), "labels")
+        groups = _members(profile, LABELS, "frozen", fraction)
+        loaded = {label: [results.load_predictions(profile, m) for m in members]
+                  for label, members in groups.items()}
+        column = columns.setdefault(f"{fraction:.0%}", {})
+        for name in UNTRAINED:
+            base = tables.NAMES[name]
+            others = [label for label, members in groups.items()
+                      if name in own_untrained(members[0].run.method)
+                      and members[0].run.method not in UNTRAINED]
+            if base not in loaded or not others:
+                continue
+            found = stats.against(
+                metrics.draw_scores, loaded[base], [loaded[label] for label in others],
+                profile.classify.bootstrap,
+            )  # fmt: skip
+            for label, scores in zip(others, found, strict=True):
+                one = scores[metric]
+                column[f"{label} − {base}"] = tables.difference(one.value, one.low, one.high)
+    return tables.titled(pd.DataFrame(columns).fillna("–"), "labels")
 
 
 def labels_to_reach(table: pd.DataFrame, reference: str) -> str:

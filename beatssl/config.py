@@ -31,8 +31,15 @@ MEASURES = (  # of similarity between two feature vectors, see `beatssl.targets`
 )  # fmt: skip
 RELEASED_ECG_FM = "BEATSSL_ECG_FM"  # environment variable: file of the released ECG-FM weights
 DELINEATORS = ("neurokit_dwt", "neurokit_peak", "neurokit_prominence")  # draw waves, no training
+UNTRAINED = {  # random weights: method -> the methods whose network it is
+    "random": ("beatssl", "cmsc", "domain_ssl"),  # batch-norm statistics (0, 1): no normalisation
+    "random_data": ("beatssl", "cmsc", "domain_ssl"),  # statistics of the records pretrained on
+    "random_ts2vec": ("ts2vec",),  # these two networks have no batch normalisation
+    "random_w2v": ("w2v",),
+}
 METHODS = (
-    "random", "features", "beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v", "ecg_fm", *DELINEATORS,
+    *UNTRAINED, "features", "beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v", "ecg_fm",
+    *DELINEATORS,
 )  # fmt: skip
 
 
@@ -179,7 +186,7 @@ Architecture = EncoderConfig | TS2VecConfig | W2VConfig
 class PretrainConfig:
     """One pretraining run. An ablation row of the paper is (rhythm, beat, exponent)."""
 
-    method: str = "beatssl"  # one of METHODS; `random` is the encoder as initialised
+    method: str = "beatssl"  # one of METHODS
     rhythm: str = "hard"  # hard | soft_1 | soft_2
     beat: str = "none"  # none | hard | soft_1 | soft_2
     exponent: float = 1.0
@@ -239,6 +246,11 @@ class PretrainConfig:
     def has_encoder(self) -> bool:
         """False for the ECG features and the delineators: there is nothing to pretrain."""
         return self.method not in ("features", *DELINEATORS)
+
+    @property
+    def untrained(self) -> bool:
+        """Random weights: there is an encoder, and nothing is trained."""
+        return self.method in UNTRAINED
 
     def target(self, kind: str) -> str:
         """`hard`, or what the soft target `soft_1` or `soft_2` measures."""
@@ -301,8 +313,9 @@ class Profile:
     def encoder_of(self, run: PretrainConfig) -> Architecture:
         """The encoder of a run. TS2Vec and wav2vec 2.0 bring their own; all others have the
         profile's ResNet, with the run's stride where it names one."""
-        if run.method in ("ts2vec", "w2v"):
-            return getattr(self, run.method)
+        network = run.method.removeprefix("random_")
+        if network in ("ts2vec", "w2v"):
+            return getattr(self, network)
         if run.method == "ecg_fm":
             return W2VConfig()
         return self.encoder.with_stride(run.encoder_stride) if run.encoder_stride else self.encoder

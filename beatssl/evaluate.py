@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from beatssl import results
 from beatssl.beats import training_rows
-from beatssl.config import DELINEATORS, PretrainConfig
+from beatssl.config import DELINEATORS, UNTRAINED, PretrainConfig
 from beatssl.models import pick_device
 from beatssl.pretrain import DivergedError, Run, pretrain
 from beatssl.results import frame
@@ -33,16 +33,16 @@ TASKS = {
     "more folds": (results.FOLDS, folds_run),
 }
 COMPARED = (  # names of the methods of the comparison
-    "random", "features", *DELINEATORS, "beatssl-hard-none-1", "cmsc", "domain_ssl", "ts2vec",
+    *UNTRAINED, "features", *DELINEATORS, "beatssl-hard-none-1", "cmsc", "domain_ssl", "ts2vec",
     "w2v", "ecg_fm", "beatssl-soft_1-hard-50",
 )  # fmt: skip
 
 
 def protocols(run: PretrainConfig, finetune: bool = False) -> list[str]:
-    """Every encoder is probed frozen; the untrained one, trained on the labels, is the supervised
-    reference (not so its variants); the others are fine-tuned on request."""
-    if run.method == "random":
-        return ["frozen"] if run.variant else ["frozen", "scratch"]
+    """Every encoder is probed frozen; the untrained ResNet, trained on the labels, is the supervised
+    reference (not so its variants); those that were trained are fine-tuned on request."""
+    if run.untrained:
+        return ["frozen", "scratch"] if run.name == "random" else ["frozen"]
     return ["frozen", "finetune"] if finetune else ["frozen"]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -85,6 +86,26 @@ def build_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(config)
+
+
+def with_data_statistics(encoder: nn.Module, signals: Iterable[torch.Tensor]) -> nn.Module:
+    """A copy whose batch-norm statistics are those of these records; the weights are the same.
+
+    A new ResNet normalises nothing in evaluation mode, since its statistics are 0 and 1. This is
+    the network that training starts from: it normalises by what it sees.
+
+    Args: signals: batches (batch, 12, time); the plain mean of their statistics is taken.
+
+    Returns: the copy, in evaluation mode."""
+    encoder = copy.deepcopy(encoder).train()
+    for module in encoder.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # a plain mean, no moving one
+    with torch.no_grad():
+        for batch in signals:
+            encoder(batch)
+    return encoder.eval()
 
 
 def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -24,6 +24,7 @@ from beatssl.fingerprint import code_hash
 from beatssl.methods.base import Batch
 from beatssl.models import (
     ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
+    with_data_statistics,
 )  # fmt: skip
 from beatssl.store import Store
 from beatssl.targets import FeatureScale
@@ -46,7 +47,7 @@ class Run:
 
     Attributes:
         config: its settings.
-        encoder: trained (or, for method `random`, untrained), in evaluation mode; None where the
+        encoder: trained (or untrained, `config.UNTRAINED`), in evaluation mode; None where the
             run failed. See `methods.base.Method.kept`.
         curves: one row an epoch: losses, diagnostics, learning rate, seconds.
         key: changes with any setting, the architecture or the data.
@@ -162,10 +163,12 @@ def pretrain(
     if done is not None:
         return done
     encoder = build_encoder(architecture, config.seed, make)
-    if config.method == "random":
-        return _finish(folder, config, encoder.eval(), pd.DataFrame(), key, 0)
-
     rows = pretraining_rows(store, beats)
+    if config.method == "random_data":
+        parts = np.array_split(rows, max(1, len(rows) // config.batch_size))
+        encoder = with_data_statistics(encoder, (torch.from_numpy(store.load(r)) for r in parts))
+    if config.untrained:
+        return _finish(folder, config, encoder.eval(), pd.DataFrame(), key, 0)
     if len(rows) < 2:
         raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
     place = pick_device(device)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from beatssl import results
-from beatssl.config import BEAT_TARGETS, RHYTHM_TARGETS, PretrainConfig, Profile
+from beatssl.config import BEAT_TARGETS, RHYTHM_TARGETS, UNTRAINED, PretrainConfig, Profile
 from beatssl.metrics import BORDERS, record_dice, wave_counts
 from beatssl.pages import PER_RUN
 from beatssl.records import SUPERCLASSES, WAVES
@@ -18,11 +18,15 @@ from beatssl.results import EMBED, HEADLINES, SEGMENT
 METHOD = list(results.METHOD)
 TABLE_1 = ("AUROC", "F1", "LUDB F1")  # the scores of the paper's Table 1
 MAIN = (  # the rows shown where there is no room for all: references, baseline, paper's best
-    "random", "supervised", "features", "beatssl-hard-none-1", "beatssl-soft_1-hard-50",
+    "random", "random_data", "supervised", "features", "beatssl-hard-none-1",
+    "beatssl-soft_1-hard-50",
 )  # fmt: skip
-ABLATION = ("random", "supervised", "features", "beatssl")  # methods of Table 1 and its references
+ABLATION = ("random", "random_data", "supervised", "features", "beatssl")  # Table 1, references
 NAMES = {
-    "random": "Untrained encoder",
+    "random": "Untrained, as initialised",
+    "random_data": "Untrained, data statistics",
+    "random_ts2vec": "Untrained TS2Vec",
+    "random_w2v": "Untrained W2V (small)",
     "supervised": "Supervised from scratch",
     "features": "ECG features, logistic regression",
     "beatssl": "Beat-SSL", "ts2vec": "TS2Vec", "domain_ssl": "Domain-SSL", "ecg_fm": "ECG-FM",
@@ -52,8 +56,9 @@ def rank(method: tuple) -> tuple:
     others; variants after their row."""
     name, rhythm, beat, exponent, variant = method
     if name != "beatssl":
-        return ({"random": 0, "supervised": 1, "features": 2}.get(name, 4), name, variant)
-    return (3, RHYTHM_TARGETS.index(rhythm), BEAT_TARGETS.index(beat), exponent, variant)
+        place = {name: i for i, name in enumerate((*UNTRAINED, "supervised", "features"))}
+        return (place.get(name, len(place) + 1), name, variant)
+    return (len(UNTRAINED) + 2, RHYTHM_TARGETS.index(rhythm), BEAT_TARGETS.index(beat), exponent, variant)
 
 
 def cell(value: float, sd: float, low: float, high: float) -> str:

@@ -51,9 +51,9 @@ def test_value_of_a_fold_is_the_score_of_its_records_alone():
 def test_blocks_are_means_over_encoder_seeds(done):
     for design in comparison.DESIGNS:
         table = comparison.blocks(done.profile, design)
-        expected = ["Untrained encoder", OURS]
+        expected = ["Untrained, as initialised", OURS]
         if design.task == results.FOLDS:
-            expected = ["Untrained encoder", "Supervised from scratch", OURS,
+            expected = ["Untrained, as initialised", "Supervised from scratch", OURS,
                         "NeuroKit2, prominence"]
         assert list(table) == expected
         assert len(table) == (3 if design.task == results.LABELS else 4)
@@ -66,7 +66,7 @@ def test_blocks_are_means_over_encoder_seeds(done):
             and what.label_fraction == (0.1 if design.task == results.LABELS else 1.0)
         ]  # fmt: skip
         assert len(each) == 2
-        np.testing.assert_allclose(table["Untrained encoder"], (each[0] + each[1]) / 2)
+        np.testing.assert_allclose(table["Untrained, as initialised"], (each[0] + each[1]) / 2)
 
 
 def test_medians_stand_beside_the_papers(done):
@@ -86,7 +86,7 @@ def test_the_table_beside_the_paper_has_means_with_intervals(done):
     table = comparison.beside_paper(rows)
     assert table.loc["TS2Vec", "LUDB F1, paper"] == "0.869"
     assert table.loc["TS2Vec", "LUDB F1, ours"] == "–" == table.loc["TS2Vec", "seeds"]
-    assert table.loc["Untrained encoder", "seeds"] == "2"
+    assert table.loc["Untrained, as initialised", "seeds"] == "2"
     assert list(table)[:2] == ["PTB-XL F1, paper", "PTB-XL F1, ours"]
     for design in comparison.DESIGNS:
         fraction = 0.1 if design.task == results.LABELS else 1.0
@@ -95,7 +95,7 @@ def test_the_table_beside_the_paper_has_means_with_intervals(done):
             & (rows["metric"] == design.metric) & (rows["label_fraction"] == fraction)
             & (rows["protocol"] == "frozen")
         ].squeeze()  # fmt: skip
-        text = table.loc["Untrained encoder", f"{design.heading}, ours"]
+        text = table.loc["Untrained, as initialised", f"{design.heading}, ours"]
         assert text.startswith(f"{one.value:.3f} (")
         interval = f"[{one.ci_low:.3f}, {one.ci_high:.3f}]"  # none where resamples lack a class
         assert text.endswith(")" if np.isnan(one.ci_low) else interval)
@@ -140,12 +140,12 @@ def test_tests_say_what_the_design_cannot_show():
 def test_references_are_a_family_of_their_own():
     rng = np.random.default_rng(0)
     ten = pd.DataFrame({"ours": 1 + rng.random(10), "TS2Vec": rng.random(10),
-                        "Untrained encoder": rng.random(10), "CMSC (CLOCS)": rng.random(10),
+                        "Untrained, as initialised": rng.random(10), "CMSC (CLOCS)": rng.random(10),
                         "NeuroKit2, dwt": rng.random(10)})  # fmt: skip
     table = comparison.pairs(ten, "ours").set_index("second")
     assert table["family"].to_dict() == {
         "TS2Vec": "compared", "CMSC (CLOCS)": "compared",
-        "Untrained encoder": "reference", "NeuroKit2, dwt": "reference",
+        "Untrained, as initialised": "reference", "NeuroKit2, dwt": "reference",
     }  # fmt: skip
     np.testing.assert_allclose(table["p"], 2 / 2**10)
     np.testing.assert_allclose(table["p_holm"], 2 * 2 / 2**10)  # two in each family
@@ -155,7 +155,7 @@ def test_label_efficiency_and_what_is_saved(done):
     table = comparison.label_efficiency(done.profile, "auroc_macro")
     assert sorted(table["label_fraction"].unique()) == [0.1, 1.0]
     wide = comparison.label_texts(table)
-    assert list(wide) == ["10%", "100%"] and list(wide.index) == ["Untrained encoder", OURS]
+    assert list(wide) == ["10%", "100%"] and list(wide.index) == ["Untrained, as initialised", OURS]
     fake = pd.DataFrame(
         [("a", f, v) for f, v in ((0.01, 0.5), (0.1, 0.7), (1.0, 0.9))]
         + [("b", f, v) for f, v in ((0.01, 0.7), (0.1, 0.8), (1.0, 0.9))]
@@ -217,7 +217,7 @@ def test_figures(done):
     figure = plots.critical_differences(
         list(values["LUDB F1"]), found.mean_rank, found.critical_difference, groups)
     texts = [t.get_text() for t in figure.axes[0].texts]
-    assert any(t.startswith("Untrained encoder (") for t in texts)
+    assert any(t.startswith("Untrained, as initialised (") for t in texts)
     table = comparison.label_efficiency(done.profile, "f1_macro")
     assert isinstance(plots.label_efficiency(table, "F1"), Figure)
     one = comparison.examples(done.profile, comparison.BEST)["best"]
@@ -227,19 +227,28 @@ def test_figures(done):
 
 def test_sizes_of_the_encoders(done):
     table = comparison.sizes(done)
-    assert list(table.index) == ["Untrained encoder", OURS]
+    assert list(table.index) == ["Untrained, as initialised", OURS]
     assert table["steps"].tolist()[0] == "untrained" and table.loc[OURS, "records a step"] == 32
 
 
 def test_gains_are_paired_differences_of_the_mean_scores(done):
     table = comparison.label_gains(done.profile, "auroc_macro")
-    assert list(table.index) == [OURS] and list(table) == ["10%", "100%"]
+    against = "Untrained, as initialised"
+    line = f"{OURS} − {against}"
+    assert list(table.index) == [line] and list(table) == ["10%", "100%"]
     value = comparison.label_efficiency(done.profile, "auroc_macro").pivot(
         index="label", columns="label_fraction", values="value"
     )
-    gain = value.loc[OURS] - value.loc["Untrained encoder"]
-    for text, expected in zip(table.loc[OURS], gain, strict=True):
+    gain = value.loc[OURS] - value.loc[against]
+    for text, expected in zip(table.loc[line], gain, strict=True):
         assert float(text.split()[0]) == pytest.approx(expected, abs=0.0006)
+
+
+def test_each_network_is_held_against_itself_untrained():
+    assert comparison.own_untrained("ts2vec") == ["random_ts2vec"]
+    assert comparison.own_untrained("w2v") == ["random_w2v"]
+    for method in ("beatssl", "cmsc", "domain_ssl", "supervised", "features"):
+        assert comparison.own_untrained(method) == ["random", "random_data"]
 
 
 def test_records_on_which_a_delineator_failed_are_listed(done, monkeypatch):

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from beatssl import models
-from beatssl.config import EncoderConfig
+from beatssl.config import EncoderConfig, PretrainConfig
+from beatssl.evaluate import protocols
+from beatssl.pretrain import pretrain
 
 CONFIG = EncoderConfig(widths=(8, 8, 16), strides=(1, 2, 1), dilations=(1, 1, 2), blocks=1)
 
@@ -87,3 +89,37 @@ def test_missing_and_foreign_weights_are_named(tmp_path):
     models.save_encoder(models.build_encoder(CONFIG, 0), path)
     with pytest.raises(models.ArchitectureError, match="another architecture"):
         models.load_encoder(path, EncoderConfig())
+
+
+def test_data_statistics_are_those_of_the_records_and_leave_the_weights_alone():
+    encoder = models.build_encoder(CONFIG, 0)
+    generator = torch.Generator().manual_seed(0)
+    batches = [3 * torch.randn(4, 12, 64, generator=generator) + 1 for _ in range(3)]
+    normalising = models.with_data_statistics(encoder, batches)
+    first = [encoder.layers[0](b).detach().numpy() for b in batches]  # before the first norm
+    of_batches = np.stack([x.mean(axis=(0, 2)) for x in first])
+    spread = np.stack([x.var(axis=(0, 2), ddof=1) for x in first])
+    norm = normalising.layers[1]
+    np.testing.assert_allclose(norm.running_mean, of_batches.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.running_var, spread.mean(axis=0), rtol=1e-4)
+    for (name, before), after in zip(
+        encoder.named_parameters(), normalising.parameters(), strict=True
+    ):
+        assert torch.equal(before, after), name
+    assert torch.equal(encoder.layers[1].running_var, torch.ones(8))  # the original is untouched
+    assert not normalising.training
+
+
+def test_untrained_encoders_of_all_networks(small):
+    """Only `random` is trained on the labels; the others show another network or other statistics."""
+    for method, stride in {
+        "random": 4, "random_data": 4, "random_ts2vec": 1, "random_w2v": 4
+    }.items():  # fmt: skip
+        config = PretrainConfig(method=method)
+        run = pretrain(config, small.profile, small.store, small.beats)
+        assert run.encoder.stride == stride and len(run.curves) == 0 and not run.encoder.training
+        again = pretrain(config, small.profile, small.store, small.beats)  # from the file
+        for name, value in run.encoder.state_dict().items():
+            assert torch.equal(value, again.encoder.state_dict()[name]), name
+        assert protocols(config, finetune=True) == (
+            ["frozen", "scratch"] if method == "random" else ["frozen"])

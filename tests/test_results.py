@@ -333,13 +333,13 @@ def test_headlines_set_the_paper_beside_ours(profile, tmp_path):
     results.collect(profile, tmp_path)
     table = tables.headlines(profile, folder=tmp_path)
     assert list(table["label"].drop_duplicates()) == [
-        "Untrained encoder", "Supervised from scratch", "hard / - / 1 (baseline, 3KG)",
+        "Untrained, as initialised", "Supervised from scratch", "hard / - / 1 (baseline, 3KG)",
         "soft_1 / hard / 50 (paper's best)",
     ]  # fmt: skip
     rows = table.set_index(["label", "score"])
     best = rows.loc["soft_1 / hard / 50 (paper's best)"]
     assert best["paper"].tolist()[:3] == [0.843, 0.622, 0.911] and np.isnan(best["paper"]["Dice"])
-    assert rows.loc["Untrained encoder", "paper"].isna().all()
+    assert rows.loc["Untrained, as initialised", "paper"].isna().all()
     own = [metrics.classification_scores(classified(s, 2.5))["auroc_macro"][0] for s in range(2)]
     assert best["value"]["AUROC"] == pytest.approx(np.mean(own), rel=1e-5)
     assert best["sd"]["AUROC"] == pytest.approx(np.std(own, ddof=1), rel=1e-3)
@@ -389,7 +389,7 @@ def test_headlines_of_a_single_run(profile, tmp_path):
     save(profile, RANDOM[0], SEGMENT)
     results.collect(profile, tmp_path)
     texts = tables.paper_and_ours(tables.headlines(profile, folder=tmp_path))
-    assert list(texts.index) == ["Untrained encoder"]
+    assert list(texts.index) == ["Untrained, as initialised"]
     assert texts["AUROC, ours"].item() == "–" and texts["LUDB F1, ours"].item().startswith("0.")
 
 
@@ -413,12 +413,12 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
     gap = table[(table["second"] == "hard / - / 1 (baseline, 3KG)")].set_index("score")
     assert list(gap.index) == ["AUROC", "F1", "LUDB F1", "Dice"]
     assert gap.loc["AUROC", "difference"] > 0 and gap.loc["AUROC", "zero"] == "excludes zero"
-    same = table[table["first"] == "Untrained encoder"]
+    same = table[table["first"] == "Untrained, as initialised"]
     assert (same["difference"] == 0).all() and (same["zero"] == "includes zero").all()
     assert "supervised and random on ludb_segmentation" in absent
     assert "beatssl-soft_2-none-1 and random on ptbxl_superdiagnostic" in absent
     words = findings.in_words(table)
-    said = "*Untrained encoder* against *Untrained encoder*: **no difference shown** in AUROC"
+    said = "*Untrained, as initialised* against *Untrained, as initialised*: **no difference shown** in AUROC"
     assert said in words
     texts = findings.difference_texts(table)
     name = "soft_1 / hard / 50 (paper's best) − hard / - / 1 (baseline, 3KG)"

@@ -23,6 +23,9 @@ from beatssl.targets import FeatureScale
 
 CODE = {  # the modules that decide what a method learns, beside the encoder and the training loop
     "random": (),
+    "random_data": (),
+    "random_ts2vec": (ts2vec,),
+    "random_w2v": (ecg_fm,),
     "beatssl": (vcg, targets, losses, beatssl),
     "cmsc": (losses, cmsc),
     "domain_ssl": (targets, losses, domain_ssl),

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from beatssl.config import UNTRAINED
 from beatssl.pretrain import warmup_cosine
 
 WARMUP = 0.05  # share of the steps over which the learning rate rises
@@ -51,7 +52,7 @@ def require(protocol: str, method: str) -> None:
         raise ValueError(f"protocol {protocol!r} is not known; known: frozen, finetune, scratch")
     if protocol == "scratch" and method != "random":
         raise ValueError(f"scratch training starts from an untrained encoder, not from {method}")
-    if protocol == "finetune" and method == "random":
+    if protocol == "finetune" and method in UNTRAINED:
         raise ValueError("fine-tuning an untrained encoder is protocol 'scratch'")
 
 
