@@ -23,6 +23,7 @@ help: ## this list
 	@echo "Beat-SSL, reproduced. Commands (profile tiny is synthetic and needs no data):"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo "Options: PROFILE=tiny|subset|full  DATA=folder of recordings  JOBS=pages at once"
+	@echo "         ARGS=--force with run: all pages again, the fresh ones too"
 	@echo "         ECG_FM=file of the released ECG-FM weights: adds its row"
 	@echo "Real recordings: make book PROFILE=subset DATA=../shared/data"
 
@@ -43,7 +44,7 @@ book: run ## run the notebooks of PROFILE, then build the book
 	@$(PY) -m beatssl build --profile $(PROFILE)
 
 run: $(STAMP) ## execute the notebooks of PROFILE that are not fresh
-	@$(PY) -m beatssl run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
+	@$(PY) -m beatssl run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 check: $(STAMP) ## name the pages that are stale, failed or missing
 	@$(PY) -m beatssl check

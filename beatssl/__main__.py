@@ -1,4 +1,4 @@
-"""Command line: `python -m beatssl run|check|build` (the Makefile calls it)."""
+"""Command line: `python -m beatssl run|collect|check|build` (the Makefile calls it)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 import sys
 
 from beatssl import book
-from beatssl.config import ConfigError
+from beatssl.config import ConfigError, load_profile
 
 
 def parser() -> argparse.ArgumentParser:
-    """The three commands and their options."""
+    """The commands and their options."""
     main = argparse.ArgumentParser(prog="python -m beatssl", description=__doc__)
     commands = main.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute the notebooks of a profile that are not fresh")
@@ -21,9 +21,27 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--force", action="store_true", help="execute fresh pages too")
     check = commands.add_parser("check", help="name the pages that are stale, failed or missing")
     check.add_argument("--profile", help="default: every profile that has executed pages")
+    collect = commands.add_parser("collect", help="write results/<profile>.csv")
+    collect.add_argument("--profile", default="tiny", help="profile of runs.yml (default: tiny)")
+    collect.add_argument("--add", action="store_true",
+                         help="put methods that the file lacks into it, change no other line")
     build = commands.add_parser("build", help="render the book into _build/html")
     build.add_argument("--profile", default="tiny", help="the profile just run (default: tiny)")
     return main
+
+
+def collect(profile: str, add: bool) -> int:
+    """Write the results file, or say why it was left alone (then 1)."""
+    from beatssl import results  # late: the other commands need no torch
+
+    found = results.collect(load_profile(profile), add=add)
+    name = found.path.name if found.path else "nothing"
+    print(f"{name}: {len(found.table)} lines")
+    if found.missing:
+        print(f"{profile}.csv is left as it is, these are not there:")
+        print("\n".join(f"  {line}" for line in found.missing[:20]))
+        print(f"  ({len(found.missing)} in all)")
+    return 1 if found.missing else 0
 
 
 def main(words: list[str] | None = None) -> int:
@@ -36,6 +54,8 @@ def main(words: list[str] | None = None) -> int:
             )
         if options.command == "check":
             return book.check(options.profile)
+        if options.command == "collect":
+            return collect(options.profile, options.add)
         return book.build(options.profile)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -31,6 +31,7 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from beatssl.config import config_hash
+from beatssl.files import part_of
 from beatssl.fingerprint import code_hash
 from beatssl.store import Store, open_store
 
@@ -327,7 +328,7 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
         "record_features": np.stack([f["record_features"] for f in found]),
     }
     trouble = store.table[["record_id", "dataset"]].assign(reason=[f["trouble"] for f in found])
-    part = folder.with_name(folder.name + ".part")
+    part = part_of(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name, array in arrays.items():

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from datetime import date
+from html import escape as html_escape
 from pathlib import Path
 
 import nbformat
@@ -21,7 +23,7 @@ import yaml
 
 from beatssl import freshness
 from beatssl.config import ROOT, ConfigError, Profile, cores, load_profile
-from beatssl.files import write_text
+from beatssl.files import clear_leftovers, write_text
 from beatssl.pages import Page, content_problems, plan, read_notebook, read_stages, scrub
 
 MAX_PAGE_BYTES = 500_000
@@ -46,12 +48,14 @@ def page_path(page: Page, profile: Profile, root: Path = ROOT) -> Path:
 # --- check ------------------------------------------------------------------------------------
 
 
-def page_problems(
-    page: Page, profile: Profile, root: Path = ROOT, look: bool = False
-) -> list[str]:
-    """Why the executed page must not be shown; empty when it is good and fresh.
+def _stamp_of(path: Path) -> dict:
+    """The stamp in an executed page; empty where there is none."""
+    return nbformat.read(path, as_version=4).metadata.get("beatssl", {})
 
-    With `look`, figures drawn by older code count too (`freshness.LOOK`)."""
+
+def bad_page(page: Page, profile: Profile, root: Path = ROOT) -> list[str]:
+    """Why the executed page must not be shown, whatever the code of the day: missing, unreadable,
+    failed, not executed, too large."""
     path = page_path(page, profile, root)
     if not path.is_file():
         return ["missing"]
@@ -59,23 +63,34 @@ def page_problems(
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises several unrelated types
         return [f"not a readable notebook: {error}"]
-    old = notebook.metadata.get("beatssl", {})
-    data = freshness.data_fingerprint(profile)
     problems = content_problems(notebook)
-    problems += freshness.stale(old, freshness.stamp(page, profile, root), data, look)
     if path.stat().st_size > MAX_PAGE_BYTES:
         problems.append(f"{path.stat().st_size / 1000:.0f} kB, at most {MAX_PAGE_BYTES // 1000} kB")
     return problems
 
 
-def profile_problems(name: str, root: Path = ROOT) -> list[str]:
-    """One line for each page of the profile that is missing, failed, stale or too large."""
+def page_problems(
+    page: Page, profile: Profile, root: Path = ROOT, look: bool = False
+) -> list[str]:
+    """`bad_page`, and why the page is not what the notebook, settings and code of today would give.
+
+    With `look`, figures drawn by older code count too (`freshness.LOOK`)."""
+    problems = bad_page(page, profile, root)
+    if problems and (problems[0] == "missing" or problems[0].startswith("not a readable")):
+        return problems
+    old, new = _stamp_of(page_path(page, profile, root)), freshness.stamp(page, profile, root)
+    return problems + freshness.stale(old, new, freshness.data_fingerprint(profile), look)
+
+
+def profile_problems(name: str, root: Path = ROOT, stale: bool = True) -> list[str]:
+    """One line for each page of the profile that is missing, failed, too large or, with `stale`,
+    older than the code."""
     profile = load_profile(name, root / "runs.yml")
     pages = plan(profile, root)
     lines = [
         f"{name}/{page.name}: {problem}"
         for page in pages
-        for problem in page_problems(page, profile, root)
+        for problem in (page_problems if stale else bad_page)(page, profile, root)
     ]
     known = {page.name for page in pages}
     for path in sorted((root / "book" / "runs" / name).glob("*.ipynb")):
@@ -197,7 +212,8 @@ def execute(page: Page, profile: Profile, data: str | None = None, root: Path = 
             message += f"\n    kept as {os.path.relpath(failed, root)}"
         return message
     fingerprint = freshness.data_fingerprint(profile)
-    full = {**stamp, "data": fingerprint} if fingerprint else stamp
+    full = {**stamp, "made": date.today().isoformat()}
+    full |= {"data": fingerprint} if fingerprint else {}
     notebook = read_notebook(raw)
     text = scrub(notebook, page, profile, full, root)
     problems = content_problems(notebook)
@@ -209,6 +225,14 @@ def execute(page: Page, profile: Profile, data: str | None = None, root: Path = 
     failed.unlink(missing_ok=True)
     write_text(_stamp_file(page, profile), json.dumps(stamp, sort_keys=True))
     return ""
+
+
+def _collect(profile: Profile, data: str | None, root: Path) -> str:
+    """Write results/<profile>.csv in a process of its own; returns its last words."""
+    words = [sys.executable, "-m", "beatssl", "collect", "--profile", profile.name]
+    done = subprocess.run(words, cwd=root, env=_environment(data), stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True)  # fmt: skip
+    return (done.stdout + done.stderr).strip()
 
 
 def _set_orphans_aside(profile: Profile, pages: list[Page], root: Path) -> None:
@@ -251,14 +275,30 @@ def run(
         os.environ["BEATSSL_DATA"] = data
     jobs = jobs or cores()
     pages = plan(profile, root)
+    clear_leftovers(profile.work)
     _set_orphans_aside(profile, pages, root)
     todo, why = _to_run(pages, profile, only, force, root)
     for page in pages:
         if page not in todo and (not only or {page.name, page.notebook} & set(only)):
             say(f"fresh  {page.name}")
     say(f"profile {profile.name}: {len(todo)} of {len(pages)} pages to execute, {jobs} at once")
+    if not todo and not only:
+        say(
+            f"nothing to compute: the {len(pages)} executed pages in book/runs/{profile.name}/ are "
+            "what the code of today would give. All of it again: "
+            f"`python -m beatssl run --profile {profile.name} --force`"
+        )
+    stages = read_stages(root / "runs.yml")
+    collecting = next((i for i, names in enumerate(stages) if not names), None)
+    last = max((page.stage for page in todo), default=-1)
+    to_do = {page.stage for page in todo}
+    if collecting is not None and todo and (not only or collecting < last):
+        to_do.add(collecting)
     finished = failed = 0
-    for stage in sorted({page.stage for page in todo}):
+    for stage in sorted(to_do):
+        if stage == collecting:
+            say(_collect(profile, data, root))
+            continue
         with ThreadPoolExecutor(max_workers=jobs) as pool:
             began: dict[str, float] = {}
 
@@ -288,11 +328,17 @@ def run(
             rest = [page.name for page in todo if page.stage > stage]
             say(f"{failed} page(s) failed" + (f"; not started: {', '.join(rest)}" if rest else ""))
             return 1
-    say(f"all pages of profile {profile.name} are executed")
+    if todo:
+        say(f"all pages of profile {profile.name} are executed")
     return 0
 
 
 # --- build ------------------------------------------------------------------------------------
+
+
+def _shown_pages(profile: Profile, root: Path) -> list[Page]:
+    """Pages that the book can show."""
+    return [page for page in plan(profile, root) if not bad_page(page, profile, root)]
 
 
 def _chapters(profile: Profile, root: Path) -> list[dict]:
@@ -300,7 +346,7 @@ def _chapters(profile: Profile, root: Path) -> list[dict]:
     the sidebar names them by the run alone."""
     chapters: list[dict] = []
     sections: list[dict] = []
-    for page in plan(profile, root):
+    for page in _shown_pages(profile, root):
         entry = {"file": f"runs/{profile.name}/{page.name}"}
         if not page.run:
             chapters.append(entry)
@@ -407,7 +453,7 @@ def write_sources(profile_name: str, root: Path = ROOT) -> Path:
             kind = " (synthetic)" if chosen.data.synthetic else ""
             part["caption"] = part["caption"].format(profile=f"{chosen.name}{kind}")
             part["chapters"] = _chapters(chosen, root)
-            overview = _pretraining_page(chosen, plan(chosen, root))
+            overview = _pretraining_page(chosen, _shown_pages(chosen, root))
             write_text(generated / f"pretraining_{chosen.name}.md", overview)
         parts.append(part)
     target = root / "_build" / "_toc.yml"
@@ -434,16 +480,56 @@ def keep_intervals_whole(html: Path) -> None:
             write_text(path, after)
 
 
+def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
+    """Put under the title of each built page when and by which code it was made, and whether the
+    code has changed since. Returns: how many pages are older than the code."""
+    older = 0
+    for page in plan(profile, root):
+        path = html / "runs" / profile.name / f"{page.name}.html"
+        if not path.is_file():
+            continue
+        stamp = _stamp_of(page_path(page, profile, root))
+        made = f"Made {'on ' + stamp['made'] + ' ' if 'made' in stamp else ''}by code "
+        line = f'<p class="made">{made}<code>{freshness.code_name(stamp)}</code>.</p>'
+        reasons = freshness.stale(stamp, freshness.stamp(page, profile, root), None)
+        if reasons:
+            older += 1
+            up = "../" * 2
+            what = "; ".join(map(_short, reasons))
+            line += (
+                f'<p class="made older">The code has changed since '
+                f'(<a href="{up}changes.html">what is different</a>): {html_escape(what)}.</p>'
+            )
+        head, article, text = path.read_text(encoding="utf-8").partition("<article")
+        write_text(path, head + article + text.replace("</h1>", "</h1>" + line, 1))
+    return older
+
+
+def _short(reason: str) -> str:
+    """A reason of `freshness.stale` with at most five names."""
+    kind, colon, names = reason.removeprefix("stale: ").partition(": ")
+    parts = names.replace("beatssl.", "").split(", ")
+    more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+    return kind + colon + ", ".join(parts[:5]) + more
+
+
 def build(profile_name: str = "tiny", root: Path = ROOT) -> int:
-    """Render the book offline; 1 if a page is not fit to be shown or Sphinx warns.
+    """Render the book offline; 1 if a page of `profile_name` is not fit to be shown or Sphinx warns.
 
     The book shows the committed pages of real recordings and, apart from them, those of
-    `profile_name`. Both are checked first.
+    `profile_name`. A page that is older than the code is shown, and says so; a committed page that
+    is bad or not executed yet is left out and named.
     """
     names = [profile_name]
     if profile_name != SHOWN and SHOWN in executed_profiles(root):
         names.append(SHOWN)
-    problems = [line for name in names for line in profile_problems(name, root)]
+    problems = []
+    for name in names:
+        found = profile_problems(name, root, stale=False)
+        if name == SHOWN:
+            print("".join(f"left out: {line}\n" for line in found), end="")
+        else:
+            problems += found
     if problems:
         print("\n".join(problems))
         print("the book is not built: `python -m beatssl run --profile …` makes these pages again")
@@ -469,6 +555,11 @@ def build(profile_name: str = "tiny", root: Path = ROOT) -> int:
         print("the book is not built: jupyter-book failed (warnings are errors)")
         return 1
     keep_intervals_whole(html)
+    for name in names:
+        older = say_how_old(load_profile(name, root / "runs.yml"), html, root)
+        if older:
+            print(f"{name}: {older} pages are older than the code, and say so "
+                  f"(`python -m beatssl check --profile {name}`)")
     foreign = foreign_hosts(html)
     if foreign:
         print("\n".join(foreign[:20]))

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+HOST = re.sub(r"\W", "", socket.gethostname())
+PART = re.compile(rf"\..*\.{HOST}-(\d+)\.part")
+
+
+def part_of(path: Path) -> Path:
+    """Where this process writes what is to become `path`, a file or a folder."""
+    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}.part")
 
 
 @contextmanager
@@ -15,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is made where it is missing; what an error leaves behind is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         yield part
         os.replace(part, path)
@@ -27,3 +38,25 @@ def write_text(path: Path, text: str) -> None:
     """`text` as UTF-8, atomically."""
     with replacing(path) as part:
         part.write_bytes(text.encode())
+
+
+def clear_leftovers(folder: Path) -> list[Path]:
+    """Remove what killed writers of this machine left anywhere under `folder`; those of living
+    processes and of other machines are left alone. Returns: what was removed."""
+    removed = []
+    for path in sorted(folder.rglob(".*.part")):
+        found = PART.fullmatch(path.name)
+        if found and not _lives(int(found[1])):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True

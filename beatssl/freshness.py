@@ -132,6 +132,11 @@ def stamp(page: Page, profile: Profile, root: Path = ROOT) -> dict:
     return result
 
 
+def code_name(stamp: dict) -> str:
+    """Eight digits that name the code that a page was made by; `?` where it has no stamp."""
+    return _hash(stamp["code"])[:8] if "code" in stamp else "?"
+
+
 def data_fingerprint(profile: Profile) -> str | None:
     """Content hash of the prepared store, or None where this machine has no store."""
     manifest = profile.work / "store" / "manifest.json"

@@ -22,6 +22,7 @@ from PIL import Image
 from beatssl.config import ROOT, ConfigError, PretrainConfig, Profile, work_dir
 
 PER_RUN = "05_pretraining"  # executed once for every run of the profile
+COLLECT = "collect"  # the stage that writes results/<profile>.csv; no notebook
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 
@@ -129,8 +130,11 @@ def _run_parameters(run: PretrainConfig, kinds: dict[str, type], name: str) -> d
 
 
 def read_stages(path: Path) -> list[list[str]]:
-    """`stages` of runs.yml: lists of notebook names; a stage starts when the one before is done."""
+    """`stages` of runs.yml: lists of notebook names; a stage starts when the one before is done.
+    The word `collect` is a stage of its own, without notebooks: an empty list."""
     stages = yaml.safe_load(path.read_text()).get("stages")
+    if isinstance(stages, list):
+        stages = [[] if stage == COLLECT else stage for stage in stages]
     right = isinstance(stages, list) and all(
         isinstance(stage, list) and all(isinstance(name, str) for name in stage) for stage in stages
     )

@@ -26,7 +26,6 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from time import time
 
 import numpy as np
 import pandas as pd
@@ -37,12 +36,11 @@ from tqdm import tqdm
 
 from . import records
 from .config import ConfigError, DataConfig, config_hash
-from .files import write_text
+from .files import part_of, write_text
 from .fingerprint import code_hash
 from .records import LEADS, SUPERCLASSES, Record, RecordError
 
 STORE_VERSION = 1  # raise it when the meaning of a row changes: older stores are built again
-LEFTOVER_AGE = 86400  # s; younger part folders may belong to a process beside us
 FILTER_ORDER = 2  # of the Butterworth filter, applied forwards and backwards
 DATASETS = ("ptbxl", "ludb", "challenge")
 READERS = {
@@ -308,10 +306,7 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
     if current is not None:
         return current
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".part-*"):  # of a process that was killed, not of one beside us
-        if time() - leftover.stat().st_mtime > LEFTOVER_AGE:
-            shutil.rmtree(leftover, ignore_errors=True)
-    part = folder / f".part-{os.getpid()}"
+    part = part_of(folder / "data")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:

@@ -301,7 +301,7 @@ def health(table: pd.DataFrame) -> pd.DataFrame:
 def health_and_scores(profile: Profile, variants: bool = False) -> pd.DataFrame:
     """One line an encoder: label, kind of rhythm target, health measures and headline scores (mean
     over seeds), for a plot of one against the other."""
-    rows = results.read(results.RESULTS / f"{profile.name}.csv")
+    rows = results.of_profile(profile)
     table = by_method(rows, variants)
     table = table[(table["protocol"] == "frozen") & (table["label_fraction"] == 1)]
     heading = {(task, metric): name for name, task, metric in HEADLINES}

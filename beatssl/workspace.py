@@ -8,6 +8,7 @@ from pathlib import Path
 
 from beatssl.beats import Beats, prepare_beats
 from beatssl.config import Profile, cores, load_profile
+from beatssl.files import clear_leftovers
 from beatssl.store import Store, prepare
 
 
@@ -47,6 +48,7 @@ def open_workspace(name: str, jobs: int | None = None) -> Workspace:
         jobs: processes for the preparation; default: the cores of the machine.
     """
     profile = load_profile(name)
+    clear_leftovers(profile.work)
     jobs = jobs or cores()
     store = prepare(profile.data, profile.work / "store", data_root(profile), jobs)
     return Workspace(profile, store, prepare_beats(store, profile.work / "beats", jobs))

@@ -83,10 +83,13 @@ def test_run_resume_and_failure(root: Path, capfd: pytest.CaptureFixture) -> Non
     first = good.read_bytes()
     text = first.decode()
     assert "tiny 4" in text and "(synthetic)" in text
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", nbformat.reads(text, 4).metadata["beatssl"]["made"])
     assert str(root) not in text and "papermill" not in text
     assert book.check("tiny", root) == 0
     assert book.run("tiny", root=root) == 0
-    assert "0 of 2 pages to execute" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "0 of 2 pages to execute" in out
+    assert "nothing to compute" in out and "run --profile tiny --force" in out
 
     write_notebook(root, "01_data", "print('before')\nraise ValueError('lead V2 is flat')")
     assert book.run("tiny", root=root) == 1
@@ -223,6 +226,18 @@ def test_malformed_notebook(root: Path, change, message: str) -> None:
     nbformat.write(notebook, path)
     with pytest.raises(config.ConfigError, match=message):
         plan_tiny(root)
+
+
+def test_results_are_collected_in_a_stage_of_their_own(root: Path, monkeypatch) -> None:
+    (root / "runs.yml").write_text(
+        "stages: [[01_data], collect, [12_summary]]\nprofiles: {tiny: {}}\n"
+    )
+    order = []
+    monkeypatch.setattr(book, "execute", lambda page, *_: order.append(page.name) or "")
+    monkeypatch.setattr(book, "_collect", lambda *_: order.append("collect") or "written")
+    assert book.run("tiny", root=root) == 0 and order == ["01_data", "collect", "12_summary"]
+    order.clear()
+    assert book.run("tiny", only=["01_data"], root=root) == 0 and order == ["01_data"]
 
 
 @pytest.mark.parametrize("stages", ["[01_data]", "[[01_data], [01_data]]", "[[absent]]"])
@@ -379,6 +394,37 @@ def test_build_gates_on_pages(root: Path, capsys: pytest.CaptureFixture) -> None
     assert "tiny/01_data: missing" in capsys.readouterr().out
 
 
+def change_code(root: Path) -> None:
+    (root / "beatssl" / "low.py").write_text("def two():\n    return 3\n")
+
+
+def test_a_page_older_than_the_code_is_no_reason_not_to_build(root: Path) -> None:
+    fake_run(root)
+    change_code(root)
+    assert lines(root) and book.profile_problems("tiny", root, stale=False) == []
+
+
+def test_built_pages_say_how_old_they_are(root: Path) -> None:
+    fake_run(root)
+    profile = config.load_profile("tiny", root / "runs.yml")
+    html = root / "_build" / "html"
+    page = html / "runs" / "tiny" / "01_data.html"
+
+    def shown() -> str:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text("<h1>Printed</h1><article><h1>Data</h1><p>Text.</p></article>")
+        older = book.say_how_old(profile, html, root)
+        text = page.read_text()
+        assert ("has changed since" in text) == bool(older)
+        return text
+
+    fresh = shown()
+    assert re.search(r"Made by code <code>[0-9a-f]{8}</code>", fresh) and "changed" not in fresh
+    change_code(root)
+    assert shown().startswith(fresh.partition("<p>Text")[0])  # made by the same code as before
+    assert "code changed: low" in shown() and "changes.html" in shown()
+
+
 def test_toc_keeps_real_results_apart(root: Path) -> None:
     prepare_book(root)
     fake_run(root, "tiny")
@@ -388,7 +434,10 @@ def test_toc_keeps_real_results_apart(root: Path) -> None:
     assert files[1] == ["runs/subset/01_data", "runs/subset/12_summary"]
     assert files[-1] == ["runs/tiny/01_data", "runs/tiny/12_summary"]
     assert parts[-1]["caption"].endswith("tiny (synthetic)")
+    book.page_path(pages.plan(config.load_profile("subset", root / "runs.yml"), root)[0],
+                   config.load_profile("subset", root / "runs.yml"), root).unlink()
     only = yaml.safe_load(book.write_sources("subset", root).read_text())["parts"]
+    assert [chapter["file"] for chapter in only[1]["chapters"]] == ["runs/subset/12_summary"]
     assert len(only) == len(parts) - 1
 
 
@@ -399,6 +448,7 @@ def test_runs_are_named_in_the_sidebar_by_the_run_alone(root: Path) -> None:
     )
     write_notebook(root, "05_pretraining", "1", RUN_PARAMETERS + "\nrhythm: str = 'hard'\n"
                    "exponent: float = 1.0")  # fmt: skip
+    fake_run(root)
     (chapter,) = book._chapters(config.load_profile("tiny", root / "runs.yml"), root)
     titles = [section["title"] for section in chapter["sections"]]
     assert titles == ["random-s0", "soft_1-none-50-s0"]

@@ -81,7 +81,14 @@ def fill(profile) -> None:
         for fraction in (0.1, 1.0):
             save(profile, run, fraction=fraction, skill=skill * fraction)
         save(profile, run, SEGMENT, errors=0.4 / (1 + skill))
-    save(profile, RANDOM[0], protocol="scratch", skill=2.0)
+    for run in RANDOM:
+        save(profile, run, protocol="scratch", skill=2.0)
+
+
+def collect(profile, folder) -> pd.DataFrame:
+    found = results.collect(profile, folder)
+    assert not found.missing and found.path == folder / "fake.csv"
+    return found.table
 
 
 # --- one evaluation ---
@@ -228,10 +235,10 @@ def test_predictions_hold_no_pickled_object(profile, tmp_path):
 
 def test_collect_writes_single_seeds_and_their_mean_deterministically(profile, tmp_path):
     fill(profile)
-    table = results.collect(profile, tmp_path)
+    table = collect(profile, tmp_path)
     path = tmp_path / "fake.csv"
     first = path.read_bytes()
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     assert path.read_bytes() == first
     assert tuple(table.columns) == results.COLUMNS
     chosen = table[
@@ -247,9 +254,53 @@ def test_collect_writes_single_seeds_and_their_mean_deterministically(profile, t
     assert not table.duplicated(keys).any()
 
 
+def test_an_empty_or_partial_work_folder_never_replaces_the_committed_file(
+    profile, tmp_path, monkeypatch
+):
+    fill(profile)
+    collect(profile, tmp_path)
+    path, before = tmp_path / "fake.csv", (tmp_path / "fake.csv").read_bytes()
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "empty"))
+    found = results.collect(profile, tmp_path)
+    assert found.path is None and found.table.empty and path.read_bytes() == before
+    assert "beatssl-hard-none-1-s0 ludb_segmentation frozen 1.0: not evaluated here" in found.missing
+
+    save(profile, BASELINE[0])  # one of three seeds, one of two tasks
+    found = results.collect(profile, tmp_path)
+    assert found.path == tmp_path / "fake.partial.csv" and path.read_bytes() == before
+    assert set(results.read(found.path)["run_id"]) == {
+        "beatssl-hard-none-1-s0", "beatssl-hard-none-1"}
+    assert any("hard" in line and "seeds 1, 2" in line for line in found.missing)
+
+    fill(profile)  # all of it again: the same file
+    assert collect(profile, tmp_path) is not None and path.read_bytes() == before
+    fewer = dataclasses.replace(profile, runs=(*BASELINE, *RANDOM))  # a run that was given up
+    with pytest.warns(UserWarning, match="not in its runs"):
+        table = collect(fewer, tmp_path)
+    assert "soft_1" not in set(table["rhythm"])
+
+
+def test_a_new_method_is_added_without_the_others_at_hand(profile, tmp_path, monkeypatch):
+    fill(profile)
+    before = collect(profile, tmp_path)
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "fresh"))
+    new = [PretrainConfig(method="cmsc", seed=s) for s in range(2)]
+    profile = dataclasses.replace(profile, runs=(*profile.runs, *new))
+    save(profile, BASELINE[0], skill=9.0)  # it is in the file: it stays what it was
+    save(profile, new[0])
+    results.collect(profile, tmp_path, add=True)  # without its second seed: not yet
+    pd.testing.assert_frame_equal(results.read(tmp_path / "fake.csv"), before, rtol=1e-5)
+    save(profile, new[1])
+    results.collect(profile, tmp_path, add=True)
+    table = results.read(tmp_path / "fake.csv")
+    assert set(table["run_id"]) - set(before["run_id"]) == {"cmsc-s0", "cmsc-s1", "cmsc"}
+    old = table[table["method"] != "cmsc"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, before, rtol=1e-5)
+
+
 def test_the_file_has_details_of_combined_rows_only(profile, tmp_path):
     fill(profile)
-    table = results.collect(profile, tmp_path)
+    table = collect(profile, tmp_path)
     detail = table["metric"].isin(["f1_MI", "auroc_NORM", "f1_QRS", "event_f1_P_onset"])
     assert set(table.loc[detail, "metric"]) == {
         "f1_MI", "auroc_NORM", "f1_QRS", "event_f1_P_onset"}
@@ -259,7 +310,7 @@ def test_the_file_has_details_of_combined_rows_only(profile, tmp_path):
 
 def test_reading_back_gives_what_was_written(profile, tmp_path):
     fill(profile)
-    table = results.collect(profile, tmp_path)
+    table = collect(profile, tmp_path)
     back = results.read(tmp_path / "fake.csv")
     pd.testing.assert_frame_equal(back, table, rtol=1e-5)
 
@@ -287,9 +338,9 @@ def test_results_of_other_settings_do_not_hinder_other_tasks(profile, tmp_path):
     with pytest.raises(ResultsError, match="other settings: beatssl-hard-none-1-s0-ludb"):
         results.evaluations(changed)
     assert {what.task for what, _ in results.evaluations(changed, CLASSIFY)} == {CLASSIFY}
-    with pytest.warns(UserWarning, match="ludb_segmentation is left out.*other settings"):
-        kept = results.collect(changed, tmp_path)
-    assert set(kept["task"]) == {CLASSIFY} and len(results.read(tmp_path / "fake.csv")) == len(kept)
+    found = results.collect(dataclasses.replace(changed, runs=(BASELINE[0],)), tmp_path)
+    assert found.missing[0].startswith("ludb_segmentation: made with other settings")
+    assert set(found.table["task"]) == {CLASSIFY} and found.path.name == "fake.partial.csv"
 
 
 def test_results_of_other_settings_or_other_data_are_not_mixed(profile):
@@ -330,7 +381,7 @@ def test_reading_refuses_a_missing_file_wrong_columns_and_text_for_numbers(tmp_p
 
 def test_headlines_set_the_paper_beside_ours(profile, tmp_path):
     fill(profile)
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     table = tables.headlines(profile, folder=tmp_path)
     assert list(table["label"].drop_duplicates()) == [
         "Untrained, as initialised", "Supervised from scratch", "hard / - / 1 (baseline, 3KG)",
@@ -348,7 +399,7 @@ def test_headlines_set_the_paper_beside_ours(profile, tmp_path):
 
 def test_table_of_texts_and_its_markdown(profile, tmp_path):
     fill(profile)
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     long = tables.headlines(profile, folder=tmp_path)
     texts = tables.paper_and_ours(long)
     best = long[(long["label"].str.startswith("soft_1")) & (long["score"] == "AUROC")].iloc[0]
@@ -356,17 +407,17 @@ def test_table_of_texts_and_its_markdown(profile, tmp_path):
     assert line["AUROC, paper"] == "0.843" and line["test records"] == "60 / 8"
     low, high = best["ci_low"], best["ci_high"]
     assert line["AUROC, ours"] == f"{best['value']:.3f} ({best['sd']:.3f}) [{low:.3f}, {high:.3f}]"
-    # the reference was run on one task with one seed: no spread, no LUDB numbers
+    # the reference was run on one task: no LUDB numbers
     reference = texts.loc["Supervised from scratch"]
-    assert reference["LUDB F1, ours"] == "–" and "(" not in reference["AUROC, ours"]
-    assert (reference["test records"], reference["seeds"]) == ("60 / –", "1 / –")
+    assert reference["LUDB F1, ours"] == "–" and "(" in reference["AUROC, ours"]
+    assert (reference["test records"], reference["seeds"]) == ("60 / –", "2 / –")
     lines = tables.markdown(texts).splitlines()
     assert len(lines) == 2 + 4 and len({text.count("|") for text in lines}) == 1
 
 
 def test_every_row_of_the_paper_is_there_and_says_when_it_was_not_run(profile, tmp_path):
     fill(profile)
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     texts = tables.paper_and_ours(tables.headlines(profile, every_row=True, folder=tmp_path))
     assert len(texts) == 2 + 14
     assert (texts["AUROC, ours"] == "not run").sum() == 12
@@ -376,7 +427,7 @@ def test_every_row_of_the_paper_is_there_and_says_when_it_was_not_run(profile, t
 
 def test_headlines_at_another_label_fraction(profile, tmp_path):
     fill(profile)
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     key = ["label", "score"]
     full = tables.headlines(profile, folder=tmp_path).set_index(key)["value"]
     tenth = tables.headlines(profile, label_fraction=0.1, folder=tmp_path).set_index(key)["value"]
@@ -386,8 +437,9 @@ def test_headlines_at_another_label_fraction(profile, tmp_path):
 
 
 def test_headlines_of_a_single_run(profile, tmp_path):
+    profile = dataclasses.replace(profile, runs=(RANDOM[0],))
     save(profile, RANDOM[0], SEGMENT)
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     texts = tables.paper_and_ours(tables.headlines(profile, folder=tmp_path))
     assert list(texts.index) == ["Untrained, as initialised"]
     assert texts["AUROC, ours"].item() == "–" and texts["LUDB F1, ours"].item().startswith("0.")
@@ -451,7 +503,7 @@ def test_ranks_and_agreement_follow_the_papers_order(profile, tmp_path, sign):
     paper = {(r.rhythm, r.beat, r.exponent): r.value for r in printed.itertuples()}
     order = sorted(ROWS, key=paper.get)[::sign]
     profile = ablation(profile, {row: 0.5 * k for k, row in enumerate(order)})
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     table = tables.ranks(tables.headlines(profile, every_row=True, folder=tmp_path), ["AUROC"])
     ours = table["ours"] if sign == 1 else 6 - table["ours"]
     assert sorted(ours) == [1, 2, 3, 4, 5] and (table["paper"] == ours).all()
@@ -487,7 +539,7 @@ def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(profile,
     profile = with_runs(profile, row, RANDOM[0], *base, mse, same, coarse, never)
     for run, skill in zip(profile.runs[:-1], (2.0, 1.0, 2.0, 2.1, 0.2, 2.05, 1.0), strict=True):
         save(profile, run, skill=skill, n=400)
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     rows = tables.headlines(profile, folder=tmp_path)
     assert set(rows["name"]) == {"beatssl-soft_1-hard-50", "random"}
     table, absent = findings.sensitivity(profile, rows=[row.name])
@@ -520,7 +572,7 @@ def test_a_failed_run_is_marked_and_its_other_seeds_count(profile, tmp_path):
         rows = results.failed(what, profile, "epoch 3: the loss is nan")
     assert {row["metric"] for row in rows} == {"auroc_macro", "f1_macro"}
     assert rows[0]["source"] == "failed: epoch 3: the loss is nan" and np.isnan(rows[0]["value"])
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     table = tables.headlines(profile, folder=tmp_path)
     texts = tables.paper_and_ours(table, ["AUROC"])
     assert texts.loc["soft_2 / - / 1", "AUROC, ours"] == "failed"
@@ -532,7 +584,7 @@ def test_a_failed_run_is_marked_and_its_other_seeds_count(profile, tmp_path):
 
 def test_rows_lead_to_the_pages_of_their_runs(profile, tmp_path):
     fill(profile)
-    results.collect(profile, tmp_path)
+    collect(profile, tmp_path)
     table = tables.headlines(profile, folder=tmp_path)
     html = tables.linked(tables.paper_and_ours(table), table, profile)
     for run in (*BASELINE, *BEST, *RANDOM):
