@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from beatssl.config import config_hash
 from beatssl.files import part_of
-from beatssl.fingerprint import code_hash
+from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.store import Store, open_store
 
 LEAD_II = 1
@@ -289,9 +289,10 @@ def pretraining_rows(store: Store, beats: Beats) -> np.ndarray:
     return rows[beats.count[rows] >= MIN_BEATS]
 
 
-def beats_fingerprint(store: Store) -> str:
-    """Changes with the data, this module's code or NeuroKit2's version."""
-    return config_hash(store.content, code_hash(sys.modules[__name__]), nk.__version__)
+def beats_fingerprint(store: Store, root: Path = ROOT) -> str:
+    """Changes with the data, the code that analyses it or NeuroKit2's version."""
+    code = code_hash(*map(name_of, (_analyse_rows, cluster_beats, training_rows)), root=root)
+    return config_hash(store.content, code, nk.__version__)
 
 
 def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:

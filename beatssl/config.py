@@ -30,6 +30,9 @@ MEASURES = (  # of similarity between two feature vectors, see `beatssl.targets`
     "inverse_distance", "exp_distance", "linear_distance",
 )  # fmt: skip
 RELEASED_ECG_FM = "BEATSSL_ECG_FM"  # environment variable: file of the released ECG-FM weights
+TRAINING = (  # settings that concern every method that is trained
+    "seed", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup_fraction",
+)  # fmt: skip
 DELINEATORS = ("neurokit_dwt", "neurokit_peak", "neurokit_prominence")  # draw waves, no training
 UNTRAINED = {  # random weights: method -> the methods whose network it is
     "random": ("beatssl", "cmsc", "domain_ssl"),  # batch-norm statistics (0, 1): no normalisation
@@ -251,6 +254,16 @@ class PretrainConfig:
     def untrained(self) -> bool:
         """Random weights: there is an encoder, and nothing is trained."""
         return self.method in UNTRAINED
+
+    def own_settings(self) -> dict:
+        """The settings that concern its method, by name: those of another one change nothing."""
+        if self.method == "beatssl":
+            names = [f.name for f in dataclasses.fields(self) if f.name != "variant"]
+        elif self.untrained:
+            names = ["method", "seed", *(["batch_size"] if self.method == "random_data" else [])]
+        else:
+            names = ["method", *TRAINING]
+        return {name: getattr(self, name) for name in names}
 
     def target(self, kind: str) -> str:
         """`hard`, or what the soft target `soft_1` or `soft_2` measures."""

@@ -77,6 +77,11 @@ class Encoder(nn.Module):
         return self.layers(signals)
 
 
+def resnet(config: EncoderConfig, sampling_rate: int = 100) -> Encoder:
+    """With random weights; its layers are counted in samples, whatever the sampling rate."""
+    return Encoder(config)
+
+
 def build_encoder(
     config: Architecture, seed: int, make: Callable[[Architecture], nn.Module] = Encoder
 ) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,12 +15,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from beatssl import methods, models
+from beatssl import methods
 from beatssl.beats import Beats, beats_fingerprint, pretraining_rows
 from beatssl.config import Architecture, PretrainConfig, Profile, config_hash, to_dict
 from beatssl.files import replacing, write_text
-from beatssl.fingerprint import code_hash
-from beatssl.methods.base import Batch
+from beatssl.fingerprint import ROOT, code_hash, name_of
+from beatssl.methods.base import Batch, Setup
 from beatssl.models import (
     ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
     with_data_statistics,
@@ -113,10 +112,13 @@ class BatchSource:
         )
 
 
-def run_key(config: PretrainConfig, encoder: Architecture, store: Store) -> str:
-    """Identity of a run: settings, architecture, data, and the code that decides the weights."""
-    code = code_hash(models, *methods.code_of(config), sys.modules[__name__])
-    return config_hash(config, encoder, beats_fingerprint(store), code)
+def run_key(
+    config: PretrainConfig, encoder: Architecture, store: Store, root: Path = ROOT
+) -> str:
+    """Identity of a run: the settings that concern its method, architecture, data, and the code that
+    decides the weights. Args: root: folder of the package."""
+    code = code_hash(name_of(pretrain), *methods.code_of(config, encoder), root=root)
+    return config_hash(config.own_settings(), encoder, beats_fingerprint(store, root), code)
 
 
 def pretrain(
@@ -176,11 +178,10 @@ def pretrain(
     steps = config.epochs * source.batches_per_epoch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = methods.build(
-            config, encoder, sampling_rate=store.sampling_rate,
-            record_features=source.record_features, record_scale=source.record_scale,
-            beat_scale=source.beat_scale, steps=steps,
-        ).to(place)  # fmt: skip
+        model = methods.build(Setup(
+            config, encoder, store.sampling_rate, source.record_features, source.record_scale,
+            source.beat_scale, steps,
+        )).to(place)  # fmt: skip
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beatssl import metrics, stats
+from beatssl import methods, metrics, stats
 from beatssl.config import (
-    ROOT, PretrainConfig, Profile, config_hash, from_dict, to_dict,
+    DELINEATORS, ROOT, PretrainConfig, Profile, config_hash, from_dict, to_dict,
 )  # fmt: skip
 from beatssl.files import replacing, write_text
-from beatssl.fingerprint import code_hash
+from beatssl.fingerprint import code_hash, name_of
 from beatssl.store import Store
 
 COLUMNS = (
@@ -160,7 +160,7 @@ def describe(
         fingerprint=store.fingerprint,
         weights=weights_hash(encoder),
         content=store.content,
-        code=_task_code(task),
+        code=code_of(run, profile, task),
         config_hash=_hash(run, profile, store.fingerprint, task, protocol, label_fraction),
     )
 
@@ -183,20 +183,34 @@ def _hash(
         settings = dataclasses.replace(profile.compare, label_fractions=(label_fraction,))
     else:
         settings = profile.classify
-    return config_hash(run, profile.encoder_of(run), settings, fingerprint, protocol)
+    own = {**run.own_settings(), "seed": run.seed}
+    if task == EMBED:  # the views are the same for every method
+        own |= {name: getattr(run, name) for name in VIEWS}
+    return config_hash(own, profile.encoder_of(run), settings, fingerprint, protocol)
 
 
-def _task_code(task: str) -> str:
-    from beatssl import tasks  # late: the tasks import this module
-    from beatssl.tasks import classify, compare, delineate, embedding, segment
+VIEWS = ("rotation_degrees", "scale_max", "mask_fraction")  # settings of 3KG
+PREDICTING = {  # what makes the predictions of a task
+    CLASSIFY: ("beatssl.tasks.classify.predictor",),
+    SEGMENT: ("beatssl.tasks.segment.cross_validate",),
+    EMBED: ("beatssl.tasks.embedding.diagnose",),
+    LABELS: ("beatssl.tasks.compare.probe_draws", "beatssl.tasks.classify.embed"),
+    FOLDS: ("beatssl.tasks.segment.cross_validate",),
+}
 
-    return code_hash(tasks, *{
-        CLASSIFY: [classify],
-        SEGMENT: [segment],
-        EMBED: [embedding],
-        LABELS: [classify, compare],
-        FOLDS: [segment, compare, delineate],
-    }[task])
+
+def code_of(run: PretrainConfig, profile: Profile, task: str, root: Path = ROOT) -> str:
+    """Hash of the code that makes the predictions of a run: of the task, and of its encoder.
+
+    Args: root: folder of the package."""
+    parts = PREDICTING[task]
+    if run.method in DELINEATORS:
+        parts += ("beatssl.tasks.delineate.delineated",)
+    elif run.method == "features":
+        parts += ("beatssl.evaluate.ecg_features",)
+    else:
+        parts += (name_of(methods.ENCODERS[type(profile.encoder_of(run))]),)
+    return code_hash(*parts, root=root)
 
 
 def weights_hash(encoder: object) -> str:
@@ -333,7 +347,7 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
             message names it. Files of other tasks do not count: later pages may still have to make
             them.
     """
-    found, foreign, stale = [], [], []
+    found, foreign, stale, outdated = [], [], [], []
     listed = {run.run_id: run for run in profile.runs}
     for path in sorted((profile.work / "results").glob("*.json")):
         what, rows = read_rows(path)
@@ -351,6 +365,8 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
         )
         if expected != what.config_hash:
             stale.append(path.name)
+        elif what.weights and what.code != code_of(run, profile, what.task):
+            outdated.append(path.name)
         found.append((what, rows))
     if foreign:
         warnings.warn(
@@ -360,6 +376,11 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
     remedy = "evaluate again (`python -m beatssl run`) or remove these files"
     if stale:
         raise StaleResultsError(f"made with other settings: {', '.join(stale)}; {remedy}")
+    if outdated:
+        raise StaleResultsError(
+            f"made by other code: {', '.join(outdated)}; {remedy}, or `python -m beatssl restamp` "
+            "where the code gives the same numbers"
+        )
     if len({what.fingerprint for what, _ in found}) > 1:
         kinds = [f"{what.stem}.json on {what.fingerprint}" for what, _ in found]
         raise StaleResultsError(f"made on different data: {', '.join(kinds)}; {remedy}")

@@ -8,49 +8,45 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
-from beatssl import losses, targets, vcg
 from beatssl.config import (
     RELEASED_ECG_FM, Architecture, EncoderConfig, PretrainConfig, TS2VecConfig, W2VConfig,
 )  # fmt: skip
-from beatssl.methods import base, beatssl, cmsc, domain_ssl, ecg_fm, ts2vec
-from beatssl.methods.base import Method
-from beatssl.models import Encoder
-from beatssl.targets import FeatureScale
+from beatssl.fingerprint import name_of
+from beatssl.methods import beatssl, cmsc, domain_ssl, ecg_fm, ts2vec
+from beatssl.methods.base import Method, Setup
+from beatssl.models import resnet
 
-CODE = {  # the modules that decide what a method learns, beside the encoder and the training loop
-    "random": (),
-    "random_data": (),
-    "random_ts2vec": (ts2vec,),
-    "random_w2v": (ecg_fm,),
-    "beatssl": (vcg, targets, losses, beatssl),
-    "cmsc": (losses, cmsc),
-    "domain_ssl": (targets, losses, domain_ssl),
-    "ts2vec": (ts2vec,),
-    "w2v": (losses, cmsc, ecg_fm),
-    "ecg_fm": (ecg_fm,),
+METHODS = {  # those that are trained; each makes its `Method` from a `Setup`
+    "beatssl": beatssl.build,
+    "cmsc": cmsc.build,
+    "domain_ssl": domain_ssl.build,
+    "ts2vec": ts2vec.build,
+    "w2v": ecg_fm.build,
+}
+ENCODERS = {  # architecture -> function (architecture, Hz of the records) -> encoder
+    EncoderConfig: resnet,
+    TS2VecConfig: ts2vec.encoder,
+    W2VConfig: ecg_fm.encoder,
 }
 
 
-def code_of(config: PretrainConfig) -> tuple[ModuleType, ...]:
-    """Modules whose code decides the weights of a run of this method."""
-    return (base, *CODE[config.method])
+def code_of(config: PretrainConfig, architecture: Architecture) -> tuple[str, ...]:
+    """Names of the definitions that decide the weights of a run, beside the training loop; see
+    `fingerprint.code_hash`."""
+    parts = [make_encoder, ENCODERS[type(architecture)]]
+    if config.method in METHODS:
+        parts += [build, METHODS[config.method]]
+    return tuple(map(name_of, parts))
 
 
 def make_encoder(config: Architecture, sampling_rate: int) -> torch.nn.Module:
     """The encoder of an architecture, with random weights.
 
     Args: sampling_rate: Hz of the records that it will see."""
-    if isinstance(config, EncoderConfig):
-        return Encoder(config)
-    if isinstance(config, TS2VecConfig):
-        return ts2vec.TS2VecEncoder(config)
-    if isinstance(config, W2VConfig):
-        return ecg_fm.EcgFm(ecg_fm.W2VEncoder(config), sampling_rate)
-    raise TypeError(f"{config!r} is no architecture")
+    return ENCODERS[type(config)](config, sampling_rate)
 
 
 def released(sampling_rate: int) -> ecg_fm.EcgFm:
@@ -69,35 +65,12 @@ def released(sampling_rate: int) -> ecg_fm.EcgFm:
     return ecg_fm.EcgFm(encoder, sampling_rate).eval()
 
 
-def build(
-    config: PretrainConfig,
-    encoder: torch.nn.Module,
-    *,
-    sampling_rate: int,
-    record_features: torch.Tensor,
-    record_scale: FeatureScale,
-    beat_scale: FeatureScale,
-    steps: int,
-) -> Method:
+def build(setup: Setup) -> Method:
     """The method of a run around its encoder; random weights are drawn from torch's global RNG.
 
-    Args:
-        sampling_rate: Hz of the signals.
-        record_features: (records, 54) of all records that are pretrained on, raw.
-        record_scale, beat_scale: fitted on them.
-        steps: optimiser steps of the whole training.
+    Raises:
+        ValueError: the method has nothing to train.
     """
-    if config.method == "beatssl":
-        return beatssl.BeatSSL(encoder, config, sampling_rate, record_scale, beat_scale)
-    if config.method == "cmsc":
-        return cmsc.CMSC(encoder, cmsc.CMSCConfig())
-    if config.method == "domain_ssl":
-        settings = domain_ssl.DomainSSLConfig()
-        known = record_scale.standardise(record_features)
-        ids = domain_ssl.cluster_ids(known, settings.clusters, config.seed)
-        return domain_ssl.DomainSSL(encoder, settings, record_scale, ids, sampling_rate, steps)
-    if config.method == "ts2vec":
-        return ts2vec.TS2Vec(encoder)
-    if config.method == "w2v":
-        return ecg_fm.W2VCmscRlm(encoder)
-    raise ValueError(f"method {config.method} has nothing to train")
+    if setup.config.method not in METHODS:
+        raise ValueError(f"method {setup.config.method} has nothing to train")
+    return METHODS[setup.config.method](setup)

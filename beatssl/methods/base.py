@@ -9,6 +9,31 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from beatssl.config import PretrainConfig
+from beatssl.targets import FeatureScale
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method is made from.
+
+    Attributes:
+        config: settings of the run.
+        encoder: with random weights.
+        sampling_rate: Hz of the signals.
+        record_features: (records, 54) of all records that are pretrained on, raw.
+        record_scale, beat_scale: fitted on them.
+        steps: optimiser steps of the whole training.
+    """
+
+    config: PretrainConfig
+    encoder: nn.Module
+    sampling_rate: int
+    record_features: torch.Tensor
+    record_scale: FeatureScale
+    beat_scale: FeatureScale
+    steps: int
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -10,7 +10,7 @@ import torch
 
 from beatssl.config import PretrainConfig
 from beatssl.losses import alignment, contrastive_loss, uniformity
-from beatssl.methods.base import Batch, Method
+from beatssl.methods.base import Batch, Method, Setup
 from beatssl.models import Encoder, autocast, projector, roi_align
 from beatssl.targets import FeatureScale, beat_targets, record_targets, row_entropy, same_record
 from beatssl.vcg import augment
@@ -103,3 +103,7 @@ class BeatSSL(Method):
             allowed = same_record(record)
             t_b = t_b * allowed
         return contrastive_loss(c.loss, z_b, t_b, c.temperature, allowed), t_b
+
+
+def build(s: Setup) -> BeatSSL:
+    return BeatSSL(s.encoder, s.config, s.sampling_rate, s.record_scale, s.beat_scale)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from beatssl.losses import alignment, uniformity
-from beatssl.methods.base import Batch, Method
+from beatssl.methods.base import Batch, Method, Setup
 from beatssl.models import Encoder, autocast, projector
 
 
@@ -98,3 +98,7 @@ class CMSC(Method):
             "alignment": alignment(z[:n], z[n:]).detach(),
             "uniformity": uniformity(z).detach(),
         }
+
+
+def build(s: Setup) -> CMSC:
+    return CMSC(s.encoder, CMSCConfig())

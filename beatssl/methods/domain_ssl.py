@@ -22,7 +22,7 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from beatssl.losses import alignment, soft_target_nce, uniformity
-from beatssl.methods.base import Batch, Method
+from beatssl.methods.base import Batch, Method, Setup
 from beatssl.models import Encoder, autocast
 from beatssl.targets import FeatureScale, two_views
 
@@ -338,3 +338,10 @@ class DomainSSL(Method):
             "alignment": alignment(z[:n], z[n:]).detach(),
             "uniformity": uniformity(z).detach(),
         }
+
+
+def build(s: Setup) -> DomainSSL:
+    settings = DomainSSLConfig()
+    known = s.record_scale.standardise(s.record_features)
+    ids = cluster_ids(known, settings.clusters, s.config.seed)
+    return DomainSSL(s.encoder, settings, s.record_scale, ids, s.sampling_rate, s.steps)

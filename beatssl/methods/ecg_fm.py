@@ -29,7 +29,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from beatssl.config import W2VConfig
 from beatssl.files import replacing
-from beatssl.methods.base import Batch, Method, dropout_from
+from beatssl.methods.base import Batch, Method, Setup, dropout_from
 from beatssl.methods.cmsc import cmsc_loss, halves
 from beatssl.models import autocast
 
@@ -641,6 +641,15 @@ def convert(path: Path, target: Path, trust: bool = False) -> Conversion:
     with replacing(target) as part:
         save_file(tensors, part, metadata={"source": path.name, "source_sha256": digest})
     return Conversion(digest, len(tensors), sum(t.numel() for t in tensors.values()))
+
+
+def encoder(config: W2VConfig, sampling_rate: int) -> EcgFm:
+    """With random weights. Args: sampling_rate: Hz of the records."""
+    return EcgFm(W2VEncoder(config), sampling_rate)
+
+
+def build(s: Setup) -> W2VCmscRlm:
+    return W2VCmscRlm(s.encoder)
 
 
 def main(words: list[str] | None = None) -> int:

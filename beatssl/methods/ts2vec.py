@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from beatssl.config import TS2VecConfig
-from beatssl.methods.base import Batch, Method, dropout_from
+from beatssl.methods.base import Batch, Method, Setup, dropout_from
 from beatssl.models import autocast
 
 KERNEL = 3
@@ -311,3 +311,12 @@ class TS2Vec(Method):
             "instance": instance.detach(),
             "temporal": temporal.detach(),
         }
+
+
+def encoder(config: TS2VecConfig, sampling_rate: int) -> TS2VecEncoder:
+    """With random weights; it works at any sampling rate."""
+    return TS2VecEncoder(config)
+
+
+def build(s: Setup) -> TS2Vec:
+    return TS2Vec(s.encoder)
