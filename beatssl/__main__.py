@@ -1,8 +1,9 @@
-"""Command line: `python -m beatssl run|collect|check|build` (the Makefile calls it)."""
+"""Command line: `python -m beatssl run|collect|restamp|check|build` (the Makefile calls it)."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from beatssl import book
@@ -25,6 +26,11 @@ def parser() -> argparse.ArgumentParser:
     collect.add_argument("--profile", default="tiny", help="profile of runs.yml (default: tiny)")
     collect.add_argument("--add", action="store_true",
                          help="put methods that the file lacks into it, change no other line")
+    again = commands.add_parser(
+        "restamp", help="keep products of older code that the code of today makes bit for bit"
+    )
+    again.add_argument("--profile", default="tiny", help="profile of runs.yml (default: tiny)")
+    again.add_argument("--data", help="folder that holds the record folders (or BEATSSL_DATA)")
     build = commands.add_parser("build", help="render the book into _build/html")
     build.add_argument("--profile", default="tiny", help="the profile just run (default: tiny)")
     return main
@@ -44,6 +50,18 @@ def collect(profile: str, add: bool) -> int:
     return 1 if found.missing else 0
 
 
+def restamp(profile: str, data: str | None) -> int:
+    """Replay and re-stamp; says what was done."""
+    from beatssl.restamp import restamp as replay  # late: the other commands need no torch
+    from beatssl.workspace import open_workspace
+
+    if data:
+        os.environ["BEATSSL_DATA"] = data
+    lines = replay(open_workspace(profile))
+    print("\n".join(lines) or f"{profile}: no product of older code")
+    return 0
+
+
 def main(words: list[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 1 with the reason printed."""
     options = parser().parse_args(words)
@@ -56,6 +74,8 @@ def main(words: list[str] | None = None) -> int:
             return book.check(options.profile)
         if options.command == "collect":
             return collect(options.profile, options.add)
+        if options.command == "restamp":
+            return restamp(options.profile, options.data)
         return book.build(options.profile)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,14 +16,14 @@ import torch
 from tqdm import tqdm
 
 from beatssl import methods
-from beatssl.beats import Beats, beats_fingerprint, pretraining_rows
+from beatssl.beats import Beats, pretraining_rows
 from beatssl.config import Architecture, PretrainConfig, Profile, config_hash, to_dict
 from beatssl.files import replacing, write_text
 from beatssl.fingerprint import ROOT, code_hash, name_of
-from beatssl.methods.base import Batch, Setup
+from beatssl.methods.base import Batch, Method, Setup
 from beatssl.models import (
     ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
-    with_data_statistics,
+    weights_hash, with_data_statistics,
 )  # fmt: skip
 from beatssl.store import Store
 from beatssl.targets import FeatureScale
@@ -113,12 +113,26 @@ class BatchSource:
 
 
 def run_key(
-    config: PretrainConfig, encoder: Architecture, store: Store, root: Path = ROOT
-) -> str:
-    """Identity of a run: the settings that concern its method, architecture, data, and the code that
-    decides the weights. Args: root: folder of the package."""
-    code = code_hash(name_of(pretrain), *methods.code_of(config, encoder), root=root)
-    return config_hash(config.own_settings(), encoder, beats_fingerprint(store, root), code)
+    config: PretrainConfig, encoder: Architecture, store: Store, beats: Beats, root: Path = ROOT
+) -> dict[str, str]:
+    """Identity of a run.
+
+    Args: root: folder of the package.
+
+    Returns:
+        settings (those that concern its method, and the architecture), data (records and beats),
+        code (what decides the weights); `key` of all three.
+    """
+    made_by = (build_encoder,) if config.untrained else (pretrain,)
+    if config.method == "random_data":
+        made_by += (with_data_statistics, pretraining_rows, Store)
+    code = map(name_of, made_by)
+    parts = {
+        "settings": config_hash(config.own_settings(), encoder),
+        "data": config_hash(store.content, beats.content),
+        "code": code_hash(*code, *methods.code_of(config, encoder), root=root),
+    }
+    return {**parts, "key": config_hash(parts)}
 
 
 def pretrain(
@@ -156,7 +170,8 @@ def pretrain(
     if not config.has_encoder:
         raise ValueError(f"{config.run_id} has no encoder: there is nothing to pretrain")
     architecture = profile.encoder_of(config)
-    key = run_key(config, architecture, store)
+    parts = run_key(config, architecture, store, beats)
+    key = parts["key"]
     if config.method == "ecg_fm":  # released weights: nothing to train, no copy kept
         return Run(config, methods.released(store.sampling_rate), pd.DataFrame(), key)
     folder = profile.work / "runs" / f"{config.run_id}-{key}"
@@ -167,40 +182,23 @@ def pretrain(
     encoder = build_encoder(architecture, config.seed, make)
     rows = pretraining_rows(store, beats)
     if config.method == "random_data":
-        parts = np.array_split(rows, max(1, len(rows) // config.batch_size))
-        encoder = with_data_statistics(encoder, (torch.from_numpy(store.load(r)) for r in parts))
+        some = np.array_split(rows, max(1, len(rows) // config.batch_size))
+        encoder = with_data_statistics(encoder, (torch.from_numpy(store.load(r)) for r in some))
     if config.untrained:
-        return _finish(folder, config, encoder.eval(), pd.DataFrame(), key, 0)
-    if len(rows) < 2:
-        raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
-    place = pick_device(device)
-    source = BatchSource(store, beats, rows, config)
-    steps = config.epochs * source.batches_per_epoch
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = methods.build(Setup(
-            config, encoder, store.sampling_rate, source.record_features, source.record_scale,
-            source.beat_scale, steps,
-        )).to(place)  # fmt: skip
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_cosine(step, steps, config.warmup_fraction)
-    )
-    generator = torch.Generator().manual_seed(config.seed)
+        return _finish(folder, config, encoder.eval(), pd.DataFrame(), parts, 0, "")
+    training = Training.begin(config, encoder, store, beats, rows, pick_device(device))
+    model = training.model
     curves: list[dict] = []
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
-        curves = _restore(checkpoint, key, model, optimizer, schedule, generator)
+        curves = training.restore(checkpoint, key)
     model.train()
     with tqdm(range(len(curves), config.epochs), desc=config.run_id, unit="epoch") as bar:
         for epoch in bar:
             if stop_after is not None and epoch >= stop_after:
                 return None
-            where = f"{config.run_id}, epoch {epoch + 1}"
             try:
-                means = _one_epoch(model, optimizer, schedule, source, generator, place, where)
+                means = training.epoch(f"{config.run_id}, epoch {epoch + 1}")
             except DivergedError as error:
                 note = {"key": key, "message": str(error), "curves": curves}
                 write_text(folder / "failed.json", json.dumps(note, indent=1))
@@ -210,11 +208,129 @@ def pretrain(
                 model.train()
             curves.append({"epoch": epoch + 1, **means})
             bar.set_postfix(loss=f"{curves[-1]['total']:.3f}")
-            _save_checkpoint(checkpoint, key, model, optimizer, schedule, generator, curves)
+            training.save(checkpoint, key, curves)
     table = pd.DataFrame(curves)
-    run = _finish(folder, config, model.kept.cpu().eval(), table, key, len(rows))
+    first = first_step(config, profile, store, beats)
+    run = _finish(folder, config, model.kept.cpu().eval(), table, parts, len(rows), first)
     checkpoint.unlink()
     return run
+
+
+def first_step(config: PretrainConfig, profile: Profile, store: Store, beats: Beats) -> str:
+    """Digits of all weights after the first optimiser step on the processor, made anew: the same
+    digits say that the code of today trains as that of then (`beatssl.restamp`)."""
+    make = partial(methods.make_encoder, sampling_rate=store.sampling_rate)
+    encoder = build_encoder(profile.encoder_of(config), config.seed, make)
+    rows = pretraining_rows(store, beats)
+    training = Training.begin(config, encoder, store, beats, rows, torch.device("cpu"))
+    training.model.train()
+    training.step(next(iter(training.source.epoch(training.generator))), config.run_id)
+    return weights_hash(training.model)
+
+
+@dataclass
+class Training:
+    """A method under way: all that a checkpoint holds, and one step and one epoch of it."""
+
+    model: Method
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    source: BatchSource
+    generator: torch.Generator
+    device: torch.device
+
+    @classmethod
+    def begin(
+        cls, config: PretrainConfig, encoder: torch.nn.Module, store: Store, beats: Beats,
+        rows: np.ndarray, device: torch.device,
+    ) -> Training:
+        """Raises: ValueError: too few records."""
+        if len(rows) < 2:
+            raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
+        source = BatchSource(store, beats, rows, config)
+        steps = config.epochs * source.batches_per_epoch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = methods.build(Setup(
+                config, encoder, store.sampling_rate, source.record_features, source.record_scale,
+                source.beat_scale, steps,
+            )).to(device)  # fmt: skip
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, steps, config.warmup_fraction)
+        )
+        generator = torch.Generator().manual_seed(config.seed)
+        return cls(model, optimizer, schedule, source, generator, device)
+
+    def step(self, batch: Batch, where: str) -> dict[str, torch.Tensor]:
+        """One optimiser step; losses and diagnostics, detached.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite; names `where`.
+        """
+        batch = replace(batch, **{k: v.to(self.device) for k, v in vars(batch).items()})
+        parts = self.model.training_step(batch, self.generator)
+        if not torch.isfinite(parts["total"]):
+            raise DivergedError(
+                f"{where}: the loss is {parts['total'].item()}; the checkpoint of the epoch before "
+                "is kept. Lower learning_rate or raise temperature."
+            )
+        self.optimizer.zero_grad()
+        parts["total"].backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.model.after_step()
+        return parts
+
+    def epoch(self, where: str) -> dict:
+        """Train for one epoch; means of the losses and diagnostics. Raises as `step`."""
+        start, sums, count = perf_counter(), {}, 0
+        for batch in self.source.epoch(self.generator):
+            for name, value in self.step(batch, where).items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+            count += 1
+        means = {name: value / count for name, value in sums.items()}
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {**means, "learning_rate": rate, "steps": count, "seconds": perf_counter() - start}
+
+    def save(self, path: Path, key: str, curves: list[dict]) -> None:
+        """Write a checkpoint, atomically."""
+        state = {
+            "key": key,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "curves": curves,
+        }
+        with replacing(path) as part:
+            torch.save(state, part)
+
+    def restore(self, path: Path, key: str) -> list[dict]:
+        """Put the state of a checkpoint back; returns its curves.
+
+        Raises:
+            ArchitectureError: it is of another run.
+        """
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        shapes = {k: v.shape for k, v in self.model.state_dict().items()}
+        if {k: v.shape for k, v in state["model"].items()} != shapes:
+            raise ArchitectureError(
+                f"the checkpoint of {path.parent.name} is of another architecture; remove the "
+                "folder to start it again"
+            )
+        if state["key"] != key:
+            raise ArchitectureError(
+                f"the checkpoint in {path.parent.name} belongs to other settings (key "
+                f"{state['key']}); remove the folder to start it again"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        return state["curves"]
 
 
 def warmup_cosine(step: int, steps: int, warmup_fraction: float) -> float:
@@ -225,75 +341,17 @@ def warmup_cosine(step: int, steps: int, warmup_fraction: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _one_epoch(model, optimizer, schedule, source, generator, device, where: str) -> dict:
-    """Train for one epoch; means of the losses and diagnostics."""
-    start, sums, count = perf_counter(), {}, 0
-    for batch in source.epoch(generator):
-        batch = replace(batch, **{k: v.to(device) for k, v in vars(batch).items()})
-        parts = model.training_step(batch, generator)
-        if not torch.isfinite(parts["total"]):
-            raise DivergedError(
-                f"{where}: the loss is {parts['total'].item()}; the checkpoint of the epoch before "
-                "is kept. Lower learning_rate or raise temperature."
-            )
-        optimizer.zero_grad()
-        parts["total"].backward()
-        optimizer.step()
-        schedule.step()
-        model.after_step()
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-        count += 1
-    means = {name: value / count for name, value in sums.items()}
-    rate = optimizer.param_groups[0]["lr"]
-    return {**means, "learning_rate": rate, "steps": count, "seconds": perf_counter() - start}
-
-
-def _save_checkpoint(path: Path, key: str, model, optimizer, schedule, generator, curves) -> None:
-    state = {
-        "key": key,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "generator": generator.get_state(),
-        "curves": curves,
-    }
-    with replacing(path) as part:
-        torch.save(state, part)
-
-
-def _restore(path: Path, key: str, model, optimizer, schedule, generator) -> list[dict]:
-    """Put the state of a checkpoint back; one of another run is refused."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    shapes = {k: v.shape for k, v in model.state_dict().items()}
-    if {k: v.shape for k, v in state["model"].items()} != shapes:
-        raise ArchitectureError(
-            f"the checkpoint of {path.parent.name} is of another architecture; remove the folder "
-            "to start it again"
-        )
-    if state["key"] != key:
-        raise ArchitectureError(
-            f"the checkpoint in {path.parent.name} belongs to other settings (key {state['key']}); "
-            "remove the folder to start it again"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    generator.set_state(state["generator"])
-    return state["curves"]
-
-
 def _finish(
-    folder: Path, config: PretrainConfig, encoder: torch.nn.Module, curves: pd.DataFrame, key: str,
-    records: int,
+    folder: Path, config: PretrainConfig, encoder: torch.nn.Module, curves: pd.DataFrame,
+    parts: dict[str, str], records: int, first: str,
 ) -> Run:
     """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
     save_encoder(encoder, folder / "encoder.safetensors")
     curves.to_csv(folder / "curves.csv", index=False)
-    note = {"key": key, "config": to_dict(config), "records": records, "torch": torch.__version__,
-            "steps": int(curves["steps"].sum()) if len(curves) else 0}
+    note = {**parts, "config": to_dict(config), "records": records, "torch": torch.__version__,
+            "steps": int(curves["steps"].sum()) if len(curves) else 0, "first_step": first}
     write_text(folder / "run.json", json.dumps(note, indent=1))
-    return Run(config, encoder, curves, key)
+    return Run(config, encoder, curves, parts["key"])
 
 
 def _read_done(

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beatssl import methods, metrics, stats
+from beatssl import methods, metrics, models, stats
 from beatssl.config import (
     DELINEATORS, ROOT, PretrainConfig, Profile, config_hash, from_dict, to_dict,
 )  # fmt: skip
@@ -148,7 +148,7 @@ def describe(
     """The evaluation that is about to be made.
 
     Args:
-        encoder: what is evaluated; see `weights_hash`.
+        encoder: what is evaluated; see `content_hash`.
     """
     return Evaluation(
         run=run,
@@ -158,14 +158,14 @@ def describe(
         data=data_name(profile, task),
         sampling_rate=int(store.sampling_rate),
         fingerprint=store.fingerprint,
-        weights=weights_hash(encoder),
+        weights=content_hash(encoder),
         content=store.content,
         code=code_of(run, profile, task),
-        config_hash=_hash(run, profile, store.fingerprint, task, protocol, label_fraction),
+        config_hash=settings_hash(run, profile, store.fingerprint, task, protocol, label_fraction),
     )
 
 
-def _hash(
+def settings_hash(
     run: PretrainConfig,
     profile: Profile,
     fingerprint: str,
@@ -173,6 +173,8 @@ def _hash(
     protocol: str,
     label_fraction: float,
 ) -> str:
+    """Digits of what an evaluation is made with, its code apart: the settings of the run that concern
+    its method, of its encoder and of the task, the data and the protocol."""
     if task == SEGMENT:
         settings = profile.segment
     elif task == FOLDS:
@@ -194,7 +196,8 @@ PREDICTING = {  # what makes the predictions of a task
     CLASSIFY: ("beatssl.tasks.classify.predictor",),
     SEGMENT: ("beatssl.tasks.segment.cross_validate",),
     EMBED: ("beatssl.tasks.embedding.diagnose",),
-    LABELS: ("beatssl.tasks.compare.probe_draws", "beatssl.tasks.classify.embed"),
+    LABELS: ("beatssl.tasks.compare.probe_draws", "beatssl.tasks.classify.embed",
+             "beatssl.tasks.classify.split"),
     FOLDS: ("beatssl.tasks.segment.cross_validate",),
 }
 
@@ -213,8 +216,8 @@ def code_of(run: PretrainConfig, profile: Profile, task: str, root: Path = ROOT)
     return code_hash(*parts, root=root)
 
 
-def weights_hash(encoder: object) -> str:
-    """Twelve hexadecimal digits that change with any weight, buffer or feature.
+def content_hash(encoder: object) -> str:
+    """Twelve hexadecimal digits that change with what is evaluated.
 
     Args:
         encoder: a module; an array of features; a dataclass for what draws waves without weights;
@@ -224,14 +227,9 @@ def weights_hash(encoder: object) -> str:
         return ""
     if dataclasses.is_dataclass(encoder):
         return config_hash(encoder)
-    digest = hashlib.sha256()
     if isinstance(encoder, np.ndarray):
-        digest.update(np.ascontiguousarray(encoder).tobytes())
-        return digest.hexdigest()[:12]
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
+        return hashlib.sha256(np.ascontiguousarray(encoder).tobytes()).hexdigest()[:12]
+    return models.weights_hash(encoder)
 
 
 def data_name(profile: Profile, task: str) -> str:
@@ -360,7 +358,7 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
             foreign.append(path.name)
             continue
         run = listed[what.run.run_id]
-        expected = _hash(
+        expected = settings_hash(
             run, profile, what.fingerprint, what.task, what.protocol, what.label_fraction
         )
         if expected != what.config_hash:
@@ -529,6 +527,16 @@ def _lost(profile: Profile, held: pd.DataFrame, table: pd.DataFrame) -> list[str
 
 def load_predictions(profile: Profile, what: Evaluation) -> dict[str, np.ndarray]:
     return read_predictions(_predictions_path(profile, what.stem), what.key)
+
+
+def rekey(profile: Profile, path: Path, old: Evaluation, new: Evaluation) -> None:
+    """Give a saved evaluation another key; its predictions and rows stay what they are.
+
+    Args: path: of its rows."""
+    predictions = load_predictions(profile, old)
+    _, rows = read_rows(path)
+    write_predictions(_predictions_path(profile, new.stem), predictions, new.key)
+    write_rows(path, rows, new)
 
 
 def resamples_of(profile: Profile, task: str) -> int:

@@ -19,7 +19,6 @@ import math
 import multiprocessing
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -37,7 +36,7 @@ from tqdm import tqdm
 from . import records
 from .config import ConfigError, DataConfig, config_hash
 from .files import part_of, write_text
-from .fingerprint import code_hash, name_of
+from .fingerprint import ROOT, code_hash, name_of
 from .records import LEADS, SUPERCLASSES, Record, RecordError
 
 STORE_VERSION = 1  # raise it when the meaning of a row changes: older stores are built again
@@ -382,10 +381,15 @@ def _plain(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=int)  # default: NumPy integers of a row
 
 
+def store_code(root: Path = ROOT) -> str:
+    """Hash of the code that makes a store. Args: root: folder of the package."""
+    parts = (_build, records.list_ptbxl, records.list_ludb, records.list_challenge)
+    return code_hash(*map(name_of, (*parts, *READERS.values())), root=root)
+
+
 def _signature(tasks: list[dict], settings: dict) -> str:
     """Hash of settings, code, listing rows, and size and time of every file; reads no signal."""
-    parts = (_build, records.list_ptbxl, records.list_ludb, records.list_challenge)
-    code = code_hash(*map(name_of, (*parts, *READERS.values())))
+    code = store_code()
     digest = hashlib.sha256((_plain(settings) + code).encode())
     for task in tasks:
         digest.update(_plain([task["dataset"], task["row"]]).encode())

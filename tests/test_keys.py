@@ -1,0 +1,242 @@
+"""Which products become stale by which edit of the code: mutations of a copy of the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from beatssl import fingerprint, results
+from beatssl.beats import Beats, beats_fingerprint
+from beatssl.config import PretrainConfig, Profile
+from beatssl.evaluate import evaluate_all
+from beatssl.pretrain import Training, pretrain, run_key
+from beatssl.restamp import restamp
+from beatssl.store import store_code
+
+PACKAGE = Path(fingerprint.__file__).parent
+RUNS = {name: PretrainConfig(method=name) for name in
+        ("random", "beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v")}  # fmt: skip
+TRAINED = ("beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v")
+CLASSIFIED = (results.CLASSIFY, results.LABELS)
+PROFILE = Profile("keys")
+EMPTY = np.zeros((0, 0), np.float32)
+BEATS = Beats(EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, pd.DataFrame())
+
+
+class Store:
+    content = fingerprint = "aa"
+
+
+def keys(root: Path) -> dict[tuple, str]:
+    """(kind, ..) -> key of every kind of product, by the code in this folder."""
+    table = {("store",): store_code(root), ("beats",): beats_fingerprint(Store(), root)}
+    for name, config in RUNS.items():
+        key = run_key(config, PROFILE.encoder_of(config), Store(), BEATS, root)["key"]
+        table["run", name] = key
+        for task in results.PREDICTING:
+            table[task, name] = results.code_of(config, PROFILE, task, root)
+    for method in ("neurokit_dwt", "features"):
+        config = PretrainConfig(method=method)
+        table["no encoder", method] = results.code_of(config, PROFILE, results.FOLDS, root)
+    return table
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[tuple, str]:
+    return keys(PACKAGE.parent)
+
+
+def stale(tmp_path: Path, before: dict, *edits: tuple[str, str, str]) -> set[tuple]:
+    """Products whose key changes. Args: edits: (file, text, its replacement)."""
+    copy = tmp_path / "beatssl"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, old, new in edits:
+        path = copy / file
+        text = path.read_text() if path.is_file() else ""
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+    after = keys(tmp_path)
+    return {name for name in before if before[name] != after[name]}
+
+
+def of(tasks, methods=tuple(RUNS)) -> set[tuple]:
+    return {(task, method) for task in tasks for method in methods}
+
+
+def test_nothing_is_stale_without_an_edit(tmp_path, before):
+    assert stale(tmp_path, before) == set()
+
+
+# every edit here changes numbers: exactly what depends on it is made again
+MUTATIONS = {
+    "what the store loads is doubled": (
+        ("store.py", "return signal / np.maximum(", "return 2 * signal / np.maximum("),
+        of(("run",), TRAINED) | of(results.PREDICTING) | {
+            ("beats",), ("no encoder", "neurokit_dwt"), ("no encoder", "features")},
+    ),
+    "thresholds of the classes": (
+        ("metrics.py", "cuts[np.argmax(", "cuts[np.argmin("), of(CLASSIFIED)),
+    "how a method is built": (
+        ("methods/__init__.py", "return METHODS[setup.config.method](setup)",
+         "return METHODS[setup.config.method](setup).eval()"), of(("run",), TRAINED)),
+    "the augmentation, which health looks at too": (
+        ("vcg.py", "return view * keep.to(view)", "return view"),
+        of(("run",), ("beatssl",)) | of((results.EMBED,))),
+    "the folds of PTB-XL": (
+        ("tasks/classify.py", '"validation": (9,)', '"validation": (8,)'),
+        of((*CLASSIFIED, results.EMBED))),
+    "a constant of one method": (
+        ("methods/ts2vec.py", "ALPHA = 0.5", "ALPHA = 0.25"), of(("run",), ("ts2vec",))),
+    "the loop of training": (
+        ("pretrain.py", "self.schedule.step()", "pass"), of(("run",), TRAINED)),
+    "the network of one method": (
+        ("methods/ts2vec.py", "class TS2VecEncoder(nn.Module):",
+         "class TS2VecEncoder(nn.Module):\n    other = 1\n"),
+        {*of(("run", *results.PREDICTING), ("ts2vec",))}),
+    "how a record is filtered": (
+        ("store.py", "FILTER_ORDER = ", "FILTER_ORDER = 1 + "), {("store",)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_an_edit_makes_exactly_what_depends_on_it_stale(tmp_path, before, name):
+    edit, expected = MUTATIONS[name]
+    assert stale(tmp_path, before, edit) == expected
+
+
+# and these change none
+HARMLESS = {
+    "words": [
+        ("metrics.py", '"""Per class the threshold', '"""For each class the threshold'),
+        ("vcg.py", "    n, leads, time = signals.shape\n",
+         "    # a comment\n    n, leads, time = (signals.shape)\n"),
+    ],
+    "a new method": [
+        ("methods/__init__.py", '    "w2v": ecg_fm.build,\n',
+         '    "w2v": ecg_fm.build,\n    "new": new.build,\n'),
+        ("methods/__init__.py", "import beatssl, cmsc", "import new, beatssl, cmsc"),
+        ("methods/new.py", "", "def build(setup):\n    return setup.encoder\n"),
+        ("config.py", '"domain_ssl", "ts2vec"', '"domain_ssl", "new", "ts2vec"'),
+    ],
+    "a new setting of another method": [
+        ("config.py", "    temporal_unit: int = 0\n", "    temporal_unit: int = 0\n    new: int = 0\n"),
+    ],
+    "a moved function": [
+        ("metrics.py", "def thresholds(", "def _gone("),
+        ("metrics.py", "from beatssl.records import", "from beatssl.moved import thresholds\n"
+         "from beatssl.records import"),
+        ("moved.py", "", None),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_an_edit_that_changes_no_number_changes_no_key(tmp_path, before, name):
+    text = (PACKAGE / "metrics.py").read_text()
+    start = text.index("def thresholds(")
+    moved = "import numpy as np\n\n\n" + text[start : text.index("\n\n\n", start)] + "\n"
+    edits = [(f, old, moved if new is None else new) for f, old, new in HARMLESS[name]]
+    assert stale(tmp_path, before, *edits) == set()
+
+
+def test_settings_of_another_method_do_not_concern_a_run():
+    own = PretrainConfig(method="ts2vec").own_settings()
+    assert own == PretrainConfig(method="ts2vec", temperature=0.5, beat="hard").own_settings()
+    assert own != PretrainConfig(method="ts2vec", epochs=3).own_settings()
+    ours = PretrainConfig().own_settings()
+    assert ours != PretrainConfig(temperature=0.5).own_settings()
+    assert ours == PretrainConfig(variant="named").own_settings()  # a name trains nothing
+
+
+def test_a_root_that_is_not_there_is_named():
+    with pytest.raises(fingerprint.UnknownCodeError, match="metrics.gone"):
+        fingerprint.code_hash("beatssl.metrics.gone")
+
+
+def test_closure_follows_aliases_reexports_and_imports_inside_functions(tmp_path):
+    (tmp_path / "beatssl").mkdir()
+    files = {
+        "__init__": "",
+        "low": "ONE = 1\nTABLE = {}\nTABLE['a'] = 3\n\ndef two():\n    return 2 * ONE\n",
+        "middle": "from beatssl.low import two as twice\nfrom .low import TABLE\n",
+        "high": "from beatssl import middle as m\n\ndef four():\n    from beatssl.low import TABLE\n"
+                "    return 2 * m.twice(), TABLE\n\ndef unrelated():\n    return 9\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / "beatssl" / f"{name}.py").write_text(text)
+    found = fingerprint.closure("beatssl.high.four", root=tmp_path)
+    assert set(found) == {f"beatssl.{n}" for n in ("high.four", "low.two", "low.ONE", "low.TABLE")}
+    assert found["beatssl.low.TABLE"].count("Assign") == 2  # the line that changes it, too
+
+
+# --- re-stamping ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(small, tmp_path, monkeypatch):
+    """A workspace with one trained run and an untrained one, evaluated."""
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    runs = (PretrainConfig(epochs=1, batch_size=32), PretrainConfig(method="random"))
+    profile = dataclasses.replace(small.profile, runs=runs)
+    w = dataclasses.replace(small, profile=profile)
+    for task in ("classification", "segmentation", "embedding", "label draws"):
+        evaluate_all(w, task)
+    return w
+
+
+def products(w) -> dict[Path, bytes]:
+    return {p.relative_to(w.profile.work): p.read_bytes()
+            for p in sorted(w.profile.work.rglob("*")) if p.suffix in (".safetensors", ".csv")}
+
+
+def edited(monkeypatch, real=fingerprint.code_hash):
+    """As if an edit had changed the text of all code and nothing that it does."""
+    changed = lambda *roots, **kw: "e" + real(*roots, **kw)[1:]  # noqa: E731
+    monkeypatch.setattr("beatssl.results.code_hash", changed)
+    monkeypatch.setattr("beatssl.pretrain.code_hash", changed)
+
+
+def test_an_edit_that_changes_nothing_is_restamped_and_nothing_is_made_again(trained, monkeypatch):
+    before = results.with_combined(trained.profile)
+    old = [p.name for p in (trained.profile.work / "runs").iterdir()]
+    edited(monkeypatch)
+    with pytest.raises(results.StaleResultsError, match="made by other code.*restamp"):
+        results.evaluations(trained.profile)
+    said = restamp(trained)
+    assert any("beatssl-hard-none-1: re-stamped 1 runs" in line for line in said)
+    assert any("re-stamped 2 evaluations" in line for line in said)
+    left = [line for line in said if "left stale" in line]
+    assert left and all("scratch" in line for line in left)  # training on labels is not replayed
+    assert restamp(trained) == left
+    frozen = results.evaluations(trained.profile, results.EMBED)
+    assert len(frozen) == 2
+    monkeypatch.setattr("beatssl.pretrain.Training.begin", None)  # nothing may train again
+    run = pretrain(trained.profile.runs[0], trained.profile, trained.store, trained.beats)
+    assert run.encoder is not None
+    new = [p.name for p in (trained.profile.work / "runs").iterdir()]
+    assert len(new) >= len(old) and set(new) != set(old)
+    table = before[before["task"] == results.EMBED]
+    again = results.with_combined(trained.profile, results.EMBED)
+    np.testing.assert_array_equal(again["value"], table["value"])
+
+
+def test_an_edit_that_changes_the_training_or_the_task_is_left_stale(trained, monkeypatch):
+    edited(monkeypatch)
+    step = Training.step
+    monkeypatch.setattr(
+        "beatssl.pretrain.Training.step",
+        lambda self, batch, where: step(self, replace(batch, signals=1.01 * batch.signals), where),
+    )
+    said = restamp(trained)
+    assert any("beatssl-hard-none-1: trains differently now" in line for line in said)
+    monkeypatch.setattr("beatssl.tasks.embedding.NEIGHBOURS", 3)
+    monkeypatch.setattr("beatssl.pretrain.Training.step", step)
+    said = restamp(trained)
+    assert any(line.startswith("ptbxl_embedding") and "agreement differs now" in line
+               for line in said)  # fmt: skip
