@@ -2,7 +2,8 @@
 
 The embedding is the encoder's output averaged over time (what the linear probe sees), minus its
 mean over the training records, scaled to unit length. Measured on PTB-XL's fold 10; neighbours are
-looked up in folds 1-8.
+looked up in folds 1-8. Augmented views are another population (masking moves all of them to the
+same side): they have a mean of their own.
 """
 
 from __future__ import annotations
@@ -41,6 +42,15 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-9)
 
 
+def centred_views(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of two views minus the mean over both, scaled to unit length: (n, dim) each.
+
+    With another centre, what all views share counts as agreement, and different records agree too.
+    """
+    centre = np.concatenate([first, second]).mean(axis=0)
+    return _unit(first - centre), _unit(second - centre)
+
+
 def _views(encoder: Encoder, store: Store, part: Part, run: PretrainConfig) -> list[np.ndarray]:
     """Embeddings of two 3KG views of each record, the same views for every encoder."""
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +70,8 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     """What `metrics.embedding_scores` needs, for each record of fold 10.
 
     Returns:
-        record_id (n,), embedding (n, channels) of unit length, alignment, agreement, chance (n,).
+        record_id (n,); embedding, first, second (n, channels) of unit length, the latter two of
+        augmented views; agreement, chance (n,).
     """
     encoder.eval()
     parts = split(store)
@@ -68,13 +79,14 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     known = embed(encoder, store, train.rows)
     centre = known.mean(axis=0)
     z = _unit(embed(encoder, store, test.rows) - centre)
-    first, second = (_unit(view - centre) for view in _views(encoder, store, test, run))
+    first, second = centred_views(*_views(encoder, store, test, run))
     alike = overlap(test.labels, train.labels)
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
         "record_id": test.record_id,
         "embedding": z.astype(np.float32),
-        "alignment": ((first - second) ** 2).sum(axis=1),
+        "first": first.astype(np.float32),
+        "second": second.astype(np.float32),
         "agreement": np.take_along_axis(alike, nearest, axis=1).mean(axis=1),
         "chance": alike.mean(axis=1),
     }
