@@ -29,6 +29,7 @@ MEASURES = (  # of similarity between two feature vectors, see `beatssl.targets`
     "cosine", "cosine_standardised", "cosine_minmax",
     "inverse_distance", "exp_distance", "linear_distance",
 )  # fmt: skip
+AMPLITUDE_UNITS = ("mV", "uV")
 RELEASED_ECG_FM = "BEATSSL_ECG_FM"  # environment variable: file of the released ECG-FM weights
 DELINEATORS = ("neurokit_dwt", "neurokit_peak", "neurokit_prominence")  # draw waves, no training
 METHODS = (
@@ -194,6 +195,7 @@ class PretrainConfig:
     temperature: float = 0.1
     soft_1: str = "cosine"  # what soft_1 measures, one of MEASURES
     soft_2: str = "inverse_distance"  # what soft_2 measures, one of MEASURES
+    amplitude_unit: str = "mV"  # mV | uV: of raw features; only the measure `cosine` depends on it
     rhythm_weight: float = 1.0
     beat_weight: float = 1.0
     beat_scope: str = "batch"  # batch | record: which beats are contrasted with each other
@@ -215,6 +217,7 @@ class PretrainConfig:
         _one_of("loss", self.loss, LOSSES)
         _one_of("soft_1", self.soft_1, MEASURES)
         _one_of("soft_2", self.soft_2, MEASURES)
+        _one_of("amplitude_unit", self.amplitude_unit, AMPLITUDE_UNITS)
         _one_of("beat_scope", self.beat_scope, ("batch", "record"))
         _one_of("beat_classifier", self.beat_classifier, ("rules", "clusters"))
         if self.exponent <= 0:

@@ -122,11 +122,12 @@ def vcg_loops(loops: dict[str, np.ndarray]) -> Figure:
 
 
 def training_curves(curves: pd.DataFrame) -> Figure:
-    """Losses and, where the method has them, alignment and uniformity, entropy of the targets and
-    the probe, over epochs."""
+    """Losses and, where the method has them, what is left of them to learn (KL), alignment and
+    uniformity, entropy of the targets and the probe, over epochs."""
     losses = ("total", "rhythm", "beat", "instance", "temporal", "prototype", "info_nce", "cmsc")
     panels = {
         "loss (nats)": losses,
+        "KL: loss minus entropy (nats)": ("rhythm_kl", "beat_kl"),
         "alignment (0: views agree)": ("alignment",),
         "uniformity (0: collapse)": ("uniformity",),
         "target entropy (nats)": ("row_entropy", "beat_row_entropy"),

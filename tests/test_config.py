@@ -27,6 +27,7 @@ def test_yaml_float_trap_is_explained():
 @pytest.mark.parametrize("key, value", [
     ("rhythm", "soft_3"), ("beat", "soft"), ("method", "simclr"), ("beat_scope", "patient"),
     ("exponent", 0.0), ("batch_size", 1), ("loss", "triplet"), ("soft_1", "dtw"), ("soft_2", "dtw"),
+    ("amplitude_unit", "µV"),
     ("variant", "a b"), ("variant", "../x"),
 ])
 def test_values_outside_their_range_are_refused(key, value):
