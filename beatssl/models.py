@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -85,6 +86,26 @@ def build_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(config)
+
+
+def with_data_statistics(encoder: nn.Module, signals: Iterable[torch.Tensor]) -> nn.Module:
+    """A copy whose batch-norm statistics are those of these records: the plain mean over the
+    batches (momentum None), weights untouched; evaluation mode.
+
+    Args: signals: batches (batch, 12, time)."""
+    copied = copy.deepcopy(encoder).eval()
+    norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for batch in signals:
+            copied(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return copied.eval()
 
 
 def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

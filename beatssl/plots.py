@@ -311,6 +311,26 @@ def embedding_maps(
     return fig
 
 
+def layer_spread(encoders: dict[str, pd.DataFrame]) -> Figure:
+    """Spread of the activations along the depth of encoders, and what their residual blocks add.
+
+    Args: encoders: name -> columns layer, sd, branch (`tasks.embedding.layer_spread`)."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    for (name, table), colour in zip(encoders.items(), ("#222222", "#c8553d", "#4a6fa5")):
+        left.plot(table["layer"], table["sd"], marker="o", ms=4, color=colour, label=name)
+        blocks = table.dropna(subset=["branch"])
+        right.plot(blocks["layer"], blocks["branch"], marker="o", ms=4, color=colour)
+    left.set(yscale="log", title="size of the signal", ylabel="SD (units of the record's SD)")
+    right.set(title="what a block adds to its input", ylabel="convolutions / shortcut (SD)")
+    right.set_ylim(bottom=0)
+    for ax in (left, right):
+        ax.set_xlabel("layer")
+        ax.tick_params(axis="x", rotation=60)
+    fig.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(encoders), frameon=False)
+    fig.tight_layout()
+    return fig
+
+
 def health_against_scores(
     table: pd.DataFrame, measures: dict[str, str], scores: tuple[str, ...]
 ) -> Figure:

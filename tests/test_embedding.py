@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from beatssl import losses, metrics, tables
-from beatssl.config import PretrainConfig
+from beatssl.config import EncoderConfig, PretrainConfig
 from beatssl.evaluate import evaluate_run, train
+from beatssl.models import build_encoder, with_data_statistics
 from beatssl.tasks import embedding
 from beatssl.tasks.classify import split
 
@@ -139,6 +140,36 @@ def test_the_same_views_for_every_encoder_and_rows_without_reference(small):
     assert not np.array_equal(once["first"], once["second"])
     rows = evaluate_run(small, run, "embedding")
     assert set(rows["protocol"]) == {"frozen"} and set(rows["task"]) == {embedding.TASK}
+
+
+def test_spread_of_layers_is_that_of_their_outputs():
+    encoder = build_encoder(EncoderConfig(), 0)
+    x = torch.randn(8, 12, 300, generator=torch.Generator().manual_seed(0))
+    table = embedding.layer_spread(encoder, x)
+    layers = encoder.layers
+    with torch.no_grad():
+        inside = layers[:4](x)
+        block, e = layers[4], encoder(x)
+        branch = block.main(inside).std(dim=(0, 2)).mean() / inside.std(dim=(0, 2)).mean()
+    assert table["layer"].tolist() == ["input", "stem", *(f"block {k}" for k in range(1, 9))]
+    expected = [y.std(dim=(0, 2)).mean().item() for y in (x, inside, e)]
+    np.testing.assert_allclose(table["sd"].iloc[[0, 2, 9]], expected, rtol=1e-5)
+    assert table["branch"].isna().tolist() == [True] * 2 + [False] * 8
+    assert table["branch"].iloc[3] == pytest.approx(branch.item(), rel=1e-5)
+    assert not any(m._forward_hooks for m in encoder.modules())
+
+
+def test_as_initialised_nothing_is_normalised():
+    """A signal ten times as large is so in every layer; with statistics of data, in none."""
+    bare = build_encoder(EncoderConfig(), 0)
+    x = torch.randn(32, 12, 300, generator=torch.Generator().manual_seed(0))
+    once, ten = (embedding.layer_spread(bare, f * x)["sd"] for f in (1, 10))
+    np.testing.assert_allclose(ten / once, 10, rtol=1e-3)
+    once, ten = (
+        embedding.layer_spread(with_data_statistics(bare, [f * x]), f * x) for f in (1, 10)
+    )
+    np.testing.assert_allclose(ten["sd"][1:] / once["sd"][1:], 1, rtol=0.01)
+    assert (once["branch"][2:] > 2 * embedding.layer_spread(bare, x)["branch"][2:]).all()
 
 
 def test_maps_hold_the_records_of_fold_10_and_their_whole_beats(small):

@@ -9,6 +9,7 @@ same side): they have a mean of their own.
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -16,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from beatssl import results
 from beatssl.beats import Beats
 from beatssl.config import PretrainConfig, Profile
-from beatssl.models import Encoder, roi_align
+from beatssl.models import Encoder, ResidualBlock, roi_align
 from beatssl.store import Store
 from beatssl.tasks import device_of
 from beatssl.tasks.classify import Part, embed, split
@@ -102,6 +103,40 @@ def embedding_run(
     return results.reuse_or_make(
         what, profile, lambda: diagnose(run, store, encoder), profile.classify.bootstrap
     )
+
+
+def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
+    """How the activations of a ResNet vary along its depth, in evaluation mode.
+
+    Spread is the standard deviation over records and time, mean over the channels.
+
+    Args: signals (batch, 12, time).
+
+    Returns:
+        One line for the input, the first convolution (after its ReLU) and each residual block:
+        layer (name), sd (spread of its output), branch (of a block: spread of its convolutions'
+        output over that of its shortcut; NaN else).
+    """
+    outputs: dict[torch.nn.Module, torch.Tensor] = {}
+    blocks = [layer for layer in encoder.layers if isinstance(layer, ResidualBlock)]
+    stem = encoder.layers[2]
+    watched = [stem, *blocks, *(part for k in blocks for part in (k.main, k.shortcut))]
+    hooks = [m.register_forward_hook(lambda m, _, out: outputs.update({m: out})) for m in watched]
+    try:
+        with torch.no_grad():
+            encoder.eval()(signals)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    def spread(x: torch.Tensor) -> float:
+        return x.std(dim=(0, 2)).mean().item()
+
+    lines = [("input", spread(signals), np.nan), ("stem", spread(outputs[stem]), np.nan)]
+    for number, block in enumerate(blocks, start=1):
+        branch = spread(outputs[block.main]) / spread(outputs[block.shortcut])
+        lines.append((f"block {number}", spread(outputs[block]), branch))
+    return pd.DataFrame(lines, columns=["layer", "sd", "branch"])
 
 
 def maps(
