@@ -58,6 +58,17 @@ HRV_FEATURES = tuple(
     ).split()
 )
 RECORD_FEATURES = BEAT_FEATURES + HRV_FEATURES + ("quality",)  # 54
+_RR = "rr0 rr1 rr2 rr_mean".split() + [
+    "HRV_" + name for name in "MeanNN MedianNN Prc20NN Prc80NN MinNN MaxNN".split()
+]
+FEATURE_GROUPS = {  # what a feature is, whatever its source: each has one group
+    "RR intervals (ms)": tuple(_RR),
+    "RR variability": tuple(name for name in HRV_FEATURES if name not in _RR),
+    "times between waves (ms)": tuple(f"time_{pair}" for pair in _TIMES),
+    "amplitudes": ("r_amplitude", *(f"amplitude_{pair}" for pair in _AMPLITUDES)),
+    "ratios": ("rr0_rr1", "rr2_rr1", "rr_mean_rr1", "time_ST_over_QS", "time_RS_over_QR"),
+    "quality": ("quality",),
+}
 _QUALITY = {"Excellent": 1.0, "Barely acceptable": 0.5, "Unacceptable": 0.0}
 
 
@@ -142,6 +153,15 @@ def beat_features(
     table = np.stack(columns, axis=1).astype(np.float32)
     table[~np.isfinite(table)] = np.nan
     return table
+
+
+def in_unit(features: np.ndarray, amplitude_unit: str) -> np.ndarray:
+    """Features whose amplitudes are in mV with their amplitudes in `amplitude_unit`, mV or uV.
+
+    Args: features (.., 28 or 54), float32. Returns: the same shape and type."""
+    names = RECORD_FEATURES[: features.shape[-1]]  # the beat features come first
+    amplitude = np.isin(names, FEATURE_GROUPS["amplitudes"])
+    return features * np.where(amplitude & (amplitude_unit == "uV"), 1000, 1).astype(np.float32)
 
 
 def classify_beats(signal: np.ndarray, r_peaks: np.ndarray, sampling_rate: int) -> np.ndarray:

@@ -14,7 +14,9 @@ import math
 import os
 import re
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 import yaml
@@ -29,6 +31,8 @@ MEASURES = (  # of similarity between two feature vectors, see `beatssl.targets`
     "cosine", "cosine_standardised", "cosine_minmax",
     "inverse_distance", "exp_distance", "linear_distance",
 )  # fmt: skip
+AMPLITUDE_UNITS = ("mV", "uV")
+ROW = ("rhythm", "beat", "exponent")  # of the paper's Table 1; only Beat-SSL has one
 RELEASED_ECG_FM = "BEATSSL_ECG_FM"  # environment variable: file of the released ECG-FM weights
 TRAINING = (  # settings that concern every method that is trained
     "seed", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup_fraction",
@@ -204,6 +208,7 @@ class PretrainConfig:
     temperature: float = 0.1
     soft_1: str = "cosine"  # what soft_1 measures, one of MEASURES
     soft_2: str = "inverse_distance"  # what soft_2 measures, one of MEASURES
+    amplitude_unit: str = "mV"  # mV | uV: of raw features; only the measure `cosine` depends on it
     rhythm_weight: float = 1.0
     beat_weight: float = 1.0
     beat_scope: str = "batch"  # batch | record: which beats are contrasted with each other
@@ -225,6 +230,7 @@ class PretrainConfig:
         _one_of("loss", self.loss, LOSSES)
         _one_of("soft_1", self.soft_1, MEASURES)
         _one_of("soft_2", self.soft_2, MEASURES)
+        _one_of("amplitude_unit", self.amplitude_unit, AMPLITUDE_UNITS)
         _one_of("beat_scope", self.beat_scope, ("batch", "record"))
         _one_of("beat_classifier", self.beat_classifier, ("rules", "clusters"))
         if self.exponent <= 0:
@@ -307,7 +313,8 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything a scale (tiny | subset | full) fixes; `runs` are the pretraining runs."""
+    """Everything a scale (tiny | subset | full) fixes; `runs` are the pretraining runs, `pretrain`
+    the settings of a run that is not among them."""
 
     name: str
     data: DataConfig = field(default_factory=DataConfig)
@@ -317,6 +324,7 @@ class Profile:
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     runs: tuple[PretrainConfig, ...] = ()
 
     @property
@@ -374,11 +382,55 @@ def from_dict(cls: type, mapping: typing.Mapping, where: str = ""):
     return cls(**{k: _convert(v, kinds[k], f"{where}.{k}") for k, v in mapping.items()})
 
 
-def from_namespace(cls: type, namespace: typing.Mapping):
-    """Build `cls` from the variables of a notebook's parameters cell (`globals()`): those that
-    bear the name of a setting; the others keep their default."""
-    names = [f.name for f in dataclasses.fields(cls) if f.name in namespace]
-    return from_dict(cls, {name: namespace[name] for name in names})
+def differing(run: PretrainConfig, base: PretrainConfig) -> list[str]:
+    """Names of the settings in which two runs differ, besides variant and seed."""
+    names = [f.name for f in dataclasses.fields(run) if f.name not in ("variant", "seed")]
+    return [name for name in names if getattr(run, name) != getattr(base, name)]
+
+
+def run_of(profile: Profile, namespace: typing.Mapping) -> PretrainConfig:
+    """The run that the parameters of the pretraining notebook ask for.
+
+    What the profile says holds unless a parameter is given: a setting that is None is that of the
+    profile's run of the same name, or, where it lists none, that of its `pretrain`. A setting that
+    differs from it goes into the run's variant (`temperature_0.5`), unless the parameter `variant`
+    gives a name that the profile does not know: so no run of the profile is ever overwritten.
+
+    Args: namespace: `globals()` of the notebook.
+
+    Raises:
+        ConfigError: a value of the wrong type or outside its range, or more changes than fit in
+            a name.
+    """
+    fields = [f.name for f in dataclasses.fields(PretrainConfig)]
+    given = {name: namespace[name] for name in fields if namespace.get(name) is not None}
+    asked = from_dict(PretrainConfig, given)
+    own = ("method", *ROW) if asked.method == "beatssl" else ("method",)
+    taken = {*own, "seed", *given} - ({*ROW} - {*own})  # other methods have no row
+    known: dict[str, PretrainConfig] = {}
+    for run in sorted(profile.runs, key=lambda run: run.seed != asked.seed):
+        known.setdefault(run.name, run)
+    row = dataclasses.replace(asked, variant="").name
+    known.setdefault(row, _with(profile.pretrain, asked, own))
+    config = _with(known.get(asked.name, known[row]), asked, taken)
+    while changed := differing(config, known.get(config.name, config)):
+        words = [f"{name}_{_word(getattr(config, name))}" for name in changed]
+        variant = ".".join(filter(None, [known[config.name].variant, *words]))
+        if len(variant) > 120:  # it becomes part of file names
+            raise ConfigError(f"name these changes with the parameter variant: {', '.join(words)}")
+        config = dataclasses.replace(config, variant=variant)
+    return config
+
+
+def _with(base: PretrainConfig, other: PretrainConfig, names: Iterable[str]) -> PretrainConfig:
+    """`base` with these settings of `other`."""
+    return dataclasses.replace(base, **{name: getattr(other, name) for name in names})
+
+
+def _word(value: object) -> str:
+    """A setting's value in the letters of a variant's name: 1e-05 is 0.00001."""
+    text = f"{Decimal(repr(value)).normalize():f}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^a-z0-9_.]", "_", text.lower())
 
 
 def to_dict(config: object) -> dict:
@@ -409,7 +461,7 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
     if name not in profiles:
         raise ConfigError(f"profile {name!r} is not in {path.name}; known: {', '.join(profiles)}")
     entry = dict(profiles[name])
-    common = entry.pop("pretrain", {})
+    common = entry.get("pretrain", {})
     runs = []
     variants = entry.pop("variants", {})
     base = {k: v for k, v in variants.get("base", {}).items() if k != "seeds"}

@@ -6,7 +6,6 @@ numbers, none is typed.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from beatssl import results, stats, tables
-from beatssl.config import PretrainConfig, Profile
+from beatssl.config import PretrainConfig, Profile, differing
 from beatssl.results import CLASSIFY, HEADLINES, SCORES, SEGMENT
 
 DIFFERENCE = ["first", "second", "score", "difference", "low", "high", "zero", "n"]
@@ -226,11 +225,9 @@ def in_words(table: pd.DataFrame) -> str:
 
 def changes(run: PretrainConfig, base: PretrainConfig) -> str:
     """The settings in which a variant differs from its base: `loss = mse`."""
-    names = [f.name for f in dataclasses.fields(run) if f.name not in ("variant", "seed")]
-    differing = [n for n in names if getattr(run, n) != getattr(base, n)]
-    values = [getattr(run, n) for n in differing]
-    texts = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
-    return ", ".join(f"{n} = {t}" for n, t in zip(differing, texts, strict=True))
+    values = {name: getattr(run, name) for name in differing(run, base)}
+    texts = {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in values.items()}
+    return ", ".join(f"{name} = {text}" for name, text in texts.items())
 
 
 def sensitivity(

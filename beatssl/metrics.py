@@ -343,32 +343,40 @@ def embedding_scores(
 ) -> dict[str, np.ndarray]:
     """Is an embedding collapsed, and are neighbours alike?
 
-    - `alignment`: mean squared distance of two views on the sphere; 0 is perfect.
+    - `alignment`: mean squared distance of the two views of a record on the sphere; 0 is perfect.
+      `alignment_chance`: of view 1 of a record and view 2 of another.
     - `uniformity`: log mean exp(-2 |a - b|^2) over pairs of records on the sphere; 0 is collapse
-      (both: Wang & Isola, arXiv 2005.10242).
+      (alignment, too: Wang & Isola, arXiv 2005.10242).
     - `effective_rank`: see there; it has no interval, because a resample repeats records and so
       always has a lower rank.
     - `neighbour_agreement`: overlap (Jaccard) of a record's superclasses with those of its nearest
       training records; `neighbour_chance`: with those of all training records.
 
     Args:
-        predictions: `embedding` (n, dim), unit length; `alignment`, `agreement`, `chance` (n,).
+        predictions: `embedding`, and `first`, `second` of two views, (n, dim) of unit length;
+            `agreement`, `chance` (n,).
         weights: (resamples, n); default one row of ones.
 
     Returns:
         name -> (resamples,).
     """
-    z = predictions["embedding"].astype(np.float64)
+    z, first, second = (
+        predictions[name].astype(np.float64) for name in ("embedding", "first", "second")
+    )
     weights = _weights(weights, len(z))
-    kernel = np.exp(-2 * np.maximum(2 - 2 * z @ z.T, 0))
-    np.fill_diagonal(kernel, 0)  # a record drawn twice is no pair
-    near = ((weights @ kernel) * weights).sum(axis=1)
     total = weights.sum(axis=1)
+    pairs = total**2 - (weights**2).sum(axis=1)  # a record drawn twice is no pair
+
+    def over_pairs(of_pair: np.ndarray) -> np.ndarray:
+        np.fill_diagonal(of_pair, 0)
+        return _divide(((weights @ of_pair) * weights).sum(axis=1), pairs)
+
     rank = np.full(len(weights), np.nan)
     rank[0] = effective_rank(predictions["embedding"])
     return {
-        "alignment": weights @ predictions["alignment"] / total,
-        "uniformity": np.log(near / (total**2 - (weights**2).sum(axis=1))),
+        "alignment": weights @ ((first - second) ** 2).sum(axis=1) / total,
+        "alignment_chance": over_pairs(2 - 2 * first @ second.T),
+        "uniformity": np.log(over_pairs(np.exp(-2 * np.maximum(2 - 2 * z @ z.T, 0)))),
         "effective_rank": rank,
         "neighbour_agreement": weights @ predictions["agreement"] / total,
         "neighbour_chance": weights @ predictions["chance"] / total,

@@ -103,15 +103,19 @@ def with_data_statistics(encoder: nn.Module, signals: Iterable[torch.Tensor]) ->
     Args: signals: batches (batch, 12, time); the plain mean of their statistics is taken.
 
     Returns: the copy, in evaluation mode."""
-    encoder = copy.deepcopy(encoder).train()
-    for module in encoder.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None  # a plain mean, no moving one
+    copied = copy.deepcopy(encoder).eval()
+    norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean, no moving one
+        norm.train()
     with torch.no_grad():
         for batch in signals:
-            encoder(batch)
-    return encoder.eval()
+            copied(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return copied.eval()
 
 
 def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -122,11 +122,12 @@ def vcg_loops(loops: dict[str, np.ndarray]) -> Figure:
 
 
 def training_curves(curves: pd.DataFrame) -> Figure:
-    """Losses and, where the method has them, alignment and uniformity, entropy of the targets and
-    the probe, over epochs."""
+    """Losses and, where the method has them, what is left of them to learn (KL), alignment and
+    uniformity, entropy of the targets and the probe, over epochs."""
     losses = ("total", "rhythm", "beat", "instance", "temporal", "prototype", "info_nce", "cmsc")
     panels = {
         "loss (nats)": losses,
+        "KL: loss minus entropy (nats)": ("rhythm_kl", "beat_kl"),
         "alignment (0: views agree)": ("alignment",),
         "uniformity (0: collapse)": ("uniformity",),
         "target entropy (nats)": ("row_entropy", "beat_row_entropy"),
@@ -306,6 +307,26 @@ def embedding_maps(
                ylabel=f"2nd component ({of[1]:.0%})")
         ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1),
                   markerscale=1.5)
+    fig.tight_layout()
+    return fig
+
+
+def layer_spread(encoders: dict[str, pd.DataFrame]) -> Figure:
+    """Spread of the activations along the depth of encoders, and what their residual blocks add.
+
+    Args: encoders: name -> columns layer, sd, branch (`tasks.embedding.layer_spread`)."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    for (name, table), colour in zip(encoders.items(), ("#222222", "#c8553d", "#4a6fa5")):
+        left.plot(table["layer"], table["sd"], marker="o", ms=4, color=colour, label=name)
+        blocks = table.dropna(subset=["branch"])
+        right.plot(blocks["layer"], blocks["branch"], marker="o", ms=4, color=colour)
+    left.set(yscale="log", title="size of the signal", ylabel="SD (units of the record's SD)")
+    right.set(title="what a block adds to its input", ylabel="convolutions / shortcut (SD)")
+    right.set_ylim(bottom=0)
+    for ax in (left, right):
+        ax.set_xlabel("layer")
+        ax.tick_params(axis="x", rotation=60)
+    fig.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(encoders), frameon=False)
     fig.tight_layout()
     return fig
 

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from beatssl import methods
-from beatssl.beats import Beats, pretraining_rows
+from beatssl.beats import Beats, in_unit, pretraining_rows
 from beatssl.config import Architecture, PretrainConfig, Profile, config_hash, to_dict
 from beatssl.files import replacing, write_text
 from beatssl.fingerprint import ROOT, code_hash, name_of
@@ -70,9 +70,11 @@ class BatchSource:
     def __init__(self, store: Store, beats: Beats, rows: np.ndarray, config: PretrainConfig):
         self.store, self.rows, self.config = store, rows, config
         rate, time = store.sampling_rate, store.signals.shape[2]
-        self.record_features = torch.from_numpy(beats.record_features[rows])
+        self.record_features, self.features = (
+            torch.from_numpy(in_unit(features[rows], config.amplitude_unit))
+            for features in (beats.record_features, beats.features)
+        )
         self.r_peak = torch.from_numpy(beats.r_peak[rows])
-        self.features = torch.from_numpy(beats.features[rows])
         self.classes = torch.from_numpy(beats.classes(config.beat_classifier)[rows]).long()
         self.valid = (
             (self.r_peak >= config.beat_before * rate)

@@ -289,7 +289,9 @@ def rank_texts(table: pd.DataFrame) -> pd.DataFrame:
 
 def health(table: pd.DataFrame) -> pd.DataFrame:
     """`by_method` of task `ptbxl_embedding` as texts, a line a row."""
-    metrics = ["uniformity", "alignment", "effective_rank", "neighbour_agreement"]
+    metrics = [
+        "uniformity", "alignment", "alignment_chance", "effective_rank", "neighbour_agreement",
+    ]  # fmt: skip
     table = table.assign(text=cells(table))
     wide = table[table["metric"].isin(metrics)].pivot(
         index="label", columns="metric", values="text"

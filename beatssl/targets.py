@@ -9,6 +9,7 @@ say").
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +81,8 @@ MEASURES = {  # name -> similarity of (N, F) raw features, given their training 
 def similarity(measure: str, features: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
     """Similarity in [0, 1] of every pair, before the exponent.
 
-    `cosine`: max(0, cosine) of raw features (times in ms); with `_standardised` or `_minmax` of
+    `cosine`: max(0, cosine) of raw features (times in ms, so that intervals decide: amplitudes in
+    mV have no weight in it); with `_standardised` or `_minmax` of
     features scaled so. Distances d are root mean square differences of standardised features:
     `inverse_distance` is 1 / (1 + d), `exp_distance` exp(-d), `linear_distance` 1 - d / d_max
     (the largest of this batch). NaN takes the training median everywhere.
@@ -97,6 +99,25 @@ def similarity(measure: str, features: torch.Tensor, scale: FeatureScale) -> tor
     if measure not in MEASURES:
         raise ValueError(f"measure {measure!r} is not known; known: {', '.join(MEASURES)}")
     return MEASURES[measure](features, scale)
+
+
+def norm_shares(
+    features: torch.Tensor, names: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Share of each group of features in the squared norm of raw feature vectors, which is its
+    weight in their cosine; mean over the items.
+
+    Args:
+        features: (N, F), without NaN.
+        names: of the F features; groups may also hold others, which are left out.
+
+    Returns:
+        group -> share; sums to 1.
+    """
+    squares = features.double() ** 2
+    shares = squares / squares.sum(dim=1, keepdim=True)
+    of_name = dict(zip(names, shares.mean(dim=0).tolist(), strict=True))
+    return {group: sum(of_name.get(n, 0.0) for n in members) for group, members in groups.items()}
 
 
 def two_views(item_targets: torch.Tensor) -> torch.Tensor:
@@ -163,8 +184,9 @@ def row_entropies(targets: torch.Tensor) -> torch.Tensor:
 
 
 def row_entropy(targets: torch.Tensor) -> torch.Tensor:
-    """Mean of `row_entropies`."""
-    return row_entropies(targets).mean()
+    """Mean of `row_entropies`; 0 where no row has a target."""
+    entropies = row_entropies(targets)
+    return entropies.sum() / max(1, len(entropies))
 
 
 def closest_triple(

@@ -24,6 +24,19 @@ def test_there_are_the_54_features_of_the_domain_set():
     assert len(b.RECORD_FEATURES) == len(set(b.RECORD_FEATURES)) == 54
 
 
+def test_every_feature_has_one_group_and_only_amplitudes_have_the_unit():
+    members = [name for group in b.FEATURE_GROUPS.values() for name in group]
+    assert sorted(members) == sorted(b.RECORD_FEATURES)
+    for names in (b.RECORD_FEATURES, b.BEAT_FEATURES):
+        x = np.random.default_rng(0).normal(size=(3, len(names))).astype(np.float32)
+        ratio = b.in_unit(x, "uV") / x
+        changed = {n for n, r in zip(names, ratio[0]) if not np.isclose(r, 1)}
+        assert changed == {n for n in names if "amplitude" in n} and len(changed) == 9
+        np.testing.assert_allclose(ratio[ratio > 2], 1000, rtol=1e-6)
+        np.testing.assert_array_equal(b.in_unit(x, "mV"), x)
+        assert b.in_unit(x, "uV").dtype == np.float32
+
+
 def test_beat_features_of_hand_made_waves():
     signal = np.zeros(400)
     r, q, s, t, p = (np.array([100, 180, 300]) + d for d in (0, -4, 5, 30, -16))

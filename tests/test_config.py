@@ -1,8 +1,12 @@
 """Settings: what is unknown or of the wrong type is refused with its name."""
 
+import dataclasses
+import typing
+
+import nbformat
 import pytest
 
-from beatssl import config, results
+from beatssl import config, pages, results
 from beatssl.config import ConfigError, EncoderConfig, PretrainConfig, from_dict
 
 
@@ -27,6 +31,7 @@ def test_yaml_float_trap_is_explained():
 @pytest.mark.parametrize("key, value", [
     ("rhythm", "soft_3"), ("beat", "soft"), ("method", "simclr"), ("beat_scope", "patient"),
     ("exponent", 0.0), ("batch_size", 1), ("loss", "triplet"), ("soft_1", "dtw"), ("soft_2", "dtw"),
+    ("amplitude_unit", "µV"),
     ("variant", "a b"), ("variant", "../x"),
 ])
 def test_values_outside_their_range_are_refused(key, value):
@@ -116,6 +121,102 @@ def test_a_faulty_runs_yml_is_refused(tmp_path, text, words):
         config.load_profile("a", tmp_path / "runs.yml")
 
 
-def test_namespace_of_a_notebook_gives_the_settings():
-    made = config.from_namespace(PretrainConfig, {"seed": 4, "profile": "tiny", "exponent": 50})
-    assert made == PretrainConfig(seed=4, exponent=50.0)
+# --- parameters of the pretraining notebook ------------------------------------------------------
+
+NOTEBOOK = nbformat.read(config.ROOT / "notebooks" / "05_pretraining.ipynb", as_version=4)
+
+
+def by_hand(profile: str, **given) -> PretrainConfig:
+    """What the notebook does with `-p profile ... -p name value`: its cell, then the given ones."""
+    namespace: dict = {}
+    exec(NOTEBOOK.cells[1].source, namespace)
+    return config.run_of(config.load_profile(profile), {**namespace, "profile": profile, **given})
+
+
+def run(profile: str, run_id: str) -> PretrainConfig:
+    return {r.run_id: r for r in config.load_profile(profile).runs}[run_id]
+
+
+def test_the_notebook_declares_every_setting_with_its_type_and_leaves_it_to_the_profile():
+    kinds = pages.declared_parameters(NOTEBOOK, "05_pretraining")
+    assert kinds == {"profile": str, **typing.get_type_hints(PretrainConfig)}
+    cell: dict = {}
+    exec(NOTEBOOK.cells[1].source, cell)
+    real = {name for name in kinds if cell[name] is not None}
+    assert real == {"profile", "method", *config.ROW, "variant", "seed"}
+
+
+@pytest.mark.parametrize("name", ["tiny", "subset", "full"])
+def test_every_page_of_the_runner_has_exactly_its_run(name):
+    profile = config.load_profile(name)
+    planned = [page for page in pages.plan(profile) if page.run]
+    assert len(planned) == sum(r.has_encoder for r in profile.runs) > 0
+    for page in planned:
+        assert config.run_of(profile, page.parameters) == page.run
+
+
+@pytest.mark.parametrize("given, run_id", [
+    ({}, "beatssl-soft_1-hard-50-s0"),
+    ({"seed": 2, "rhythm": "hard", "beat": "none", "exponent": 1.0}, "beatssl-hard-none-1-s2"),
+    ({"variant": "temperature_0.05"}, "beatssl-soft_1-hard-50-temperature_0.05-s0"),
+    ({"method": "ts2vec"}, "ts2vec-s0"),  # epochs and batch of its own, and no row
+    ({"method": "random", "variant": "untrained_stride_8"}, "random-untrained_stride_8-s0"),
+    ({"epochs": 20, "temperature": 0.1}, "beatssl-soft_1-hard-50-s0"),  # given, but no change
+])
+def test_by_hand_what_the_profile_says_holds(given, run_id):
+    assert by_hand("subset", **given) == run("subset", run_id)
+
+
+@pytest.mark.parametrize("given, variant", [
+    ({"epochs": 3}, "epochs_3"),
+    ({"temperature": 1, "loss": "bce"}, "loss_bce.temperature_1"),
+    ({"learning_rate": 1e-5}, "learning_rate_0.00001"),
+    ({"amplitude_unit": "uV"}, "amplitude_unit_uv"),
+    ({"variant": "loss_mse", "mask_fraction": 0.3}, "loss_mse.mask_fraction_0.3"),
+    ({"variant": "mine", "mask_fraction": 0.3}, "mine"),
+    ({"method": "ts2vec", "epochs": 20}, "epochs_20"),
+    ({"temperature": 0.5}, "temperature_0.5.epochs_20"),  # the profile's temperature_0.5 has 6
+])
+def test_by_hand_a_changed_setting_is_a_variant_of_its_own(given, variant):
+    made = by_hand("subset", **given)
+    assert made.variant == variant
+    assert made.run_id not in {r.run_id for r in config.load_profile("subset").runs}
+    for name, value in given.items():
+        assert name == "variant" or getattr(made, name) == value
+    if "variant" not in given and "epochs" not in given:
+        assert (made.epochs, made.batch_size) == (20, 128)
+
+
+def test_by_hand_a_row_that_the_profile_does_not_list_has_its_common_settings():
+    made = by_hand("full", rhythm="soft_2", exponent=5)
+    assert made == PretrainConfig(rhythm="soft_2", beat="hard", exponent=5.0, epochs=50,
+                                  batch_size=256)  # fmt: skip
+    assert by_hand("full", method="cmsc", epochs=2).run_id == "cmsc-epochs_2-s0"
+    other = by_hand("subset", seed=7)  # a seed more is no variant
+    assert other == dataclasses.replace(run("subset", "beatssl-soft_1-hard-50-s0"), seed=7)
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"rhythm": "soft_3"}, "known: hard, soft_1, soft_2"),
+    ({"epochs": 2.5}, "epochs: expected int"),
+    ({"learning_rate": "1e-3"}, r"write 1\.0e-3"),
+    ({name: 0.9 for name in ("temperature", "weight_decay", "warmup_fraction", "beat_weight",
+                             "rhythm_weight", "beat_before", "beat_after", "scale_max")},
+     "name these changes with the parameter variant"),
+])
+def test_by_hand_a_faulty_parameter_is_refused(given, words):
+    with pytest.raises(ConfigError, match=words):
+        by_hand("subset", **given)
+
+
+def test_results_of_a_run_by_hand_do_not_stop_the_profile(small, tmp_path, monkeypatch):
+    """They used to bear the name of the profile's own run, which was then found stale."""
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    profile = dataclasses.replace(small.profile, pretrain=small.profile.runs[0])
+    for given in ({}, {"temperature": 0.5}):
+        made = config.run_of(profile, {"rhythm": "hard", "beat": "none", **given})
+        what = results.describe(made, profile, small.store, None, results.CLASSIFY, "frozen", 1.0)
+        results.failed(what, profile, "not trained in this test")
+    with pytest.warns(UserWarning, match="left out: beatssl-hard-none-1-temperature_0.5-s0"):
+        found = results.evaluations(profile)
+    assert [what.run for what, _ in found] == [profile.runs[0]]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl import losses, metrics
-from beatssl.config import PretrainConfig
+from beatssl import losses, metrics, tables
+from beatssl.config import EncoderConfig, PretrainConfig
 from beatssl.evaluate import evaluate_run, train
+from beatssl.models import build_encoder, with_data_statistics
 from beatssl.tasks import embedding
 from beatssl.tasks.classify import split
 
@@ -17,11 +18,13 @@ Z = torch.nn.functional.normalize(
 )
 
 
-def predictions(z=Z):
+def predictions(z=Z, first=None, second=None):
     n = len(z)
+    first = np.asarray(z, np.float32) if first is None else first
     return {
         "embedding": np.asarray(z, np.float32),
-        "alignment": np.linspace(0, 1, n),
+        "first": first,
+        "second": first if second is None else second,
         "agreement": np.linspace(1, 0, n),
         "chance": np.full(n, 0.3),
     }
@@ -30,7 +33,7 @@ def predictions(z=Z):
 def test_scores_are_those_of_the_definitions():
     scores = metrics.embedding_scores(predictions())
     assert scores["uniformity"][0] == pytest.approx(losses.uniformity(Z).item(), abs=1e-5)
-    assert scores["alignment"][0] == scores["neighbour_agreement"][0] == pytest.approx(0.5)
+    assert scores["neighbour_agreement"][0] == pytest.approx(0.5)
     assert scores["neighbour_chance"][0] == pytest.approx(0.3)
 
 
@@ -59,10 +62,52 @@ def test_resamples_repeat_records_but_make_no_pairs_of_them():
         np.exp(-2 * ((z[i] - z[j]) ** 2).sum()) for i in drawn for j in drawn if i != j
     ]
     pairs = 40**2 - (weights[1] ** 2).sum()
-    got = metrics.embedding_scores(predictions(), weights)
+    second = np.roll(z, 7, axis=0)
+    got = metrics.embedding_scores(predictions(Z, z, second), weights)
     assert got["uniformity"][1] == pytest.approx(np.log(sum(kernel) / pairs), abs=1e-5)
-    assert got["alignment"][1] == pytest.approx(np.linspace(0, 1, 40)[drawn].mean())
+    apart = [((z[i] - second[j]) ** 2).sum() for i in drawn for j in drawn if i != j]
+    assert got["alignment_chance"][1] == pytest.approx(sum(apart) / pairs)
+    same = ((z - second) ** 2).sum(axis=1)
+    assert got["alignment"][1] == pytest.approx(same[drawn].mean())
     assert np.isnan(got["effective_rank"][1])
+
+
+def alignment_of(first, second):
+    scores = metrics.embedding_scores(predictions(Z, *embedding.centred_views(first, second)))
+    return scores["alignment"][0], scores["alignment_chance"][0]
+
+
+def test_views_of_unrelated_records_agree_as_much_as_chance():
+    rng = np.random.default_rng(0)
+    same, chance = alignment_of(*rng.normal(size=(2, 40, 200)))
+    assert same == pytest.approx(2, abs=0.05) and chance == pytest.approx(2, abs=0.05)
+    first = rng.normal(size=(40, 200))
+    same, chance = alignment_of(first, first)
+    assert same == 0 and chance == pytest.approx(2, abs=0.1)
+
+
+def test_what_all_views_share_is_no_agreement():
+    """Masking moves the views of all records to the same side: that changes nothing."""
+    rng = np.random.default_rng(1)
+    first = rng.normal(size=(40, 30))
+    second = first + 0.5 * rng.normal(size=(40, 30))
+    plain, moved = alignment_of(first, second), alignment_of(first + 9, second + 9)
+    np.testing.assert_allclose(plain, moved, rtol=1e-9)
+    assert 0 < plain[0] < plain[1]
+
+
+def test_health_shows_alignment_beside_its_chance(small):
+    run = train(small, PretrainConfig(method="random"))
+    found = embedding.diagnose(run.config, small.store, run.encoder)
+    both = np.concatenate([found["first"], found["second"]])
+    np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
+    rows = evaluate_run(small, run, "embedding").set_index("metric")
+    by_hand = ((found["first"] - found["second"]) ** 2).sum(axis=1).mean()
+    assert rows.loc["alignment", "value"] == pytest.approx(by_hand, abs=1e-5)
+    low, high = rows.loc["alignment_chance", ["ci_low", "ci_high"]]
+    assert low <= rows.loc["alignment_chance", "value"] <= high
+    columns = list(tables.health(tables.by_method(rows.reset_index().assign(seed="all"))))
+    assert columns.index("alignment chance") == columns.index("alignment") + 1
 
 
 def test_overlap_of_label_sets():
@@ -91,9 +136,40 @@ def test_the_same_views_for_every_encoder_and_rows_without_reference(small):
     run = train(small, PretrainConfig(method="random"))
     once = embedding.diagnose(run.config, small.store, run.encoder)
     again = embedding.diagnose(run.config, small.store, run.encoder)
-    np.testing.assert_array_equal(once["alignment"], again["alignment"])
+    np.testing.assert_array_equal(once["first"], again["first"])
+    assert not np.array_equal(once["first"], once["second"])
     rows = evaluate_run(small, run, "embedding")
     assert set(rows["protocol"]) == {"frozen"} and set(rows["task"]) == {embedding.TASK}
+
+
+def test_spread_of_layers_is_that_of_their_outputs():
+    encoder = build_encoder(EncoderConfig(), 0)
+    x = torch.randn(8, 12, 300, generator=torch.Generator().manual_seed(0))
+    table = embedding.layer_spread(encoder, x)
+    layers = encoder.layers
+    with torch.no_grad():
+        inside = layers[:4](x)
+        block, e = layers[4], encoder(x)
+        branch = block.main(inside).std(dim=(0, 2)).mean() / inside.std(dim=(0, 2)).mean()
+    assert table["layer"].tolist() == ["input", "stem", *(f"block {k}" for k in range(1, 9))]
+    expected = [y.std(dim=(0, 2)).mean().item() for y in (x, inside, e)]
+    np.testing.assert_allclose(table["sd"].iloc[[0, 2, 9]], expected, rtol=1e-5)
+    assert table["branch"].isna().tolist() == [True] * 2 + [False] * 8
+    assert table["branch"].iloc[3] == pytest.approx(branch.item(), rel=1e-5)
+    assert not any(m._forward_hooks for m in encoder.modules())
+
+
+def test_as_initialised_nothing_is_normalised():
+    """A signal ten times as large is so in every layer; with statistics of data, in none."""
+    bare = build_encoder(EncoderConfig(), 0)
+    x = torch.randn(32, 12, 300, generator=torch.Generator().manual_seed(0))
+    once, ten = (embedding.layer_spread(bare, f * x)["sd"] for f in (1, 10))
+    np.testing.assert_allclose(ten / once, 10, rtol=1e-3)
+    once, ten = (
+        embedding.layer_spread(with_data_statistics(bare, [f * x]), f * x) for f in (1, 10)
+    )
+    np.testing.assert_allclose(ten["sd"][1:] / once["sd"][1:], 1, rtol=0.01)
+    assert (once["branch"][2:] > 2 * embedding.layer_spread(bare, x)["branch"][2:]).all()
 
 
 def test_maps_hold_the_records_of_fold_10_and_their_whole_beats(small):

@@ -82,6 +82,25 @@ def test_saved_encoder_is_the_same_encoder(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_data_statistics_are_the_plain_mean_over_the_batches_and_weights_stay():
+    encoder = models.build_encoder(CONFIG, 0)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    batches = [scale * torch.randn(6, 12, 200, generator=generator) for scale in (1.0, 2.0, 5.0)]
+    made = models.with_data_statistics(encoder, iter(batches))
+    assert not made.training and not any(m.training for m in made.modules())
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+    weights = dict(made.named_parameters())
+    assert all(torch.equal(before[k], v) for k, v in weights.items())
+    with torch.no_grad():
+        seen = [encoder.layers[0](batch) for batch in batches]  # what the first norm sees
+    mean = sum(x.mean(dim=(0, 2)) for x in seen) / 3
+    var = sum(x.var(dim=(0, 2)) for x in seen) / 3
+    torch.testing.assert_close(made.layers[1].running_mean, mean)
+    torch.testing.assert_close(made.layers[1].running_var, var)
+    assert made.layers[1].momentum == encoder.layers[1].momentum
+
+
 def test_missing_and_foreign_weights_are_named(tmp_path):
     path = tmp_path / "run-7" / "encoder.safetensors"
     with pytest.raises(FileNotFoundError, match="run-7.*pretraining"):

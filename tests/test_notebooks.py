@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
-from beatssl import book, pages
+from beatssl import book, pages, results
 from beatssl.freshness import code_cells
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,8 +64,38 @@ def test_every_notebook_runs_in_a_stage() -> None:
     assert {path.stem for path in NOTEBOOKS} == named
 
 
-def test_committed_pages_are_fresh() -> None:
-    """The results on real recordings that the book shows: executed, fresh, small."""
+def test_committed_pages_are_whole() -> None:
+    """The results on real recordings that the book shows: executed, without an error, small; they may
+    be older than the code, and then say so."""
     if book.SHOWN not in book.executed_profiles(ROOT):
         pytest.skip(f"no pages of profile {book.SHOWN} are committed yet")
-    assert book.profile_problems(book.SHOWN, ROOT) == []
+    problems = book.profile_problems(book.SHOWN, ROOT, stale=False)
+    assert [line for line in problems if not line.endswith(": missing")] == []
+
+
+def test_committed_pages_show_the_committed_results() -> None:
+    """Every AUROC and LUDB F1 of a run's page stands in the results file."""
+    path = ROOT / "results" / f"{book.SHOWN}.csv"
+    runs = sorted((ROOT / "book" / "runs" / book.SHOWN).glob("05_pretraining--*.ipynb"))
+    if not runs or not path.is_file():
+        pytest.skip("no committed results on real recordings")
+    table = results.read(path)
+    found = 0
+    for page in runs:
+        run_id = page.stem.partition("--")[2]
+        shown = " ".join(
+            output.get("data", {}).get("text/html", "")
+            for cell in nbformat.read(page, as_version=4).cells
+            for output in cell.get("outputs", [])
+        )
+        printed = np.array(re.findall(r"(\d\.\d{3}) \[(\d\.\d{3}), (\d\.\d{3})\]", shown), float)
+        rows = table[(table["run_id"] == run_id) & (table["protocol"] == "frozen")]
+        for row in rows.itertuples():
+            whole = (row.task, row.metric) in {("ptbxl_superdiagnostic", "auroc_macro"),
+                                               ("ludb_segmentation", "f1_macro")}
+            if whole and not np.isnan(row.value):
+                wanted = [row.value, row.ci_low, row.ci_high]
+                near = np.abs(printed - wanted).max(axis=1).min()
+                assert near < 0.00051, f"{page.stem}: {row.task} {wanted}"
+                found += 1
+    assert found >= len(runs)

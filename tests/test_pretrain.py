@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from beatssl import pretrain as p
-from beatssl.config import PretrainConfig
+from beatssl.config import LOSSES, MEASURES, PretrainConfig
 from beatssl.methods.beatssl import BeatSSL
 from beatssl.models import ArchitectureError
+from beatssl.targets import similarity
 
 CONFIG = PretrainConfig(rhythm="soft_1", beat="hard", exponent=50, epochs=3, batch_size=32)
 
@@ -175,6 +176,34 @@ def test_batches_hold_only_beats_whose_window_is_inside(work):
         assert (r <= time - 1 - CONFIG.beat_after * rate).all()
         assert (batch.beat_valid.sum(dim=1) <= CONFIG.beats_per_record).all()
         assert batch.beat_features[batch.beat_valid].shape[1] == 28
+
+
+def test_the_unit_of_amplitudes_matters_to_the_raw_cosine_only(work):
+    rows = p.pretraining_rows(work.store, work.beats)
+    mv, uv = (
+        p.BatchSource(work.store, work.beats, rows, replace(CONFIG, amplitude_unit=unit))
+        for unit in ("mV", "uV")
+    )
+    for measure in MEASURES:
+        for of in (lambda s: (s.record_features, s.record_scale),
+                   lambda s: (s.features[s.valid][:200], s.beat_scale)):
+            there, here = (similarity(measure, *of(s)).triu(1) for s in (mv, uv))
+            if measure == "cosine":
+                assert (there - here).abs().max() > 0.01
+            else:
+                torch.testing.assert_close(there, here, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_curves_hold_kl_for_the_normalised_loss_only(work, loss):
+    curves = go(work, replace(CONFIG, epochs=1, loss=loss)).curves
+    if loss != "normalised":
+        assert not {"rhythm_kl", "beat_kl"} & set(curves)
+        return
+    for kl, of, entropy in (("rhythm_kl", "rhythm", "row_entropy"),
+                            ("beat_kl", "beat", "beat_row_entropy")):
+        np.testing.assert_allclose(curves[kl], curves[of] - curves[entropy], atol=1e-5)
+        assert (curves[kl] > 0).all()
 
 
 def test_warmup_then_cosine_to_zero():

@@ -227,6 +227,40 @@ def test_row_entropy_counts_positives():
     assert targets.row_entropy(hard).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_shares_of_the_norm_are_weights_in_the_cosine():
+    x = torch.tensor([[3.0, 4.0, 0.0], [0.0, 2.0, 0.0]])  # squares 9 16 0 of 25, 0 4 0 of 4
+    shares = targets.norm_shares(x, ["a", "b", "c"], {"one": ("a", "absent"), "two": ("c", "b")})
+    assert shares == pytest.approx({"one": 0.5 * 9 / 25, "two": 0.5 * (16 / 25 + 1)})
+
+
+def kl(z, t, temperature=0.1, allowed=None):
+    """What the curves show: the normalised loss minus the entropy of its targets."""
+    loss = losses.contrastive_loss("normalised", z.double(), t.double(), temperature, allowed)
+    return (loss - targets.row_entropy(t.double())).item()
+
+
+@pytest.mark.parametrize("exponent", [1, 50])
+def test_loss_minus_entropy_is_torchs_kl_of_the_rows_with_a_target(exponent):
+    t = targets.record_targets("cosine", FEATURES, SCALE, exponent)
+    t[3] = 0  # a row without a target: in neither mean
+    off = ~torch.eye(8, dtype=torch.bool)
+    z = F.normalize(Z.double(), dim=1)
+    log_p = (z @ z.T / 0.1)[off].reshape(8, 7).log_softmax(dim=1)
+    q = t.double()[off].reshape(8, 7)
+    there = q.sum(dim=1) > 0
+    q = q[there] / q[there].sum(dim=1, keepdim=True)
+    expected = F.kl_div(log_p[there], q, reduction="batchmean")
+    assert kl(Z, t) == pytest.approx(expected.item(), rel=1e-4) and expected > 0
+    assert kl(Z, torch.zeros(8, 8)) == 0
+
+
+def test_kl_is_zero_where_the_logits_are_the_log_targets():
+    z = F.normalize(Z.double(), dim=1)
+    t = ((z @ z.T - 1) / 0.5).exp().fill_diagonal_(0)  # in (0, 1]
+    assert kl(Z, t, 0.5) == pytest.approx(0, abs=1e-6)
+    assert kl(Z, t, 0.4) > 1e-3
+
+
 def test_alignment_and_uniformity_at_their_known_values():
     assert losses.alignment(Z, 2 * Z).item() == pytest.approx(0, abs=1e-6)
     assert losses.alignment(Z, -Z).item() == pytest.approx(4, abs=1e-5)

@@ -109,7 +109,13 @@ def test_figures_label_their_axes(small):
     healthy = pd.DataFrame({"rhythm": ["", "hard"], "uniformity": [-1.0, -3], "AUROC": [0.8, 0.9]})
     counted = pd.DataFrame({"target": ["hard", "soft_1"] * 20, "context": "records",
                             "share": np.linspace(0, 1, 40)})
+    layers = pd.DataFrame({"layer": ["input", "stem", "block 1", "block 2"],
+                           "sd": [1, 0.3, 0.1, 0.1], "branch": [np.nan, np.nan, 0.2, 0.3]})
+    curves = pd.DataFrame({"epoch": [1, 2], "total": [5.0, 4], "row_entropy": 3.9,
+                           "rhythm_kl": [1.1, 0.1], "beat_kl": [1.0, 0.2]})
     figures = [
+        plots.training_curves(curves),
+        plots.layer_spread({"as initialised": layers, "statistics of data": layers}),
         plots.ecg_paper(signal, rate, "record"),
         plots.beats_on_lead(signal[1], beats.r_peak[row][found], beats.rules[row][found], rate),
         plots.distributions({"a": np.linspace(0, 1, 50)}, "similarity of two records"),
@@ -123,6 +129,8 @@ def test_figures_label_their_axes(small):
         plots.health_against_scores(healthy, {"uniformity": "uniformity"}, ("AUROC",)),
         plots.target_shares(counted, "share of the others"),
     ]
+    shown = [[line.get_label() for line in ax.lines] for ax in figures[0].axes if ax.get_visible()]
+    assert shown == [["total"], ["rhythm_kl", "beat_kl"], ["row_entropy"]]
     for figure in figures:
         assert isinstance(figure, Figure)
         shown = [ax for ax in figure.axes if ax.get_visible()]

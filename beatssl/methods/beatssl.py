@@ -59,7 +59,9 @@ class BeatSSL(Method):
         Returns:
             `total` (to differentiate), and detached: rhythm, beat, alignment, uniformity,
             target_low/target_mid/target_high (5th, 50th, 95th percentile of the rhythm targets
-            between different records), row_entropy (nats) of the rhythm and beat targets.
+            between different records), row_entropy and beat_row_entropy (nats) of the targets; for
+            the normalised loss rhythm_kl and beat_kl, the loss minus that entropy: 0 where the
+            embeddings are as alike as their targets ask.
         """
         c = self.config
         views = [self.view(batch.signals, generator) for _ in range(2)]
@@ -82,11 +84,15 @@ class BeatSSL(Method):
             "target_high": high,
             "row_entropy": row_entropy(t_r),
         }
+        if c.loss == "normalised":  # a cross-entropy: of the same rows as the entropy
+            losses["rhythm_kl"] = losses["rhythm"] - losses["row_entropy"]
         total = c.rhythm_weight * rhythm
         if self.beat_projector is not None:
             beat, t_b = self._beat_loss(e, batch)
             total = total + c.beat_weight * beat
             losses |= {"beat": beat.detach(), "beat_row_entropy": row_entropy(t_b)}
+            if c.loss == "normalised":
+                losses["beat_kl"] = losses["beat"] - losses["beat_row_entropy"]
         return {"total": total, **losses}
 
     def _beat_loss(self, e: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,12 +2,14 @@
 
 The embedding is the encoder's output averaged over time (what the linear probe sees), minus its
 mean over the training records, scaled to unit length. Measured on PTB-XL's fold 10; neighbours are
-looked up in folds 1-8.
+looked up in folds 1-8. Augmented views are another population (masking moves all of them to the
+same side): they have a mean of their own.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -15,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from beatssl import results
 from beatssl.beats import Beats
 from beatssl.config import PretrainConfig, Profile
-from beatssl.models import Encoder, roi_align
+from beatssl.models import Encoder, ResidualBlock, roi_align
 from beatssl.store import Store
 from beatssl.tasks import device_of
 from beatssl.tasks.classify import Part, embed, split
@@ -41,6 +43,15 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-9)
 
 
+def centred_views(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of two views minus the mean over both, scaled to unit length: (n, dim) each.
+
+    With another centre, what all views share counts as agreement, and different records agree too.
+    """
+    centre = np.concatenate([first, second]).mean(axis=0)
+    return _unit(first - centre), _unit(second - centre)
+
+
 def _views(encoder: Encoder, store: Store, part: Part, run: PretrainConfig) -> list[np.ndarray]:
     """Embeddings of two 3KG views of each record, the same views for every encoder."""
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +71,8 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     """What `metrics.embedding_scores` needs, for each record of fold 10.
 
     Returns:
-        record_id (n,), embedding (n, channels) of unit length, alignment, agreement, chance (n,).
+        record_id (n,); embedding, first, second (n, channels) of unit length, the latter two of
+        augmented views; agreement, chance (n,).
     """
     encoder.eval()
     parts = split(store)
@@ -68,13 +80,14 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     known = embed(encoder, store, train.rows)
     centre = known.mean(axis=0)
     z = _unit(embed(encoder, store, test.rows) - centre)
-    first, second = (_unit(view - centre) for view in _views(encoder, store, test, run))
+    first, second = centred_views(*_views(encoder, store, test, run))
     alike = overlap(test.labels, train.labels)
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
         "record_id": test.record_id,
         "embedding": z.astype(np.float32),
-        "alignment": ((first - second) ** 2).sum(axis=1),
+        "first": first.astype(np.float32),
+        "second": second.astype(np.float32),
         "agreement": np.take_along_axis(alike, nearest, axis=1).mean(axis=1),
         "chance": alike.mean(axis=1),
     }
@@ -90,6 +103,40 @@ def embedding_run(
     return results.reuse_or_make(
         what, profile, lambda: diagnose(run, store, encoder), profile.classify.bootstrap
     )
+
+
+def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
+    """How the activations of a ResNet vary along its depth, in evaluation mode.
+
+    Spread is the standard deviation over records and time, mean over the channels.
+
+    Args: signals (batch, 12, time).
+
+    Returns:
+        One line for the input, the first convolution (after its ReLU) and each residual block:
+        layer (name), sd (spread of its output), branch (of a block: spread of its convolutions'
+        output over that of its shortcut; NaN else).
+    """
+    outputs: dict[torch.nn.Module, torch.Tensor] = {}
+    blocks = [layer for layer in encoder.layers if isinstance(layer, ResidualBlock)]
+    stem = encoder.layers[2]
+    watched = [stem, *blocks, *(part for k in blocks for part in (k.main, k.shortcut))]
+    hooks = [m.register_forward_hook(lambda m, _, out: outputs.update({m: out})) for m in watched]
+    try:
+        with torch.no_grad():
+            encoder.eval()(signals)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    def spread(x: torch.Tensor) -> float:
+        return x.std(dim=(0, 2)).mean().item()
+
+    lines = [("input", spread(signals), np.nan), ("stem", spread(outputs[stem]), np.nan)]
+    for number, block in enumerate(blocks, start=1):
+        branch = spread(outputs[block.main]) / spread(outputs[block.shortcut])
+        lines.append((f"block {number}", spread(outputs[block]), branch))
+    return pd.DataFrame(lines, columns=["layer", "sd", "branch"])
 
 
 def maps(
