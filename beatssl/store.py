@@ -16,12 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
@@ -32,6 +30,7 @@ import numpy as np
 import pandas as pd
 import scipy
 import wfdb
+from joblib import Parallel, delayed
 from scipy import signal as dsp
 from tqdm import tqdm
 
@@ -409,7 +408,7 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     table, set_aside, wave_rows, unused = [], [], 0, 0.0
     with open(part / "signals.i2", "wb") as signals, open(part / "waves.i1", "wb") as waves:
         bar = tqdm(total=len(tasks), desc="records", unit="rec", mininterval=1.0)
-        for done in _run(partial(_process, config), tasks, jobs):
+        for done in in_processes(partial(_process, config), tasks, jobs):
             digest.update(done["digest"].encode())
             for row, microvolts, labels in done["rows"]:
                 signals.write(microvolts.tobytes())
@@ -443,14 +442,14 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     }
 
 
-def _run(work: partial, tasks: list[dict], jobs: int) -> Iterator[dict]:
-    """Results in the order of `tasks`."""
-    if jobs == 1:
-        yield from map(work, tasks)
-        return
-    context = multiprocessing.get_context("spawn")  # safe beside threads, the same everywhere
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        yield from pool.map(work, tasks, chunksize=8)
+def in_processes(work: Callable, items: Iterable, jobs: int) -> Iterator:
+    """Results of `work` in the order of `items`, as they come; a script needs no `__main__` guard.
+
+    Args:
+        work: a function of a module (or a `partial` of one).
+        jobs: processes; one works in this one.
+    """
+    return Parallel(jobs, return_as="generator")(delayed(work)(item) for item in items)
 
 
 def _process(config: DataConfig, task: dict) -> dict:

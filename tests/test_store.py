@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from time import time
 
 import numpy as np
@@ -302,3 +305,22 @@ def test_real_ludb_record_goes_through(real_data, tmp_path):
     made = prepare(DataConfig(ludb="ludb"), tmp_path / "store", tmp_path)
     assert len(made) == 2 and len(made.set_aside) == 0
     assert set(np.unique(made.wave_targets([0, 1]))) == {-1, 0, 1, 2, 3}
+
+
+def test_a_plain_script_may_use_several_processes(root, tmp_path):
+    """Spawned workers of the standard library import the script again, and die without a guard."""
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from beatssl.config import DataConfig\n"
+        "from beatssl.store import prepare\n"
+        "config = DataConfig(ptbxl='ptbxl')\n"
+        f"made = prepare(config, Path({str(tmp_path / 'store')!r}), Path({str(root)!r}), jobs=2)\n"
+        "print(len(made))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(store.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["12"]
