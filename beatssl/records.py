@@ -517,6 +517,29 @@ def _group(text: str, samples: np.ndarray, sampling_rate: float) -> tuple[list, 
     return drawn, unsure
 
 
+def wave_runs(labels: np.ndarray) -> np.ndarray:
+    """Where each wave begins and ends.
+
+    Args:
+        labels: (n, time), see `wave_labels`.
+
+    Returns:
+        (waves, 4) int64: row of `labels`, class (1 P, 2 QRS, 3 T), first and last sample; ordered
+        by row, then sample.
+    """
+    padded = np.pad(labels.astype(np.int8), ((0, 0), (1, 1)))
+    row, before = np.nonzero(np.diff(padded, axis=1))  # the label changes after column `before`
+    starts = padded[row, before + 1] > 0
+    ends = padded[row, before] > 0
+    first = before[starts]
+    return np.stack([row[starts], labels[row[starts], first], first, before[ends] - 1], axis=1)
+
+
+def wave_marks(labels: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """`wave_runs` in time: (waves, 4) float64: row, class, onset and offset in ms."""
+    return wave_runs(labels) * np.array([1.0, 1.0, 1000 / sampling_rate, 1000 / sampling_rate])
+
+
 def count_marks(folder: Path) -> dict[str, int]:
     """Wave marks (P, QRS, T) over all leads of an LUDB folder, as parsed.
 
