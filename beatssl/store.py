@@ -35,7 +35,7 @@ from joblib import Parallel, delayed
 from scipy import signal as dsp
 from tqdm import tqdm
 
-from . import records
+from . import overlap, records
 from .config import ConfigError, DataConfig, config_hash
 from .files import write_text
 from .fingerprint import code_hash
@@ -269,10 +269,12 @@ class Store:
         return wave_rows
 
     def set_aside_counts(self) -> pd.DataFrame:
-        """How many records of each data set were set aside for which kind of reason."""
+        """How many records of each data set were set aside for which kind of reason, and the names
+        of the first three: columns dataset, reason, records, first."""
         kind = self.set_aside["reason"].map(reason_kind)
-        counts = self.set_aside.groupby(["dataset", kind]).size()
-        return counts.rename("records").rename_axis(["dataset", "reason"]).reset_index()
+        groups = self.set_aside.groupby(["dataset", kind])["record_id"]
+        counts = groups.agg(records="size", first=lambda names: ", ".join(names[:3]))
+        return counts.rename_axis(["dataset", "reason"]).reset_index()
 
 
 def reason_kind(reason: str) -> str:
@@ -400,7 +402,8 @@ def _settings(config: DataConfig) -> dict:
 
 
 def _list_all(root: Path, sources: dict[str, str], sampling_rate: int) -> list[dict]:
-    """One task a record: `dataset`, `folder` and the row of its listing."""
+    """One task a record: `dataset`, `folder` and the row of its listing; signal files that the
+    listing does not name follow, to be set aside. PTB-XL comes first."""
     tasks = []
     for dataset, where in sources.items():
         folder = root / where
@@ -408,9 +411,13 @@ def _list_all(root: Path, sources: dict[str, str], sampling_rate: int) -> list[d
             table = records.list_ptbxl(folder, sampling_rate)
         else:
             table = getattr(records, f"list_{dataset}")(folder)
+        others = [
+            {"record_id": name, "files": (), "skip": reason}
+            for name, reason in records.unlisted(folder, table["filename"]).items()
+        ]
         tasks += [
             {"dataset": dataset, "folder": str(folder), "row": row}
-            for row in table.to_dict("records")
+            for row in [*table.to_dict("records"), *others]
         ]
     return tasks
 
@@ -421,7 +428,7 @@ def _plain(value: object) -> str:
 
 def _signature(tasks: list[dict], settings: dict) -> str:
     """Hash of settings, code, listing rows, and size and time of every file; reads no signal."""
-    code = code_hash(records, sys.modules[__name__])
+    code = code_hash(records, overlap, sys.modules[__name__])
     digest = hashlib.sha256((_plain(settings) + code).encode())
     for task in tasks:
         digest.update(_plain([task["dataset"], task["row"]]).encode())
@@ -439,10 +446,14 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     length = round(config.seconds * config.sampling_rate)
     digest = hashlib.sha256(_plain(_settings(config)).encode())
     table, set_aside, marks, wave_rows, unused = [], [], [np.zeros((0, 5))], 0, 0.0
+    known = overlap.Known(length)
     with open(part / "signals.i2", "wb") as signals, open(part / "waves.i1", "wb") as waves:
         bar = tqdm(total=len(tasks), desc="records", unit="rec", mininterval=1.0)
         for done in in_processes(partial(_process, config), tasks, jobs):
             digest.update(done["digest"].encode())
+            if done["dataset"] == "challenge":
+                signals.flush()
+                done = _without_overlap(done, known, part / "signals.i2")
             for row, microvolts, annotated in done["rows"]:
                 signals.write(microvolts.tobytes())
                 row["wave_row"] = -1 if annotated is None else wave_rows
@@ -452,6 +463,8 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
                     marks.append(np.insert(borders, 0, wave_rows, axis=1))
                     wave_rows += 1
                 table.append(row)
+                if done["dataset"] == "ptbxl":
+                    known.add(row["record_id"], microvolts)
             set_aside += done["set_aside"]
             unused += done["unused_s"]
             bar.update()
@@ -480,6 +493,19 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     }
 
 
+def _without_overlap(done: dict, known: overlap.Known, signals: Path) -> dict:
+    """What `_process` found of a Challenge record, its rows set aside if one of them is a row of
+    PTB-XL; those are the first of `signals`."""
+    for _, microvolts, _ in done["rows"] if known.names else ():
+        nearest = known.nearest(microvolts)
+        shape = (len(known.names), *microvolts.shape)
+        if known.alike(microvolts, np.memmap(signals, "<i2", "r", shape=shape)[nearest]):
+            reason = f"{records.OVERLAP} (same signal as {known.names[nearest]})"
+            refused = {"record_id": done["record_id"], "dataset": done["dataset"], "reason": reason}
+            return done | {"rows": [], "set_aside": [*done["set_aside"], refused], "unused_s": 0.0}
+    return done
+
+
 def in_processes(work: Callable, items: Iterable, jobs: int) -> Iterator:
     """Results of `work` in the order of `items`, as they come; a script needs no `__main__` guard.
 
@@ -494,7 +520,8 @@ def _process(config: DataConfig, task: dict) -> dict:
     """Read one record and turn it into rows, or into a reason."""
     dataset, row = task["dataset"], task["row"]
     name = row["record_id"]
-    done = {"digest": _content_hash(task), "rows": [], "set_aside": [], "unused_s": 0.0}
+    done = {"dataset": dataset, "record_id": name, "digest": _content_hash(task), "rows": [],
+            "set_aside": [], "unused_s": 0.0}  # fmt: skip
 
     def refuse(which: str, reason: str) -> None:
         reason = reason.removeprefix(f"{name}: ")
@@ -570,6 +597,8 @@ def _refuse_empty(tasks: Iterable[dict], table: pd.DataFrame, set_aside: pd.Data
         if (table["dataset"] == dataset).any():
             continue
         reasons = set_aside["reason"][set_aside["dataset"] == dataset]
+        if (reasons.map(reason_kind) == records.OVERLAP).all():
+            continue  # nothing is wrong with the records: they are there as PTB-XL's
         counts = reasons.map(reason_kind).value_counts()
         listed = "; ".join(f"{kind} ({n})" for kind, n in counts.items())
         example = f"{set_aside['record_id'][reasons.index[0]]}: {reasons.iloc[0]}"

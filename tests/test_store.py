@@ -238,6 +238,19 @@ def test_bad_records_are_set_aside_with_their_names(copy, tmp_path):
     assert made.manifest["set_aside"]["ptbxl"] == 2 and made.manifest["rows"]["ptbxl"] == 10
 
 
+def test_signal_files_without_a_reader_are_counted_and_named(copy, tmp_path):
+    (copy / "challenge" / "training" / "georgia" / "g1" / "S0099.mat").write_bytes(b"x")
+    (copy / "ludb" / "data" / "more.h5").write_bytes(b"x")
+    made = prepare(CONFIG, tmp_path / "store", copy)
+    counts = made.set_aside_counts()
+    counts = counts[counts["reason"] == "signal file without a reader"].set_index("dataset")
+    assert counts["records"].to_dict() == {"challenge": 1, "ludb": 1}
+    assert counts.loc["ludb", "first"] == "data/more.h5"
+    assert made.manifest["rows"]["ludb"] == 3
+    (copy / "ludb" / "data" / "more.h5").unlink()
+    assert len(prepare(CONFIG, tmp_path / "store", copy).set_aside) == len(made.set_aside) - 1
+
+
 def test_interrupted_write_leaves_the_previous_store(copy, tmp_path, monkeypatch):
     folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge="")
     prepare(config, folder, copy)
