@@ -1,9 +1,10 @@
 """Recognise a recording of PTB-XL in another data set by its signal, whatever it is called there.
 
-Published copies differ in sampling rate and gain. After the store's cleaning, the 100 and the 500 Hz
-file of one PTB-XL record correlate with at least 0.988 (mean over leads; 488 records), two different
-records with at most 0.79 (2,272 records). The last second is left out: PTB-XL's 100 Hz files ring
-there. Rows are compared as they lie, so a copy that starts at another moment is not found.
+Published copies differ in sampling rate and gain. After the store's cleaning, the 100 and the
+500 Hz file of one PTB-XL record correlate with at least 0.988 (mean over leads; 488 records), two
+different records with at most 0.79 (2,272 records). Both ends are left out, because PTB-XL's 100 Hz
+files ring in their last second. Rows are compared as they lie, so a copy that starts at another
+moment is not found.
 """
 
 from __future__ import annotations
