@@ -18,8 +18,6 @@ import json
 import os
 import shutil
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +32,7 @@ from tqdm import tqdm
 from beatssl.config import config_hash
 from beatssl.files import part_of
 from beatssl.fingerprint import ROOT, code_hash, name_of
-from beatssl.store import Store, open_store
+from beatssl.store import Store, in_processes, open_store
 
 LEAD_II = 1
 BEAT_CLASSES = ("N", "S", "V", "other")
@@ -337,10 +335,8 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
         return _load(folder)
     chunks = np.array_split(np.arange(len(store.table)), max(1, len(store.table) // 32))
     found: list[dict] = []
-    with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(store.table), desc="beats", unit="record"))
-        apply = map if jobs == 1 else stack.enter_context(ProcessPoolExecutor(jobs)).map
-        for part in apply(partial(_analyse_rows, store.folder), chunks):
+    with tqdm(total=len(store.table), desc="beats", unit="record") as bar:
+        for part in in_processes(partial(_analyse_rows, store.folder), chunks, jobs):
             found += part
             bar.update(len(part))
     rows, most = len(found), max((len(f["r_peak"]) for f in found), default=0)

@@ -112,6 +112,8 @@ def medians(profile: Profile, designs: Sequence[Design] = DESIGNS, **which) -> p
     ours, repeated = {}, {}
     for design in designs:
         values = blocks(profile, design, **which)
+        if values.empty:
+            continue
         repeated[f"{len(values)} {'draws' if design.task == LABELS else 'folds'}"] = None
         quartiles = values.quantile([0.25, 0.5, 0.75]).T.to_numpy()
         ours[design] = {
@@ -181,7 +183,8 @@ def sizes(w: Workspace) -> pd.DataFrame:
             "records a step": config.batch_size if trained else "–",
             "minutes": f"{curves['seconds'].sum() / 60:.1f}" if trained else "–",
         }
-    return tables.titled(pd.DataFrame(lines).T.fillna("–"), "method")
+    table = pd.DataFrame(lines).T
+    return tables.titled(table.where(table.notna(), "–"), "method")
 
 
 def scores(profile: Profile, task: str) -> pd.DataFrame:
@@ -199,7 +202,7 @@ def headline_claims(values: Mapping[str, pd.DataFrame]) -> str:
     middle = values["PTB-XL F1"].median()
     lines = []
     if ours not in middle or ours not in values["LUDB F1"]:
-        return "The paper's best row has not been run."
+        return "The paper's best row has not been evaluated on both tasks."
     if released in middle:
         lines.append(
             f"- *93 % of ECG-FM in classification*: here {middle[ours] / middle[released]:.0%} "
@@ -258,13 +261,13 @@ def friedman_texts(values: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def pairs(table: pd.DataFrame, first: str) -> pd.DataFrame:
-    """`first` against every other method: Wilcoxon's signed-rank test, corrected by Holm within two
-    families: the compared methods, which are the paper's question, and the references. The verdict
-    is `cannot be shown` where no values could give a corrected p of 5 %.
+    """`first`, if it was run, against every other method: Wilcoxon's signed-rank test, corrected by
+    Holm within two families: the compared methods, which are the paper's question, and the
+    references. The verdict is `cannot be shown` where no values could give a corrected p of 5 %.
 
     Args: table: `blocks`. Returns: columns second, family (compared | reference), median (of the
     differences), p, p_holm, smallest_p, smallest_p_holm, rank_biserial, blocks, verdict."""
-    names = list(table)
+    names = list(table) if first in table else []
     families = {
         "compared": [n for n in names if n != first and n not in REFERENCES],
         "reference": [n for n in names if n != first and n in REFERENCES],
@@ -324,7 +327,7 @@ def label_texts(table: pd.DataFrame) -> pd.DataFrame:
     """`label_efficiency` as texts, a column a fraction."""
     text = [f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]" for r in table.itertuples()]
     wide = table.assign(text=text).pivot(index="label", columns="label_fraction", values="text")
-    wide = wide.loc[list(dict.fromkeys(table["label"]))]
+    wide = wide.reindex(list(dict.fromkeys(table["label"])))
     return tables.titled(wide.rename(columns="{:.0%}".format), "labels")
 
 
@@ -460,7 +463,7 @@ def delineator_failures(profile: Profile) -> str:
             text = f"- {tables.NAMES[what.run.method]}: failed on {len(saved['failed'])} of "
             text += f"{len(saved['truth'])} records"
             lines.append(text + "".join(f"; {reason}" for reason in saved["failed"]) + ".")
-    return "\n".join(lines)
+    return "\n".join(lines) or "No delineator was run."
 
 
 def _scores_within(profile: Profile, what: Evaluation, tolerance_ms: float) -> dict:
@@ -470,11 +473,14 @@ def _scores_within(profile: Profile, what: Evaluation, tolerance_ms: float) -> d
 
 def examples(profile: Profile, name: str, seed: int = 0) -> dict[str, dict]:
     """Best, median and worst record of a method by Dice: "best" | "median" | "worst" -> record_id,
-    dice, truth and prediction (time,)."""
-    found = next(
+    dice, truth and prediction (time,). Empty where the method was not run, or failed."""
+    found = next((
         what for what, _ in results.evaluations(profile, FOLDS)
         if what.name == name and what.run.seed == seed and what.protocol == "frozen"
-    )  # fmt: skip
+        and what.weights
+    ), None)  # fmt: skip
+    if found is None:
+        return {}
     loaded = results.load_predictions(profile, found)
     dice = metrics.record_dice(metrics.wave_counts(loaded["truth"], loaded["prediction"]))
     order = [i for i in np.argsort(dice, kind="stable") if not np.isnan(dice[i])]

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from beatssl import results
-from beatssl.beats import training_rows
+from beatssl.beats import pretraining_rows, training_rows
 from beatssl.config import DELINEATORS, UNTRAINED, PretrainConfig
 from beatssl.models import pick_device
 from beatssl.pretrain import DivergedError, Run, pretrain
@@ -32,6 +32,7 @@ TASKS = {
     "label draws": (results.LABELS, label_run),
     "more folds": (results.FOLDS, folds_run),
 }
+DATA_OF = {"segmentation": "ludb", "more folds": "ludb"}  # of a task; of all others PTB-XL
 COMPARED = (  # names of the methods of the comparison
     *UNTRAINED, "features", *DELINEATORS, "beatssl-hard-none-1", "cmsc", "domain_ssl", "ts2vec",
     "w2v", "ecg_fm", "beatssl-soft_1-hard-50",
@@ -46,11 +47,28 @@ def protocols(run: PretrainConfig, finetune: bool = False) -> list[str]:
     return ["frozen", "finetune"] if finetune else ["frozen"]
 
 
+def absent(w: Workspace, task: str) -> str:
+    """Why a task is not evaluated in this profile, in words; empty where its records are there.
+
+    Args: task: one of TASKS."""
+    if DATA_OF.get(task) == "ludb":
+        words = "No LUDB records in this profile: task 2 is not evaluated."
+        return "" if len(w.store.rows("ludb")) else words
+    words = "No PTB-XL records in this profile: task 1 is not evaluated."
+    return "" if len(w.store.rows("ptbxl")) else words
+
+
 def train(w: Workspace, config: PretrainConfig) -> Run:
-    """`pretrain` with the probe on fold 9 as a watch; a run that diverges is handed over as failed
-    (`Run.failure`), so that the other runs go on."""
+    """`pretrain` with the probe on fold 9 as a watch, where there is one. A run that diverges, or
+    has no records to learn from, is handed over as failed (`Run.failure`), so that the other runs
+    go on."""
+    learns = config.method not in ("random", "ecg_fm")
+    if learns and len(pretraining_rows(w.store, w.beats)) < 2:
+        reason = "no records to pretrain on in this profile (PTB-XL folds 1-8, Challenge)"
+        return Run(config, None, pd.DataFrame(), key="", failure=reason)
+    monitor = None if absent(w, "classification") else probe_monitor(w.store)
     try:
-        return pretrain(config, w.profile, w.store, w.beats, monitor=probe_monitor(w.store))
+        return pretrain(config, w.profile, w.store, w.beats, monitor=monitor)
     except DivergedError as error:
         return Run(config, None, error.curves, key="", failure=str(error))
 
@@ -65,6 +83,7 @@ def ecg_features(w: Workspace) -> np.ndarray:
 
 def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> pd.DataFrame:
     """Evaluate one run on one task; predictions that were already made are read, not repeated.
+    Without records of the task's data set there are no rows (see `absent`).
 
     Args:
         run: one that failed gets rows that say so, without values.
@@ -75,6 +94,8 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
         Result rows (`results.COLUMNS`).
     """
     name, evaluate = TASKS[task]
+    if absent(w, task):
+        return frame([])
     if run.failure:
         what = results.describe(run.config, w.profile, w.store, None, name, "frozen", 1.0)
         return frame(results.failed(what, w.profile, run.failure))
@@ -97,6 +118,7 @@ def evaluate_all(
     w: Workspace, task: str, finetune_seeds: int = 0, names: Sequence[str] = ()
 ) -> pd.DataFrame:
     """`evaluate_run` for every run of the profile; one that is not trained yet is trained first.
+    Without records of the task's data set nothing is trained, and there are no rows.
 
     Args:
         finetune_seeds: of each method, the encoders with seeds below this are also fine-tuned.
@@ -104,6 +126,8 @@ def evaluate_all(
     """
     prepare = functools.cache(functools.partial(without_encoder, w, task=task))
     tables = []
+    if absent(w, task):
+        return frame([])
     for config in tqdm(w.profile.runs, desc=task, unit="run"):
         if names and config.name not in names:
             continue
@@ -112,4 +136,4 @@ def evaluate_all(
         elif (found := prepare(config.method)) is not None:
             _, evaluate = TASKS[task]
             tables.append(frame(evaluate(config, w.profile, w.store, found, "frozen")))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else frame([])

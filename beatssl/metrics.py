@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from beatssl.records import SUPERCLASSES, WAVES
+from beatssl.records import SUPERCLASSES, WAVES, wave_marks
 
 BORDERS = ("onset", "offset")
 
@@ -169,25 +169,6 @@ def record_dice(counts: np.ndarray) -> np.ndarray:
     return _divide(np.where(defined, per_wave, 0).sum(axis=1), defined.sum(axis=1))
 
 
-def borders(labels: np.ndarray, wave: int, border: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the runs of one wave begin (first sample) or end (last sample).
-
-    Args:
-        labels: (n, time).
-        wave: 1 P, 2 QRS, 3 T.
-        border: "onset" or "offset".
-
-    Returns:
-        record (events,), sample (events,), ordered by record, then sample.
-    """
-    inside = np.pad(labels == wave, ((0, 0), (1, 1))).astype(np.int8)
-    change = np.diff(inside, axis=1)  # (n, time + 1)
-    if border == "onset":
-        return np.nonzero(change == 1)
-    record, after = np.nonzero(change == -1)
-    return record, after - 1
-
-
 def match_borders(
     true_at: np.ndarray, predicted_at: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -219,6 +200,7 @@ def match_borders(
 
 def border_sums(
     truth: np.ndarray,
+    marks: np.ndarray,
     predicted: np.ndarray,
     wave: int,
     border: str,
@@ -228,13 +210,15 @@ def border_sums(
     """What the event scores of one border are computed from, summed per record.
 
     True and predicted borders are matched one to one within the tolerance (150 ms is usual,
-    ANSI/AAMI EC57; see baselines.md 3.2). Not scored: a true border next to the unannotated region
-    or at the record's end (the wave may be cut there) together with its match; a predicted border
-    in the unannotated region that matches nothing.
+    ANSI/AAMI EC57; see baselines.md 3.2). The true ones are the marks as annotated, at the rate of
+    the file; only the predicted ones lie on samples. Not scored: a true border next to the
+    unannotated region or at the record's end (the wave may be cut there) together with its match;
+    a predicted border in the unannotated region that matches nothing.
 
     Args:
         truth, predicted: (n, time), see `wave_counts`.
-        sampling_rate: Hz.
+        marks: (waves, 4), see `records.wave_marks`: record, class, onset and offset in ms.
+        sampling_rate: of `truth` and `predicted`, Hz.
 
     Returns:
         (n, 5): matched, false positive, missed, sum of the errors in ms (predicted minus true),
@@ -242,28 +226,38 @@ def border_sums(
     """
     n, time = truth.shape
     step = 1000.0 / sampling_rate  # ms per sample
-    tolerance = tolerance_ms / step + 1e-9
-    apart = time + int(np.ceil(tolerance)) + 1  # keeps the records out of each other's reach
-    true_record, true_sample = borders(truth, wave, border)
-    pred_record, pred_sample = borders(predicted, wave, border)
+    apart = time * step + tolerance_ms + 1  # ms, keeps the records out of each other's reach
+    column = 2 + BORDERS.index(border)
+    true_record, true_ms = _of_wave(marks, wave, column)
+    pred_record, pred_ms = _of_wave(wave_marks(predicted, sampling_rate), wave, column)
     of_true, of_pred = match_borders(
-        true_record * apart + true_sample, pred_record * apart + pred_sample, tolerance
+        true_record * apart + true_ms, pred_record * apart + pred_ms, tolerance_ms + 1e-6
     )
-    outside = true_sample + (-1 if border == "onset" else 1)
+    outside = _sample_of(true_ms, step, time) + (-1 if border == "onset" else 1)
     fenced = np.pad(truth, ((0, 0), (0, 1)), constant_values=-1)  # column -1 and column `time`
     scored = fenced[true_record, outside] >= 0
 
     counted = scored[of_true]
     record = true_record[of_true][counted]
-    error = (pred_sample[of_pred] - true_sample[of_true])[counted] * step
+    error = (pred_ms[of_pred] - true_ms[of_true])[counted]
     missed = np.setdiff1d(np.flatnonzero(scored), of_true)
-    extra = np.setdiff1d(np.arange(len(pred_sample)), of_pred)
-    extra = extra[truth[pred_record[extra], pred_sample[extra]] >= 0]
+    extra = np.setdiff1d(np.arange(len(pred_ms)), of_pred)
+    extra = extra[truth[pred_record[extra], _sample_of(pred_ms[extra], step, time)] >= 0]
     columns = (
         (record, None), (pred_record[extra], None), (true_record[missed], None),
         (record, error), (record, error**2),
     )  # fmt: skip
     return np.stack([np.bincount(r, w, minlength=n) for r, w in columns], axis=1).astype(float)
+
+
+def _of_wave(marks: np.ndarray, wave: int, column: int) -> tuple[np.ndarray, np.ndarray]:
+    """Record and time (ms) of one border of one wave."""
+    chosen = marks[marks[:, 1] == wave]
+    return chosen[:, 0].astype(int), chosen[:, column]
+
+
+def _sample_of(ms: np.ndarray, step: float, time: int) -> np.ndarray:
+    return np.rint(ms / step).astype(int).clip(0, time - 1)
 
 
 def segmentation_scores(
@@ -281,7 +275,8 @@ def segmentation_scores(
       divisor n).
 
     Args:
-        predictions: `truth`, `prediction` (n, time); `sampling_rate` Hz, `tolerance_ms` scalars.
+        predictions: `truth`, `prediction` (n, time); `marks` (waves, 4), the borders of the truth
+            as annotated; `sampling_rate` Hz, `tolerance_ms` scalars.
         weights: (resamples, n); default one row of ones.
 
     Returns:
@@ -303,7 +298,10 @@ def segmentation_scores(
     rate, tolerance = float(predictions["sampling_rate"]), float(predictions["tolerance_ms"])
     for k, name in enumerate(WAVES):
         for border in BORDERS:
-            sums = weights @ border_sums(truth, predicted, k + 1, border, rate, tolerance)
+            sums = border_sums(
+                truth, predictions["marks"], predicted, k + 1, border, rate, tolerance
+            )
+            sums = weights @ sums
             for key, values in _event_scores(sums).items():
                 scores[f"event_{key}_{name}_{border}"] = values
     return scores

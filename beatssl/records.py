@@ -15,8 +15,9 @@ Sources: PTB-XL, Wagner et al., Sci Data 7:154 (2020); LUDB, Kalyakulina et al.,
 from __future__ import annotations
 
 import ast
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,11 @@ MARK_ON_BORDER = 0.010  # s: a peak mark this near a pair of borders belongs to 
 UNKNOWN_BORDER = 0.100  # s left out on a side whose border is missing
 FLAT_MILLIVOLT = 0.02  # a lead with a smaller peak-to-peak is called flat
 MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
-OVERLAPPING_SOURCES = {"ptb-xl": "overlaps PTB-XL"}  # Challenge folders that are left out
+OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
+PTBXL_RECORD = re.compile(r"HR\d{5}|\d{5}_[hl]r", re.IGNORECASE)  # in the Challenge, in PTB-XL
+SIGNAL_FILES = frozenset(
+    ".mat .dat .h5 .hdf5 .edf .bdf .gdf .npy .npz .dcm .scp .ecg".split()
+)  # of ECG collections; only WFDB headers are read
 
 
 class RecordError(ValueError):
@@ -168,19 +173,22 @@ def list_ludb(folder: Path) -> pd.DataFrame:
 def list_challenge(folder: Path) -> pd.DataFrame:
     """List the records of a folder in the Challenge 2021 layout (`training/<source>/g1/*.hea`).
 
+    Folder `training` may be missing; headers that lie flat in a folder have its name as source.
+
     Returns:
         One row a record: record_id, source, filename, files, skip. `skip` holds the reason why
-        a source is left out ("overlaps PTB-XL"), empty for the records to read.
+        a record is left out, empty for the records to read: PTB-XL's are known here by the name of
+        a folder on their path, however it is spelt, or their own (`HR00001`, `00001_hr`).
 
     Raises:
         RecordError: the folder is missing or holds no header file.
     """
     folder = _folder(folder)
-    base = folder / "training" if (folder / "training").is_dir() else folder
     rows = []
-    for header in sorted(base.rglob("*.hea")):
-        inside = header.relative_to(base).parts
-        source = inside[0] if len(inside) > 1 else base.name
+    for header in sorted(folder.rglob("*.hea")):
+        inside = header.relative_to(folder).parts
+        inside = inside[1:] if inside[0] == "training" else inside
+        source = inside[0] if len(inside) > 1 else header.parent.name
         filename = header.relative_to(folder).with_suffix("").as_posix()
         rows.append(
             {
@@ -188,10 +196,45 @@ def list_challenge(folder: Path) -> pd.DataFrame:
                 "source": source,
                 "filename": filename,
                 "files": (f"{filename}.hea", f"{filename}.mat"),
-                "skip": OVERLAPPING_SOURCES.get(source.lower(), ""),
+                "skip": _named_like_ptbxl([source, *inside[:-1]], header.stem),
             }
         )
     return _listing(rows, folder)
+
+
+def _named_like_ptbxl(folders: Sequence[str], record: str) -> str:
+    """Why a Challenge record is PTB-XL's by its name, or an empty text."""
+    for folder in folders:
+        if "ptbxl" in re.sub(r"[^a-z]", "", folder.lower()):
+            return f"{OVERLAP} (folder {folder})"
+    return f"{OVERLAP} (record name)" if PTBXL_RECORD.fullmatch(record) else ""
+
+
+def unlisted(folder: Path, listed: Iterable[str]) -> dict[str, str]:
+    """Signal files of a folder that no record of its listing names: name -> why.
+
+    Args:
+        folder: of a data set.
+        listed: `filename` of its records; PTB-XL's other rate counts as listed.
+    """
+    known = {_without_rate(name) for name in listed}
+    found = {}
+    for place, _, files in sorted(os.walk(folder)):
+        for file in sorted(files):
+            path = Path(place, file)
+            name = path.relative_to(folder).as_posix()
+            suffix = path.suffix.lower()
+            if suffix not in SIGNAL_FILES or file.startswith("."):
+                continue
+            if _without_rate(name[: -len(suffix)]) not in known:
+                kind = "no header lists it" if suffix in (".mat", ".dat") else "format not read"
+                found[name] = f"signal file without a reader ({suffix}, {kind})"
+    return found
+
+
+def _without_rate(name: str) -> str:
+    """records500/00000/00001_hr and records100/00000/00001_lr are one record."""
+    return re.sub(r"^records(?:100|500)/(.*)_[hl]r$", r"\1", name)
 
 
 def _folder(folder: Path) -> Path:
@@ -222,7 +265,12 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 def _listing(rows: list[dict], folder: Path) -> pd.DataFrame:
     if not rows:
-        raise RecordError(f"{folder.name}: no record listed: complete the download")
+        others = list(unlisted(folder, ()))
+        named = f" ({len(others)} signal files without a reader: {others[0]}, ..)" if others else ""
+        raise RecordError(
+            f"{folder.name}: no record listed{named}: complete the download; records are read "
+            "through their WFDB headers"
+        )
     table = pd.DataFrame(rows)
     twice = table["record_id"][table["record_id"].duplicated()]
     if len(twice):
@@ -515,6 +563,29 @@ def _group(text: str, samples: np.ndarray, sampling_rate: float) -> tuple[list, 
         else:
             unsure.append((at[0] - margin, at[0] + margin))
     return drawn, unsure
+
+
+def wave_runs(labels: np.ndarray) -> np.ndarray:
+    """Where each wave begins and ends.
+
+    Args:
+        labels: (n, time), see `wave_labels`.
+
+    Returns:
+        (waves, 4) int64: row of `labels`, class (1 P, 2 QRS, 3 T), first and last sample; ordered
+        by row, then sample.
+    """
+    padded = np.pad(labels.astype(np.int8), ((0, 0), (1, 1)))
+    row, before = np.nonzero(np.diff(padded, axis=1))  # the label changes after column `before`
+    starts = padded[row, before + 1] > 0
+    ends = padded[row, before] > 0
+    first = before[starts]
+    return np.stack([row[starts], labels[row[starts], first], first, before[ends] - 1], axis=1)
+
+
+def wave_marks(labels: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """`wave_runs` in time: (waves, 4) float64: row, class, onset and offset in ms."""
+    return wave_runs(labels) * np.array([1.0, 1.0, 1000 / sampling_rate, 1000 / sampling_rate])
 
 
 def count_marks(folder: Path) -> dict[str, int]:

@@ -4,7 +4,8 @@
 rows, cleans and resamples them, and writes
 
     <folder>/manifest.json          what the store was made from, and which data folder is current
-    <folder>/data-<signature>/      signals.i2 (rows, 12, time) int16 microvolts, waves.i1, two csv
+    <folder>/data-<signature>/      signals.i2 (rows, 12, time) int16 microvolts, waves.i1,
+                                    marks.f8, two csv
 
 The manifest is replaced last and in one step, so an interrupted write leaves the previous store as
 it was. A store whose inputs (settings, code, index rows, sizes and times of the files) did not
@@ -16,11 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
@@ -30,16 +29,17 @@ import numpy as np
 import pandas as pd
 import scipy
 import wfdb
+from joblib import Parallel, delayed
 from scipy import signal as dsp
 from tqdm import tqdm
 
-from . import records
+from . import overlap, records
 from .config import ConfigError, DataConfig, config_hash
 from .files import part_of, write_text
 from .fingerprint import ROOT, code_hash, name_of
 from .records import LEADS, SUPERCLASSES, Record, RecordError
 
-STORE_VERSION = 1  # raise it when the meaning of a row changes: older stores are built again
+STORE_VERSION = 2  # raise it when the meaning of a row changes: older stores are built again
 FILTER_ORDER = 2  # of the Butterworth filter, applied forwards and backwards
 DATASETS = ("ptbxl", "ludb", "challenge")
 READERS = {
@@ -125,19 +125,28 @@ def resample(signal: np.ndarray, old_hz: float, new_hz: float, length: int) -> n
 
 
 def resample_labels(labels: np.ndarray, old_hz: float, new_hz: float, length: int) -> np.ndarray:
-    """Nearest-sample resampling: every new label is an old one.
+    """Wave labels at another rate; the borders are rounded, so that no wave shrinks on average.
+
+    The first and the last sample of each wave go to the nearest new samples. Picking the nearest
+    old label for each new sample would move onsets late and offsets early, by 4 ms from 500 to
+    100 Hz. Between the waves every new label is the nearest old one.
 
     Args:
-        labels: (..., time) integers.
+        labels: (n, time), see `records.wave_labels`.
         old_hz: sampling rate of `labels`, Hz.
         new_hz: wanted sampling rate, Hz.
         length: samples of the result.
 
     Returns:
-        (..., length), the type of `labels`.
+        (n, length), the type of `labels`. Where two waves round to one sample, it is the later's.
     """
-    index = np.rint(np.arange(length) * old_hz / new_hz).astype(int)
-    return labels[..., np.minimum(index, labels.shape[-1] - 1)]
+    nearest = np.rint(np.arange(length) * old_hz / new_hz).astype(int)
+    resampled = labels[:, np.minimum(nearest, labels.shape[1] - 1)]
+    resampled[resampled > 0] = 0
+    for row, wave, first, last in records.wave_runs(labels):
+        start, end = np.rint(np.array([first, last]) * new_hz / old_hz).astype(int)
+        resampled[row, start : end + 1] = wave
+    return resampled
 
 
 def windows(record: Record, seconds: float) -> list[tuple[str, float, Record]]:
@@ -170,6 +179,8 @@ class Store:
         table: one line a row of `signals`, columns as in `TABLE_TYPES`.
         set_aside: record_id, dataset, reason of the records that are not in the store.
         waves: (annotated rows, 12, time) int8 wave labels.
+        marks: (waves, 5) float64, their borders as annotated: row of `waves`, lead, class, onset
+            and offset in ms from the start of the row, not rounded to `sampling_rate`.
         sampling_rate: Hz.
         folder: where it lies.
         fingerprint: hash of the inputs' contents and the settings, the same on every machine.
@@ -186,6 +197,7 @@ class Store:
         self.content: str = config_hash(manifest["files"])
         self.signals = _map(data / "signals.i2", "<i2", manifest["signals_shape"])
         self.waves = _map(data / "waves.i1", "i1", manifest["waves_shape"])
+        self.marks = _map(data / "marks.f8", "<f8", manifest["marks_shape"])
         self.table = _read_table(data / "table.csv", TABLE_TYPES)
         self.set_aside = _read_table(data / "set_aside.csv", SET_ASIDE_TYPES)
 
@@ -224,6 +236,26 @@ class Store:
         Raises:
             StoreError: unknown lead, or a row without wave annotation.
         """
+        return np.array(self.waves[self._wave_rows(rows, lead), LEADS.index(lead)])
+
+    def wave_marks(self, rows: Sequence[int], lead: str = "II") -> np.ndarray:
+        """Borders of the waves as annotated, at the rate of the file.
+
+        Returns:
+            (waves, 4) float64: item of `rows`, class (1 P, 2 QRS, 3 T), onset and offset in ms from
+            the start of the row; ordered by item, then onset.
+
+        Raises:
+            StoreError: unknown lead, or a row without wave annotation.
+        """
+        wave_rows = self._wave_rows(rows, lead)
+        of_lead = np.array(self.marks[self.marks[:, 1] == LEADS.index(lead)])
+        each = [of_lead[of_lead[:, 0] == wave_row][:, 1:] for wave_row in wave_rows]
+        for item, marks in enumerate(each):
+            marks[:, 0] = item
+        return np.concatenate([np.zeros((0, 4)), *each])
+
+    def _wave_rows(self, rows: Sequence[int], lead: str) -> np.ndarray:
         if lead not in LEADS:
             raise StoreError(f"lead {lead!r} is not known; known: {', '.join(LEADS)}")
         rows = np.asarray(rows, int)
@@ -231,13 +263,15 @@ class Store:
         if (wave_rows < 0).any():
             name = self.table["record_id"].iloc[rows[wave_rows < 0][0]]
             raise StoreError(f"{name}: has no wave annotation: ask for LUDB rows only")
-        return np.array(self.waves[wave_rows, LEADS.index(lead)])
+        return wave_rows
 
     def set_aside_counts(self) -> pd.DataFrame:
-        """How many records of each data set were set aside for which kind of reason."""
+        """How many records of each data set were set aside for which kind of reason, and the names
+        of the first three: columns dataset, reason, records, first."""
         kind = self.set_aside["reason"].map(reason_kind)
-        counts = self.set_aside.groupby(["dataset", kind]).size()
-        return counts.rename("records").rename_axis(["dataset", "reason"]).reset_index()
+        groups = self.set_aside.groupby(["dataset", kind])["record_id"]
+        counts = groups.agg(records="size", first=lambda names: ", ".join(names[:3]))
+        return counts.rename_axis(["dataset", "reason"]).reset_index()
 
 
 def reason_kind(reason: str) -> str:
@@ -362,7 +396,8 @@ def _settings(config: DataConfig) -> dict:
 
 
 def _list_all(root: Path, sources: dict[str, str], sampling_rate: int) -> list[dict]:
-    """One task a record: `dataset`, `folder` and the row of its listing."""
+    """One task a record: `dataset`, `folder` and the row of its listing; signal files that the
+    listing does not name follow, to be set aside. PTB-XL comes first."""
     tasks = []
     for dataset, where in sources.items():
         folder = root / where
@@ -370,9 +405,13 @@ def _list_all(root: Path, sources: dict[str, str], sampling_rate: int) -> list[d
             table = records.list_ptbxl(folder, sampling_rate)
         else:
             table = getattr(records, f"list_{dataset}")(folder)
+        others = [
+            {"record_id": name, "files": (), "skip": reason}
+            for name, reason in records.unlisted(folder, table["filename"]).items()
+        ]
         tasks += [
             {"dataset": dataset, "folder": str(folder), "row": row}
-            for row in table.to_dict("records")
+            for row in [*table.to_dict("records"), *others]
         ]
     return tasks
 
@@ -383,8 +422,8 @@ def _plain(value: object) -> str:
 
 def store_code(root: Path = ROOT) -> str:
     """Hash of the code that makes a store. Args: root: folder of the package."""
-    parts = (_build, records.list_ptbxl, records.list_ludb, records.list_challenge)
-    return code_hash(*map(name_of, (*parts, *READERS.values())), root=root)
+    readers = [f"{records.__name__}.{verb}_{d}" for verb in ("list", "read") for d in DATASETS]
+    return code_hash(name_of(_build), *readers, root=root)
 
 
 def _signature(tasks: list[dict], settings: dict) -> str:
@@ -406,22 +445,32 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     """Write the data files into `part`; returns the manifest without signature."""
     length = round(config.seconds * config.sampling_rate)
     digest = hashlib.sha256(_plain(_settings(config)).encode())
-    table, set_aside, wave_rows, unused = [], [], 0, 0.0
+    table, set_aside, marks, wave_rows, unused = [], [], [np.zeros((0, 5))], 0, 0.0
+    known = overlap.Known(length)
     with open(part / "signals.i2", "wb") as signals, open(part / "waves.i1", "wb") as waves:
         bar = tqdm(total=len(tasks), desc="records", unit="rec", mininterval=1.0)
-        for done in _run(partial(_process, config), tasks, jobs):
+        for done in in_processes(partial(_process, config), tasks, jobs):
             digest.update(done["digest"].encode())
-            for row, microvolts, labels in done["rows"]:
+            if done["dataset"] == "challenge":
+                signals.flush()
+                done = _without_overlap(done, known, part / "signals.i2")
+            for row, microvolts, annotated in done["rows"]:
                 signals.write(microvolts.tobytes())
-                if labels is not None:
+                row["wave_row"] = -1 if annotated is None else wave_rows
+                if annotated is not None:
+                    labels, borders = annotated
                     waves.write(labels.tobytes())
-                row["wave_row"] = -1 if labels is None else wave_rows
-                wave_rows += labels is not None
+                    marks.append(np.insert(borders, 0, wave_rows, axis=1))
+                    wave_rows += 1
                 table.append(row)
+                if done["dataset"] == "ptbxl":
+                    known.add(row["record_id"], microvolts)
             set_aside += done["set_aside"]
             unused += done["unused_s"]
             bar.update()
         bar.close()
+    marks = np.concatenate(marks)
+    (part / "marks.f8").write_bytes(marks.astype("<f8").tobytes())
     table = pd.DataFrame(table, columns=list(TABLE_TYPES))
     set_aside = pd.DataFrame(set_aside, columns=list(SET_ASIDE_TYPES))
     _refuse_empty(tasks, table, set_aside)
@@ -435,6 +484,7 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
         "sampling_rate": config.sampling_rate,
         "signals_shape": [len(table), len(LEADS), length],
         "waves_shape": [wave_rows, len(LEADS), length],
+        "marks_shape": list(marks.shape),
         "rows": table["dataset"].value_counts().to_dict(),
         "set_aside": set_aside["dataset"].value_counts().to_dict(),
         "seconds_left_over": round(unused, 3),  # ends of recordings too short for another row
@@ -443,21 +493,35 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     }
 
 
-def _run(work: partial, tasks: list[dict], jobs: int) -> Iterator[dict]:
-    """Results in the order of `tasks`."""
-    if jobs == 1:
-        yield from map(work, tasks)
-        return
-    context = multiprocessing.get_context("spawn")  # safe beside threads, the same everywhere
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        yield from pool.map(work, tasks, chunksize=8)
+def _without_overlap(done: dict, known: overlap.Known, signals: Path) -> dict:
+    """What `_process` found of a Challenge record, its rows set aside if one of them is a row of
+    PTB-XL; those are the first of `signals`."""
+    for _, microvolts, _ in done["rows"] if known.names else ():
+        nearest = known.nearest(microvolts)
+        shape = (len(known.names), *microvolts.shape)
+        if known.alike(microvolts, np.memmap(signals, "<i2", "r", shape=shape)[nearest]):
+            reason = f"{records.OVERLAP} (same signal as {known.names[nearest]})"
+            refused = {"record_id": done["record_id"], "dataset": done["dataset"], "reason": reason}
+            return done | {"rows": [], "set_aside": [*done["set_aside"], refused], "unused_s": 0.0}
+    return done
+
+
+def in_processes(work: Callable, items: Iterable, jobs: int) -> Iterator:
+    """Results of `work` in the order of `items`, as they come; a script needs no `__main__` guard.
+
+    Args:
+        work: a function of a module (or a `partial` of one).
+        jobs: processes; one works in this one.
+    """
+    return Parallel(jobs, return_as="generator")(delayed(work)(item) for item in items)
 
 
 def _process(config: DataConfig, task: dict) -> dict:
     """Read one record and turn it into rows, or into a reason."""
     dataset, row = task["dataset"], task["row"]
     name = row["record_id"]
-    done = {"digest": _content_hash(task), "rows": [], "set_aside": [], "unused_s": 0.0}
+    done = {"dataset": dataset, "record_id": name, "digest": _content_hash(task), "rows": [],
+            "set_aside": [], "unused_s": 0.0}  # fmt: skip
 
     def refuse(which: str, reason: str) -> None:
         reason = reason.removeprefix(f"{name}: ")
@@ -480,14 +544,8 @@ def _process(config: DataConfig, task: dict) -> dict:
         if reason:
             refuse(which, reason)
             continue
-        labels = piece.waves
-        if labels is not None:
-            labels = resample_labels(
-                labels, piece.sampling_rate, config.sampling_rate, microvolts.shape[1]
-            )
-        done["rows"].append(
-            (_table_row(piece, which, start_s), microvolts.astype("<i2"), labels)
-        )
+        row = _table_row(piece, which, start_s)
+        done["rows"].append((row, microvolts.astype("<i2"), _annotated(piece, config)))
     used = sum(piece.signal.shape[1] for _, _, piece in pieces)
     done["unused_s"] = (record.signal.shape[1] - used) / record.sampling_rate
     return done
@@ -499,6 +557,15 @@ def _microvolts(record: Record, config: DataConfig) -> np.ndarray:
     length = round(config.seconds * config.sampling_rate)
     resampled = resample(cleaned, record.sampling_rate, config.sampling_rate, length)
     return np.rint(resampled * 1000)
+
+
+def _annotated(record: Record, config: DataConfig) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels (12, time) at the store's rate and `records.wave_marks`, if there are any."""
+    if record.waves is None:
+        return None
+    length = round(config.seconds * config.sampling_rate)
+    labels = resample_labels(record.waves, record.sampling_rate, config.sampling_rate, length)
+    return labels, records.wave_marks(record.waves, record.sampling_rate)
 
 
 def _table_row(record: Record, name: str, start_s: float) -> dict:
@@ -530,6 +597,8 @@ def _refuse_empty(tasks: Iterable[dict], table: pd.DataFrame, set_aside: pd.Data
         if (table["dataset"] == dataset).any():
             continue
         reasons = set_aside["reason"][set_aside["dataset"] == dataset]
+        if (reasons.map(reason_kind) == records.OVERLAP).all():
+            continue  # nothing is wrong with the records: they are there as PTB-XL's
         counts = reasons.map(reason_kind).value_counts()
         listed = "; ".join(f"{kind} ({n})" for kind, n in counts.items())
         example = f"{set_aside['record_id'][reasons.index[0]]}: {reasons.iloc[0]}"

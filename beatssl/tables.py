@@ -21,6 +21,9 @@ MAIN = (  # the rows shown where there is no room for all: references, baseline,
     "random", "random_data", "supervised", "features", "beatssl-hard-none-1",
     "beatssl-soft_1-hard-50",
 )  # fmt: skip
+HEALTH = (
+    "uniformity", "alignment", "alignment_chance", "effective_rank", "neighbour_agreement",
+)  # fmt: skip
 ABLATION = ("random", "random_data", "supervised", "features", "beatssl")  # Table 1, references
 NAMES = {
     "random": "Untrained, as initialised",
@@ -133,7 +136,8 @@ def by_fraction(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     table = table.assign(text=cells(table), labels=table["label_fraction"].map("{:.0%}".format))
     index = ["label", "labels", "n", "seeds"]
     order = pd.MultiIndex.from_frame(table[index].drop_duplicates())
-    wide = table.pivot(index=index, columns="metric", values="text")[list(metrics)].reindex(order)
+    wide = table.pivot(index=index, columns="metric", values="text")
+    wide = wide.reindex(order).reindex(columns=list(metrics))
     return titled(wide.reset_index(["labels", "n", "seeds"]), "method")
 
 
@@ -159,14 +163,15 @@ def per_run(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     part = part.assign(text=cells(part), labels=part["label_fraction"].map("{:.0%}".format))
     index = ["run_id", "protocol", "labels", "n"]
     wide = part.pivot(index=index, columns="metric", values="text")
-    return titled(wide[list(metrics)].reset_index(index[1:]), "run")
+    return titled(wide.reindex(columns=list(metrics)).reset_index(index[1:]), "run")
 
 
 def events(table: pd.DataFrame) -> pd.DataFrame:
     """`by_method` of the segmentation: sensitivity / precision and timing error (mean ± sd, ms) of
     each border, a line a method."""
     value = table.set_index(["label", "metric"])["value"]
-    lines = {name: borders(value[name]) for name in dict.fromkeys(table["label"])}
+    names = dict.fromkeys(table.loc[table["metric"].str.startswith("event_"), "label"])
+    lines = {name: borders(value[name]) for name in names}  # a run that failed has no events
     return titled(pd.DataFrame(lines).T, "sensitivity / precision, error in ms")
 
 
@@ -289,20 +294,15 @@ def rank_texts(table: pd.DataFrame) -> pd.DataFrame:
 
 def health(table: pd.DataFrame) -> pd.DataFrame:
     """`by_method` of task `ptbxl_embedding` as texts, a line a row."""
-    metrics = [
-        "uniformity", "alignment", "alignment_chance", "effective_rank", "neighbour_agreement",
-    ]  # fmt: skip
     table = table.assign(text=cells(table))
-    wide = table[table["metric"].isin(metrics)].pivot(
-        index="label", columns="metric", values="text"
-    )
-    wide = wide.loc[list(dict.fromkeys(table["label"])), metrics]
+    wide = table[table["metric"].isin(HEALTH)].pivot(index="label", columns="metric", values="text")
+    wide = wide.reindex(list(dict.fromkeys(table["label"])), columns=list(HEALTH))
     return titled(wide.rename(columns=lambda name: name.replace("_", " ")), "encoder")
 
 
 def health_and_scores(profile: Profile, variants: bool = False) -> pd.DataFrame:
     """One line an encoder: label, kind of rhythm target, health measures and headline scores (mean
-    over seeds), for a plot of one against the other."""
+    over seeds), for a plot of one against the other; NaN where there is none."""
     rows = results.of_profile(profile)
     table = by_method(rows, variants)
     table = table[(table["protocol"] == "frozen") & (table["label_fraction"] == 1)]
@@ -314,4 +314,5 @@ def health_and_scores(profile: Profile, variants: bool = False) -> pd.DataFrame:
     ]
     table = table.assign(column=column).dropna(subset=["column"])
     wide = table.pivot(index=["label", "method", "rhythm"], columns="column", values="value")
+    wide = wide.reindex(columns=[*HEALTH, *heading.values()])
     return wide.reset_index().rename_axis(columns=None)

@@ -10,6 +10,7 @@ from beatssl import evaluate, metrics, results
 from beatssl.config import DELINEATORS, PretrainConfig
 from beatssl.metrics import MetricError
 from beatssl.pretrain import pretrain
+from beatssl.records import wave_runs
 from beatssl.tasks import compare, delineate
 from beatssl.tasks.classify import probe, split, stratified_draw
 from beatssl.tasks.segment import folds
@@ -118,9 +119,49 @@ def test_delineators_find_the_waves_of_a_simulated_heart(small, method):
     truth = small.store.wave_targets(rows, lead="II")
     assert found.shape == truth.shape and len(failed) < len(rows) / 2
     scores = metrics.segmentation_scores({
-        "truth": truth, "prediction": found, "sampling_rate": np.array(100),
-        "tolerance_ms": np.array(150.0)})
+        "truth": truth, "marks": small.store.wave_marks(rows, lead="II"), "prediction": found,
+        "sampling_rate": np.array(100), "tolerance_ms": np.array(150.0)})
     assert scores["f1_QRS"][0] > 0.4 and scores["f1_macro"][0] > 0.4
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        ([10, 50, 90], [15, 55, 95], [(10, 15), (50, 55), (90, 95)]),
+        ([50, 90], [15, 55, 95], [(50, 55), (90, 95)]),  # one shorter: the first onset is missing
+        ([10, 50, 90], [15, 95], [(10, 15), (90, 95)]),  # and the offset between
+        ([10, np.nan, 90], [15, 55, np.nan, 95], [(10, 15), (90, 95)]),
+        ([10, 12], [15], [(12, 15)]),  # of two first marks the nearer one has the partner
+        ([10], [12, 15], [(10, 12)]),
+        ([10, 50], [31, 70], [(50, 70)]),  # 21 samples: beyond the limit
+        ([20], [10], []),
+        ([], [10], []),
+        ([10], [], []),
+        ([10], [10], [(10, 10)]),
+    ],
+)
+def test_marks_of_one_wave_are_paired_by_where_they_lie(first, last, expected):
+    found = delineate.match_marks(np.array(first, float), np.array(last, float), 20)
+    assert [tuple(pair) for pair in found] == expected and found.shape[1] == 2
+
+
+def test_peak_draws_all_other_waves_where_one_onset_is_missing(monkeypatch):
+    """The lists of LUDB's record 6 have 9 P peaks and 8 P onsets."""
+    beats = np.array([100, 200, 300])
+    marks = {
+        "ECG_P_Onsets": [185, 285], "ECG_P_Peaks": beats - 10, "ECG_Q_Peaks": beats - 2,
+        "ECG_S_Peaks": beats + 3, "ECG_T_Peaks": beats + 30, "ECG_T_Offsets": beats + 38,
+    }  # fmt: skip
+    monkeypatch.setattr(delineate.nk, "ecg_clean", lambda lead, **_: lead)
+    monkeypatch.setattr(delineate.nk, "ecg_peaks", lambda *_, **__: (0, {"ECG_R_Peaks": beats}))
+    monkeypatch.setattr(delineate.nk, "ecg_delineate", lambda *_, **__: (0, marks))
+    expected = [
+        *[(0, 1, r - 15, r - 5) for r in beats[1:]],
+        *[(0, 2, r - 2, r + 3) for r in beats],
+        *[(0, 3, r + 22, r + 38) for r in beats],
+    ]
+    found = wave_runs(delineate.delineate(np.zeros(400), 100, "peak")[None])
+    assert {tuple(run) for run in found.tolist()} == set(expected)
 
 
 def test_a_lead_that_neurokit_cannot_read_is_named():

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from beatssl import comparison, evaluate, metrics, plots, results, stats
 from beatssl.config import PretrainConfig
+from beatssl.records import wave_marks
 
 OURS = comparison.BEST_LABEL
 
@@ -41,10 +42,12 @@ def test_value_of_a_fold_is_the_score_of_its_records_alone():
         "fold": np.repeat([1, 2, 3], 4), "sampling_rate": np.array(100),
         "tolerance_ms": np.array(150.0), "record_id": np.arange(12).astype(str),
     }  # fmt: skip
+    saved["marks"] = wave_marks(saved["truth"], 100)
     for metric in ("f1_macro", "dice"):
         found = comparison.block_scores(results.FOLDS, saved, metric)
         for k in range(3):
             part = {n: v[4 * k : 4 * k + 4] if v.ndim else v for n, v in saved.items()}
+            part["marks"] = wave_marks(part["truth"], 100)
             assert found[k] == pytest.approx(metrics.segmentation_scores(part)[metric][0])
 
 

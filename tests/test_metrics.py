@@ -8,7 +8,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from beatssl import metrics
 from beatssl.metrics import MetricError
-from beatssl.records import SUPERCLASSES, WAVES
+from beatssl.records import SUPERCLASSES, WAVES, wave_marks
+from beatssl.store import resample_labels
 
 
 def labelled(n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +29,16 @@ def runs(time: int, *waves: tuple[int, int, int]) -> np.ndarray:
 
 def sums(truth: np.ndarray, predicted: np.ndarray, wave: int = 2, border: str = "onset"):
     """Event sums at 100 Hz with a tolerance of 150 ms = 15 samples."""
-    return metrics.border_sums(truth, predicted, wave, border, 100, 150.0)
+    marks = wave_marks(truth, 100)
+    return metrics.border_sums(truth, marks, predicted, wave, border, 100, 150.0)
+
+
+def segmented(truth: np.ndarray, predicted: np.ndarray, tolerance_ms: float = 150.0) -> dict:
+    """Predictions at 100 Hz whose marks lie on samples."""
+    return {
+        "truth": truth, "marks": wave_marks(truth, 100), "prediction": predicted,
+        "sampling_rate": 100, "tolerance_ms": tolerance_ms,
+    }  # fmt: skip
 
 
 def test_classification_scores_equal_scikit_learn_with_ties():
@@ -112,9 +122,7 @@ def test_segmentation_f1_equals_scikit_learn_on_annotated_samples():
     rng = np.random.default_rng(0)
     truth = rng.integers(-1, 4, (6, 200)).astype(np.int8)
     predicted = np.where(rng.random(truth.shape) < 0.7, truth.clip(0), rng.integers(0, 4, (6, 200)))
-    found = metrics.segmentation_scores(
-        {"truth": truth, "prediction": predicted, "sampling_rate": 100, "tolerance_ms": 150.0}
-    )
+    found = metrics.segmentation_scores(segmented(truth, predicted))
     seen = truth >= 0
     expected = f1_score(truth[seen], predicted[seen], labels=[1, 2, 3], average=None)
     for k, name in enumerate(WAVES):
@@ -129,16 +137,12 @@ def test_segmentation_f1_equals_scikit_learn_on_annotated_samples():
 
 def test_dice_leaves_out_a_wave_that_a_record_does_not_have():
     truth = runs(100, (2, 10, 19), (3, 40, 59))
-    found = metrics.segmentation_scores(
-        {"truth": truth, "prediction": truth, "sampling_rate": 100, "tolerance_ms": 150.0}
-    )
+    found = metrics.segmentation_scores(segmented(truth, truth))
     assert found["dice"][0] == 1.0
     assert np.isnan(found["f1_P"][0]) and np.isnan(found["f1_macro"][0])
     assert np.isnan(found["event_sensitivity_P_onset"][0])
     wrong = truth | runs(100, (1, 0, 4))  # a P wave that is not there: Dice of P is 0
-    found = metrics.segmentation_scores(
-        {"truth": truth, "prediction": wrong, "sampling_rate": 100, "tolerance_ms": 150.0}
-    )
+    found = metrics.segmentation_scores(segmented(truth, wrong))
     assert found["dice"][0] == pytest.approx(2 / 3)
 
 
@@ -149,18 +153,15 @@ def test_samples_without_annotation_do_not_count():
     noisy = predicted.copy()
     noisy[:, :50] = np.random.default_rng(0).integers(0, 4, 50)
     noisy[:, 255:] = 3
-    given = {"truth": truth, "sampling_rate": 100, "tolerance_ms": 20.0}
-    a = metrics.segmentation_scores({**given, "prediction": predicted})
-    b = metrics.segmentation_scores({**given, "prediction": noisy})
+    a = metrics.segmentation_scores(segmented(truth, predicted, 20.0))
+    b = metrics.segmentation_scores(segmented(truth, noisy, 20.0))
     for name in a:
         assert a[name] == pytest.approx(b[name], nan_ok=True), name
 
 
 def test_perfect_prediction_scores_one_everywhere():
     truth = np.concatenate([runs(200, (1, 20, 29), (2, 40, 49), (3, 70, 99))] * 3)
-    found = metrics.segmentation_scores(
-        {"truth": truth, "prediction": truth, "sampling_rate": 100, "tolerance_ms": 150.0}
-    )
+    found = metrics.segmentation_scores(segmented(truth, truth))
     for name, value in found.items():
         assert value[0] == (0.0 if "error" in name else 1.0), name
 
@@ -170,9 +171,7 @@ def test_event_error_is_signed_and_in_milliseconds(border):
     truth = runs(300, (2, 50, 59), (2, 150, 159))
     late = runs(300, (2, 53, 62), (2, 151, 160))  # 3 and 1 samples late, 10 ms each
     assert sums(truth, late, border=border).tolist() == [[2, 0, 0, 40.0, 30.0**2 + 10.0**2]]
-    found = metrics.segmentation_scores(
-        {"truth": truth, "prediction": late, "sampling_rate": 100, "tolerance_ms": 150.0}
-    )
+    found = metrics.segmentation_scores(segmented(truth, late))
     assert found[f"event_error_mean_ms_QRS_{border}"][0] == pytest.approx(20.0)
     assert found[f"event_error_sd_ms_QRS_{border}"][0] == pytest.approx(10.0)
 
@@ -211,6 +210,52 @@ def test_prediction_in_the_unannotated_region_may_match_but_is_never_false():
     truth[:, :55] = -1
     assert sums(truth, runs(300, (2, 52, 69)))[0, :3].tolist() == [1, 0, 0]
     assert sums(truth, runs(300, (2, 10, 19), (2, 60, 69)))[0, :3].tolist() == [1, 0, 0]
+
+
+def at_500_hz(seed: int, n: int = 40) -> np.ndarray:
+    """(n, 5000) labels of random waves, none within 100 ms of another, all annotated."""
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((n, 5000), np.int8)
+    for row in truth:
+        at = 50
+        while at < 4700:
+            length = rng.integers(30, 120)
+            row[at : at + length] = rng.integers(1, 4)
+            at += length + rng.integers(51, 150)
+    return truth
+
+
+@pytest.mark.parametrize("rate", [100, 125, 250])
+def test_borders_are_scored_against_the_marks_at_their_own_rate(rate):
+    """Labels at a lower rate are the best that can be predicted there: right on average, off by the
+    rounding, which is uniform over the samples of 500 Hz within one of the lower rate."""
+    fine = at_500_hz(1)
+    coarse = resample_labels(fine, 500, rate, 10 * rate)
+    given = segmented(coarse, coarse) | {"marks": wave_marks(fine, 500), "sampling_rate": rate}
+    scores = metrics.segmentation_scores(given)
+    within = np.arange(500) * rate / 500
+    rounding = np.std(np.rint(within) - within) * 1000 / rate
+    for wave in WAVES:
+        for border in metrics.BORDERS:
+            assert scores[f"event_f1_{wave}_{border}"][0] == 1
+            assert abs(scores[f"event_error_mean_ms_{wave}_{border}"][0]) < 0.5
+            sd = scores[f"event_error_sd_ms_{wave}_{border}"][0]
+            assert sd == pytest.approx(rounding, abs=0.3) and sd > 0.5
+
+
+def test_perfect_predictions_at_the_rate_of_the_marks_have_no_error():
+    fine = at_500_hz(2, n=5)
+    given = segmented(fine, fine) | {"marks": wave_marks(fine, 500), "sampling_rate": 500}
+    for name, value in metrics.segmentation_scores(given).items():
+        assert value[0] == pytest.approx(0.0 if "error" in name else 1.0), name
+
+
+def test_an_early_and_a_late_mark_are_no_error_of_the_sample_between():
+    """50 ms at 100 Hz is sample 5; marks at 48 and 52 ms err by +2 and -2 ms."""
+    truth = predicted = np.concatenate([runs(100, (2, 5, 9))] * 2)
+    marks = np.array([[0, 2, 48.0, 90.0], [1, 2, 52.0, 90.0]])
+    found = metrics.border_sums(truth, marks, predicted, 2, "onset", 100, 150.0)
+    np.testing.assert_allclose(found, [[1, 0, 0, 2, 4], [1, 0, 0, -2, 4]])
 
 
 def test_match_borders_against_a_plain_search():

@@ -151,7 +151,7 @@ def test_high_rate_file_is_taken_above_100_hz_where_there_is_one(ptbxl):
 def test_challenge_sources_and_the_overlapping_one(made):
     listed = records.list_challenge(made / "challenge")
     assert set(listed["source"]) == {"cpsc_2018", "georgia", "ptb-xl"}
-    assert (listed["skip"] == "overlaps PTB-XL").sum() == 1
+    assert listed["skip"][listed["skip"] != ""].tolist() == ["overlaps PTB-XL (folder ptb-xl)"]
     lengths = set()
     for row in listed.to_dict("records"):
         record = records.read_challenge(made / "challenge", row)
@@ -159,6 +159,53 @@ def test_challenge_sources_and_the_overlapping_one(made):
         assert (record.labels == -1).all() and record.waves is None
         lengths.add(record.signal.shape[1])
     assert len(lengths) > 2
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("training/ptb-xl/g1/S0001", True), ("training/PTB_PTBXL/g1/S0001", True),
+        ("WFDB_PTBXL/S0001", True), ("ptbxl/S0001", True), ("training/PTB-XL_1.0.3/S0001", True),
+        ("training/PTB XL/S0001", True), ("g1/HR00001", True), ("HR21837", True),
+        ("training/mixed/g1/hr00001", True), ("a/00001_hr", True), ("00001_lr", True),
+        ("training/ptb/g1/S0001", False), ("training/georgia/g1/E00001", False), ("A0001", False),
+        ("training/ningbo/g1/JS10647", False), ("HR0001", False), ("HR00001x", False),
+    ],
+)  # fmt: skip
+def test_ptbxl_in_the_challenge_is_known_by_name(tmp_path, place, named):
+    path = tmp_path / "challenge2021" / f"{place}.hea"
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    listed = records.list_challenge(tmp_path / "challenge2021")
+    assert listed["skip"].str.startswith("overlaps PTB-XL (").tolist() == [named]
+
+
+def test_signal_files_that_no_header_lists_are_named(made, ptbxl, tmp_path):
+    folder = shutil.copytree(made / "challenge", tmp_path / "challenge")
+    names = records.list_challenge(folder)["filename"]
+    assert records.unlisted(folder, names) == {}
+    base = folder / "training" / "georgia" / "g1"
+    header = sorted(base.glob("*.hea"))[0]
+    header.unlink()
+    (base / "more.H5").write_bytes(b"x")
+    (base / "._more.h5").write_bytes(b"x")
+    (base / "notes.csv").write_text("x")
+    found = records.unlisted(folder, records.list_challenge(folder)["filename"])
+    assert {name.rsplit("/", 1)[1] for name in found} == {header.stem + ".mat", "more.H5"}
+    assert sorted(found.values()) == [
+        "signal file without a reader (.h5, format not read)",
+        "signal file without a reader (.mat, no header lists it)",
+    ]
+    for path in folder.rglob("*.hea"):
+        path.unlink()
+    with pytest.raises(RecordError, match="no record listed .7 signal files without a reader"):
+        records.list_challenge(folder)
+    high = ptbxl / "records500" / "00000" / "00001_hr.dat"  # the other rate of a listed record
+    high.parent.mkdir(parents=True)
+    high.write_bytes(b"x")
+    high.with_name("99999_hr.dat").write_bytes(b"x")
+    listed = records.list_ptbxl(ptbxl, 100)["filename"]
+    assert list(records.unlisted(ptbxl, listed)) == ["records500/00000/99999_hr.dat"]
 
 
 # ------------------------------------------------------------ quality

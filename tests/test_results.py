@@ -16,6 +16,7 @@ from beatssl import findings, metrics, results, tables
 from beatssl.config import (
     ClassifyConfig, DataConfig, PretrainConfig, Profile, SegmentConfig,
 )  # fmt: skip
+from beatssl.records import wave_marks
 from beatssl.results import CLASSIFY, SEGMENT, ResultsError
 
 BASELINE = [PretrainConfig(seed=s) for s in range(3)]
@@ -62,6 +63,7 @@ def segmented(seed: int, errors: float = 0.1, n: int = 8) -> dict[str, np.ndarra
     return {
         "record_id": np.arange(n).astype(str),
         "truth": truth,
+        "marks": wave_marks(truth, 100),
         "prediction": np.where(wrong, 0, truth).astype(np.int8),
         "sampling_rate": np.array(100),
         "tolerance_ms": np.array(150.0),

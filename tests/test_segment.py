@@ -13,6 +13,7 @@ from torch import nn
 from beatssl.config import ConfigError, PretrainConfig, Profile, SegmentConfig
 from beatssl.metrics import MetricError
 from beatssl.models import build_encoder
+from beatssl.records import wave_marks
 from beatssl.tasks import segment
 
 CONFIG = SegmentConfig(folds=3, epochs=6, batch_size=4, decoder_width=8, bootstrap=20)
@@ -49,6 +50,9 @@ class FakeStore:
 
     def wave_targets(self, rows, lead="II"):
         return self.truth[rows]
+
+    def wave_marks(self, rows, lead="II"):
+        return wave_marks(self.truth[rows], self.sampling_rate)
 
 
 class TinyEncoder(nn.Module):

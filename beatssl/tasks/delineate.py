@@ -13,6 +13,9 @@ from beatssl.records import LEADS
 from beatssl.store import Store
 
 
+WIDEST = (0.40, 0.40, 0.80)  # s: P, QRS, T; two marks further apart are not of one wave
+
+
 @dataclass(frozen=True)
 class Delineator:
     """One of `config.DELINEATORS`, in the place of an encoder.
@@ -58,23 +61,43 @@ def delineate(lead: np.ndarray, sampling_rate: int, method: str) -> np.ndarray:
     except Exception as error:  # ZeroDivisionError, IndexError, ValueError: it has no type for it
         raise ValueError(f"NeuroKit2 {method}: {error}") from error
     at = {name.removeprefix("ECG_"): np.asarray(v, float) for name, v in found.items()}
-    if method == "peak":
-        ends = (("P_Onsets", "P_Peaks"), ("Q_Peaks", "S_Peaks"), ("T_Offsets", "T_Peaks"))
-    else:
-        ends = tuple((f"{wave}_Onsets", f"{wave}_Offsets") for wave in ("P", "R", "T"))
     labels = np.zeros(len(lead), np.int8)
-    for wave, (first, last) in enumerate(ends, start=1):
-        if len(at[first]) != len(at[last]):
-            raise ValueError(
-                f"NeuroKit2 {method}: {len(at[first])} {first} and {len(at[last])} {last}"
-            )
-        start, end = at[first], at[last]
-        if last in ("P_Peaks", "T_Peaks"):  # half a wave: as far again beyond its peak
-            end = 2 * end - start
-        for a, b in np.sort([start, end], axis=0).T:  # from T offset back to its onset
-            if np.isfinite(a) and np.isfinite(b):
-                labels[max(0, round(a)) : round(b) + 1] = wave
+    for wave, widest in enumerate(WIDEST, start=1):
+        limit = widest * sampling_rate
+        if method != "peak":
+            name = "PRT"[wave - 1]
+            borders = match_marks(at[f"{name}_Onsets"], at[f"{name}_Offsets"], limit)
+        elif wave == 1:  # half a wave: as far again beyond its peak
+            borders = match_marks(at["P_Onsets"], at["P_Peaks"], limit / 2)
+            borders[:, 1] = 2 * borders[:, 1] - borders[:, 0]
+        elif wave == 2:
+            borders = match_marks(at["Q_Peaks"], at["S_Peaks"], limit)
+        else:
+            borders = match_marks(at["T_Peaks"], at["T_Offsets"], limit / 2)
+            borders[:, 0] = 2 * borders[:, 0] - borders[:, 1]
+        for start, end in borders:
+            labels[max(0, round(start)) : round(end) + 1] = wave
     return labels
+
+
+def match_marks(first: np.ndarray, last: np.ndarray, limit: float) -> np.ndarray:
+    """Pair the marks of one wave by where they lie: NeuroKit2's lists may differ in length.
+
+    A pair is a first mark and the nearest last mark at or after it, before the next first mark and
+    at most `limit` away. Marks without a partner, and NaN, are left out.
+
+    Args:
+        first, last: (k,), (m,) samples.
+        limit: samples.
+
+    Returns:
+        (pairs, 2) float64, ascending.
+    """
+    first, last = np.unique(first[np.isfinite(first)]), np.unique(last[np.isfinite(last)])
+    last = np.append(last, np.inf)
+    partner = last[np.searchsorted(last, first)]
+    kept = (partner < np.append(first[1:], np.inf)) & (partner - first <= limit)
+    return np.stack([first, partner], axis=1)[kept]
 
 
 def delineated(

@@ -189,8 +189,8 @@ def shared(store: Store, config: SegmentConfig) -> Predictions:
     """What the predictions of all methods have in common.
 
     Returns:
-        truth (n, time) int8, record_id (n,), fold (n,) int8 from 1, in which the record is tested;
-        scalars sampling_rate (Hz), tolerance_ms.
+        truth (n, time) int8, marks (waves, 4) of `Store.wave_marks`, record_id (n,), fold (n,) int8
+        from 1, in which the record is tested; scalars sampling_rate (Hz), tolerance_ms.
 
     Raises:
         MetricError: fewer records than folds.
@@ -202,6 +202,7 @@ def shared(store: Store, config: SegmentConfig) -> Predictions:
         fold[unseen] = k
     return {
         "truth": store.wave_targets(rows, lead=config.lead),
+        "marks": store.wave_marks(rows, lead=config.lead),
         "record_id": record_id,
         "fold": fold,
         "sampling_rate": np.array(store.sampling_rate),
