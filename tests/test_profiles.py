@@ -41,7 +41,7 @@ FOUND = {  # records of PTB-XL, LUDB, Challenge; runs; what some page says
     "no_challenge": ((160, 6, 0), RUNS, ""),
     "no_variants": ((160, 6, 4), [RUNS[0], *RUNS[3:5]], "No variants in this profile"),
     "only_ludb": ((0, 6, 0), RUNS, "no records to pretrain on in this profile"),
-    "only_untrained": ((160, 6, 4), RUNS[:1], "no row of Beat-SSL in this profile"),
+    "only_untrained": ((0, 6, 0), RUNS[:1], "no row of Beat-SSL in this profile"),
 }
 
 
