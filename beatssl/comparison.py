@@ -76,6 +76,12 @@ def _members(
     return {label: groups[label] for label in sorted(groups, key=place.get)}
 
 
+def _by_seed(profile: Profile, members: Iterable[Evaluation]) -> dict[int, Mapping]:
+    """Predictions by seed, in the order of the seeds."""
+    ordered = sorted(members, key=lambda what: what.run.seed)
+    return {what.run.seed: results.load_predictions(profile, what) for what in ordered}
+
+
 def blocks(
     profile: Profile, design: Design, *, protocol: str = "frozen", fraction: float = FRACTION
 ) -> pd.DataFrame:
@@ -124,7 +130,8 @@ def medians(profile: Profile, designs: Sequence[Design] = DESIGNS, **which) -> p
 
 def beside_paper(rows: pd.DataFrame) -> pd.DataFrame:
     """The comparison as a table of texts, a line a method: the paper's median beside our mean over
-    draws or folds and seeds (sd over seeds) [95 % interval over test records], frozen encoders.
+    draws or folds and seeds (sd over seeds) [95 % interval over patients and seeds], frozen
+    encoders.
 
     Args: rows: of the methods of the comparison, as in `results/<profile>.csv`."""
     table = tables.by_method(rows)
@@ -313,7 +320,7 @@ def p_text(p: float) -> str:
 
 def label_efficiency(profile: Profile, metric: str) -> pd.DataFrame:
     """Columns label, label_fraction, value, ci_low, ci_high, seeds of a score over the fraction of
-    the labels; mean over draws and encoder seeds, interval over test records."""
+    the labels; mean over draws and encoder seeds, interval over patients and seeds."""
     rows = results.with_combined(profile, LABELS)
     table = tables.by_method(rows)
     table = table[table["metric"] == metric]
@@ -330,13 +337,14 @@ def label_texts(table: pd.DataFrame) -> pd.DataFrame:
 
 def label_gains(profile: Profile, metric: str, reference: str = "random") -> pd.DataFrame:
     """What each method gains over the reference at each fraction of the labels, as texts: paired
-    difference [95 % interval over test records], mean over draws and seeds; a column a fraction.
+    difference [95 % interval over patients and seeds], mean over draws and seeds; a column a
+    fraction.
 
     Args: reference: `PretrainConfig.name` of the method that is subtracted."""
     columns = {}
     for fraction in profile.compare.label_fractions:
         loaded = {
-            members[0].name: (label, [results.load_predictions(profile, m) for m in members])
+            members[0].name: (label, _by_seed(profile, members))
             for label, members in _members(profile, LABELS, "frozen", fraction).items()
         }
         if reference not in loaded:
@@ -375,9 +383,9 @@ def labels_to_reach(table: pd.DataFrame, reference: str) -> str:
 
 
 def finetuning_gains(profile: Profile, task: str, base: str) -> pd.DataFrame:
-    """Fine-tuned encoders minus `base`, as texts: paired difference [95 % interval over test
-    records] of the same seeds, which have the same labels and folds; a line a method, a column a
-    headline score and fraction of the labels.
+    """Fine-tuned encoders minus `base`, as texts: paired difference [95 % interval over patients
+    and, with several, seeds] of the same seeds, which have the same labels and folds; a line a
+    method, a column a headline score and fraction of the labels.
 
     Args:
         task: CLASSIFY or FOLDS.
@@ -398,7 +406,7 @@ def finetuning_gains(profile: Profile, task: str, base: str) -> pd.DataFrame:
             if not seeds:
                 continue
             sides = [
-                [results.load_predictions(profile, what) for what in side if what.run.seed in seeds]
+                _by_seed(profile, [what for what in side if what.run.seed in seeds])
                 for side in (members, second)
             ]
             found = stats.difference(

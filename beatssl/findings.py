@@ -17,7 +17,7 @@ from beatssl import results, stats, tables
 from beatssl.config import PretrainConfig, Profile
 from beatssl.results import CLASSIFY, HEADLINES, SCORES, SEGMENT
 
-DIFFERENCE = ["first", "second", "score", "difference", "low", "high", "zero", "n"]
+DIFFERENCE = ["first", "second", "score", "difference", "low", "high", "zero", "n", "covers"]
 CLAIMS = (  # what Table 1 says, as pairs of rows
     ("the paper's best row over its baseline", "soft_1-hard-50", "hard-none-1"),
     ("soft over hard rhythm targets", "soft_1-none-1", "hard-none-1"),
@@ -80,7 +80,7 @@ def differences(
     protocol: str = "frozen",
     label_fraction: float = 1.0,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """First minus second for the headline scores, paired joint bootstrap (`stats.difference`).
+    """First minus second for the headline scores, paired bootstrap (`stats.difference`).
 
     Args:
         pairs: names of methods: a run id without its seed ("random", "supervised",
@@ -90,7 +90,8 @@ def differences(
 
     Returns:
         Columns first, second, score, difference, low, high, zero ("excludes zero" | "includes
-        zero" | "no interval"), n; and the pairs and tasks that were not evaluated.
+        zero" | "no interval"), n, covers (what was resampled for the interval: patients, and seeds
+        where a side has several); and the pairs and tasks that were not evaluated.
     """
     groups = _groups(profile, protocol, label_fraction)
     lines, absent = [], []
@@ -104,7 +105,7 @@ def differences(
             words = [_label_of(groups[name, task][0]) for name in (first, second)]
             for heading, of_task, metric in HEADLINES:
                 if of_task == task and heading in scores:
-                    lines.append(_difference(*words, heading, found[metric]))
+                    lines.append(_difference(*words, heading, found[metric], _covers(*sides)))
     return pd.DataFrame(lines, columns=DIFFERENCE), absent
 
 
@@ -121,8 +122,9 @@ def _groups(
     return {k: sorted(g, key=lambda what: what.run.seed) for k, g in groups.items()}
 
 
-def _load(profile: Profile, group: Sequence[results.Evaluation]) -> list[Mapping]:
-    return [results.load_predictions(profile, what) for what in group]
+def _load(profile: Profile, group: Sequence[results.Evaluation]) -> dict[int, Mapping]:
+    """Predictions by seed."""
+    return {what.run.seed: results.load_predictions(profile, what) for what in group}
 
 
 def _label_of(what: results.Evaluation) -> str:
@@ -192,24 +194,37 @@ def claim_findings(table: pd.DataFrame) -> str:
     return "\n".join(lines) or "None of these pairs has been run."
 
 
-def _difference(first: str, second: str, heading: str, found: stats.Estimate) -> tuple:
+def _covers(first: Mapping[int, Mapping], second: Mapping[int, Mapping]) -> str:
+    """What an interval of the difference of two methods, given by seed, was resampled over."""
+    several = [len(side) > 1 for side in (first, second)]
+    if all(several):
+        return "patients and seeds"
+    return "patients and the seeds of one side" if any(several) else "patients"
+
+
+def _difference(
+    first: str, second: str, heading: str, found: stats.Estimate, covers: str
+) -> tuple:
     zero = "includes zero" if found.low <= 0 <= found.high else "excludes zero"
     if np.isnan(found.low):
         zero = "no interval"
-    return first, second, heading, found.value, found.low, found.high, zero, found.n
+    return first, second, heading, found.value, found.low, found.high, zero, found.n, covers
 
 
 def difference_texts(table: pd.DataFrame) -> pd.DataFrame:
-    """`differences` as texts, a line a pair, a column a score."""
+    """`differences` as texts, a line a pair, a column a score; the corner says what the intervals
+    cover."""
     text = [tables.difference(r.difference, r.low, r.high) for r in table.itertuples()]
     pair = table["first"] + " − " + table["second"]
     wide = table.assign(text=text, pair=pair).pivot(index="pair", columns="score", values="text")
     order = [score for score, _, _ in HEADLINES if score in wide]
-    return tables.titled(wide.loc[list(dict.fromkeys(pair)), order].fillna("–"), "difference")
+    covers = " or ".join(dict.fromkeys(table["covers"])) or "patients"
+    corner = f"difference [95 % interval over {covers}]"
+    return tables.titled(wide.loc[list(dict.fromkeys(pair)), order].fillna("–"), corner)
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """One plain sentence a pair of `differences`, as Markdown."""
+    """One plain sentence a pair of `differences`, as Markdown, with what its intervals cover."""
     lines = []
     for (first, second), part in table.groupby(["first", "second"], sort=False):
         words = {"higher": [], "lower": [], "no difference shown": []}
@@ -217,7 +232,12 @@ def in_words(table: pd.DataFrame) -> str:
             sign = "higher" if row.difference > 0 else "lower"
             words[sign if row.zero == "excludes zero" else "no difference shown"].append(row.score)
         said = [f"**{word}** in {', '.join(scores)}" for word, scores in words.items() if scores]
-        lines.append(f"- *{first}* against *{second}*: {'; '.join(said)}.")
+        covered = [
+            f"{covers}{'' if len(of) == len(part) else ' in ' + ', '.join(of['score'])}"
+            for covers, of in part.groupby("covers", sort=False)
+        ]
+        over = f"(intervals over {'; '.join(covered)})"
+        lines.append(f"- *{first}* against *{second}*: {'; '.join(said)} {over}.")
     return "\n".join(lines) or "Nothing to compare yet."
 
 
@@ -267,7 +287,7 @@ def sensitivity(
                 SCORES[task], second, [_load(profile, groups[run.name, task]) for run in there],
                 results.resamples_of(profile, task),
             )  # fmt: skip
-            own = stats.estimate(SCORES[task], second, 0)
+            own = stats.estimate(SCORES[task], list(second.values()), 0)
             for run, scores in zip(there, found, strict=True):
                 text = changes(run, first[of])
                 if not text:  # a row with the same settings as the base
@@ -276,7 +296,7 @@ def sensitivity(
                 for heading, of_task, metric in HEADLINES:
                     if of_task == task:
                         line = _difference(text, _label_of(groups[of, task][0]), heading,
-                                           scores[metric])
+                                           scores[metric], "")
                         spread = np.array(own[metric].per_seed) - own[metric].value
                         seeds = len(groups[run.name, task])
                         lines.append((*line, run.name, seeds, spread.min(), spread.max()))

@@ -1,8 +1,10 @@
-"""Bootstrap intervals over test records, paired differences, and tests over repeated runs.
+"""Bootstrap intervals over patients and seeds, paired differences, and tests over repeated runs.
 
-Percentile bootstrap: records are drawn with replacement, the score is computed on every draw, and
-the interval holds the middle 95 %. It says how far the score depends on which records happen to be
-in the test set, not on the seed of the training: the spread over seeds is reported beside it.
+Percentile bootstrap: patients are drawn with replacement, each with all of its records, and seeds
+of the training with replacement too; the score is computed on every draw, and the interval holds
+the middle 95 %. Both are drawn independently of each other (the pigeonhole bootstrap of Owen 2007,
+Ann. Appl. Stat. 1:386). With a single seed the interval covers the patients only; with few seeds it
+covers them a little too narrowly, as any bootstrap of k values does: by the factor sqrt(1 - 1/k).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.stats import chi2, friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 LEVEL = 0.95
@@ -36,15 +39,39 @@ class Estimate:
         return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else float("nan")
 
 
-def resample_weights(n: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each of n records is drawn in each resample.
+def resample_weights(patient_id: Sequence, resamples: int, seed: int) -> np.ndarray:
+    """How often each record counts in each resample: as often as its patient is drawn.
+
+    As many patients are drawn as there are, numbered in the order in which they first appear, by
+    `default_rng(seed).multinomial`; with one record a patient this draws records.
+
+    Args:
+        patient_id: (n,), of each record.
 
     Returns:
-        (1 + resamples, n) float64; row 0 is the data as they are (all ones), every row sums to n.
+        (1 + resamples, n) float64; row 0 is the data as they are (all ones).
     """
+    patient, names = pd.factorize(np.asarray(patient_id))
+    patients = len(names)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-    return np.concatenate([np.ones((1, n)), drawn])
+    drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    return np.concatenate([np.ones((1, len(patient))), drawn[:, patient]])
+
+
+def seed_weights(seeds: Sequence[int], resamples: int, seed: int) -> np.ndarray:
+    """Weight of each training seed in each resample: k seeds are drawn with replacement.
+
+    The draw depends on the seeds' numbers, so that methods trained with the same seeds are averaged
+    over the same drawn seeds (paired), and others each over their own. It has a random stream of
+    its own (`SeedSequence(seed, spawn_key=(1, *seeds))`) and leaves that of the patients alone.
+
+    Returns:
+        (k, 1 + resamples), columns sum to 1; column 0 is the plain mean.
+    """
+    k = len(seeds)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, *seeds)))
+    drawn = rng.multinomial(k, np.full(k, 1 / k), size=resamples)
+    return np.concatenate([np.ones((1, k)), drawn]).T / k
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
@@ -64,61 +91,75 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
 def estimate(
     scores: Scores, per_seed: Sequence[Predictions], resamples: int, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Mean score over seeds with its joint-bootstrap interval.
+    """Mean score over seeds with its interval over patients and seeds.
 
-    All seeds are scored on the same resamples of the records, and the mean over seeds is taken
-    within each resample.
+    All seeds are scored on the same resamples of the patients, and the mean over the drawn seeds is
+    taken within each resample.
 
     Args:
         scores: `metrics.classification_scores` or `metrics.segmentation_scores`.
-        per_seed: saved predictions, one mapping per training seed, all on the same records.
+        per_seed: saved predictions, one mapping per training seed, all on the same records; they
+            hold `record_id` and `patient_id` (n,).
         resamples: number of bootstrap resamples.
         seed: of the resampling, not of the training.
 
     Raises:
-        ValueError: the seeds were scored on different records.
+        ValueError: the seeds were scored on different records, or predictions name no patients.
     """
-    samples = _sample(scores, [per_seed], resamples, seed)[0]
-    return {name: _estimate(s.mean(axis=0), s[:, 0], per_seed[0]) for name, s in samples.items()}
+    samples = _sample(scores, [dict(enumerate(per_seed))], resamples, seed)[0]
+    return {name: _estimate(s.mean, s.single, per_seed[0]) for name, s in samples.items()}
 
 
 def difference(
     scores: Scores,
-    first: Sequence[Predictions],
-    second: Sequence[Predictions],
+    first: Mapping[int, Predictions],
+    second: Mapping[int, Predictions],
     resamples: int,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """Mean score of `first` minus that of `second`, paired: both see the same resamples.
 
-    `per_seed` of the result holds differences seed by seed where both have as many seeds, and is
-    empty otherwise. Arguments and errors as in `estimate`.
+    The same seed gives two methods the same initial weights where they share a network, the same
+    draw of labels and the same decoder. So where both sides have the same seeds they are paired by
+    seed: the same drawn seeds count on both sides. Otherwise each side draws its own.
+
+    Args:
+        first, second: predictions by training seed.
+
+    Returns:
+        `per_seed` holds differences seed by seed where both sides have the same seeds, and is empty
+        otherwise. Errors as in `estimate`.
     """
     return against(scores, second, [first], resamples, seed)[0]
 
 
 def against(
     scores: Scores,
-    base: Sequence[Predictions],
-    others: Sequence[Sequence[Predictions]],
+    base: Mapping[int, Predictions],
+    others: Sequence[Mapping[int, Predictions]],
     resamples: int,
     seed: int = 0,
 ) -> list[dict[str, Estimate]]:
     """`difference` of each of `others` from the same base, which is scored only once."""
     b, *rest = _sample(scores, [base, *others], resamples, seed)
+    some = next(iter(base.values()))
     out = []
     for group, a in zip(others, rest, strict=True):
-        found = {}
-        for name in a:
-            paired = a[name][:, 0] - b[name][:, 0] if len(group) == len(base) else np.empty(0)
-            found[name] = _estimate(a[name].mean(axis=0) - b[name].mean(axis=0), paired, group[0])
-        out.append(found)
+        same = list(group) == list(base)
+        out.append({
+            name: _estimate(
+                a[name].mean - b[name].mean,
+                a[name].single - b[name].single if same else np.empty(0),
+                some,
+            )
+            for name in a
+        })  # fmt: skip
     return out
 
 
 def rank_agreement(
     scores: Scores,
-    groups: Sequence[Sequence[Predictions]],
+    groups: Sequence[Mapping[int, Predictions]],
     metric: str,
     reference: Sequence[float],
     resamples: int,
@@ -126,19 +167,21 @@ def rank_agreement(
 ) -> Estimate:
     """Spearman correlation over methods: their mean score here against a published number.
 
-    On every resample of the records the methods are scored and ranked anew, so the interval says
-    how far the order depends on the test records; it does not cover the choice of the methods.
+    On every resample of patients and seeds the methods are scored and ranked anew, so the interval
+    says how far the order depends on these; it does not cover that the methods are few, which
+    `permutation_p` does.
 
     Args:
-        groups: predictions of all seeds, one group a method; at least two methods.
+        groups: predictions by training seed, one group a method; at least two methods.
         metric: which of the scores.
         reference: one number a method.
     """
     samples = _sample(scores, groups, resamples, seed)
-    means = np.stack([s[metric].mean(axis=0) for s in samples])  # (methods, 1 + resamples)
+    means = np.stack([s[metric].mean for s in samples])  # (methods, 1 + resamples)
     ours = _standardised(rankdata(means, axis=0))
     theirs = _standardised(rankdata(np.asarray(reference, float))[:, None])
-    return _estimate((ours * theirs).mean(axis=0), np.empty(0), groups[0][0])
+    some = next(iter(groups[0].values()))
+    return _estimate((ours * theirs).mean(axis=0), np.empty(0), some)
 
 
 def _standardised(ranks: np.ndarray) -> np.ndarray:
@@ -153,22 +196,44 @@ def _estimate(samples: np.ndarray, per_seed: np.ndarray, predictions: Prediction
     return Estimate(float(samples[0]), low, high, n, tuple(float(v) for v in per_seed))
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """Of one score: `mean` (1 + resamples,) over the drawn seeds, `single` (seeds,) as it is."""
+
+    mean: np.ndarray
+    single: np.ndarray
+
+
 def _sample(
-    scores: Scores, groups: Sequence[Sequence[Predictions]], resamples: int, seed: int
-) -> list[dict[str, np.ndarray]]:
-    """Per group: score name -> (seeds, 1 + resamples), on the same resamples everywhere."""
-    records = groups[0][0]["record_id"]
-    for predictions in (p for group in groups for p in group):
-        if not np.array_equal(predictions["record_id"], records):
+    scores: Scores, groups: Sequence[Mapping[int, Predictions]], resamples: int, seed: int
+) -> list[dict[str, _Samples]]:
+    """Per group the samples by score name, on the same resamples everywhere."""
+    every = [predictions for group in groups for predictions in group.values()]
+    if any("patient_id" not in predictions for predictions in every):
+        raise ValueError(
+            "predictions do not name the patients (patient_id): evaluate the runs again "
+            "(`python -m beatssl run`)"
+        )
+    for predictions in every:
+        if any(
+            not np.array_equal(predictions[name], every[0][name])
+            for name in ("record_id", "patient_id")
+        ):
             raise ValueError(
                 "predictions were made on different test records and cannot be compared: "
                 "run the older ones again"
             )
-    weights = resample_weights(len(records), resamples, seed)
+    weights = resample_weights(every[0]["patient_id"], resamples, seed)
     out = []
     for group in groups:
-        rows = [scores(predictions, weights) for predictions in group]
-        out.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        rows = [scores(predictions, weights) for predictions in group.values()]
+        share = seed_weights(list(group), resamples, seed)
+        found = {}
+        for name in rows[0]:
+            values = np.stack([row[name] for row in rows])  # (seeds, 1 + resamples)
+            mean = np.where(share > 0, share * values, 0).sum(axis=0)  # NaN only of drawn seeds
+            found[name] = _Samples(mean, values[:, 0])
+        out.append(found)
     return out
 
 

@@ -51,7 +51,10 @@ def classified(seed: int, skill: float = 1.0, n: int = 60) -> dict[str, np.ndarr
     truth = (np.random.default_rng(9).random((n, 5)) < 0.4).astype(np.int8)
     score = np.random.default_rng(seed).normal(size=(n, 5)) + skill * truth
     ids = np.arange(n).astype(str)
-    return {"record_id": ids, "truth": truth, "score": score, "threshold": np.full(5, 0.5)}
+    return {
+        "record_id": ids, "patient_id": ids, "truth": truth, "score": score,
+        "threshold": np.full(5, 0.5),
+    }  # fmt: skip
 
 
 def segmented(seed: int, errors: float = 0.1, n: int = 8) -> dict[str, np.ndarray]:
@@ -61,6 +64,7 @@ def segmented(seed: int, errors: float = 0.1, n: int = 8) -> dict[str, np.ndarra
     wrong = np.random.default_rng(seed).random(truth.shape) < errors
     return {
         "record_id": np.arange(n).astype(str),
+        "patient_id": np.arange(n).astype(str),
         "truth": truth,
         "prediction": np.where(wrong, 0, truth).astype(np.int8),
         "sampling_rate": np.array(100),
@@ -423,6 +427,12 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
     texts = findings.difference_texts(table)
     name = "soft_1 / hard / 50 (paper's best) − hard / - / 1 (baseline, 3KG)"
     assert texts.loc[name, "AUROC"].startswith(f"{gap.loc['AUROC', 'difference']:+.3f} [")
+    # three seeds against two, and the supervised encoder has one: what intervals cover is said
+    assert set(gap["covers"]) == {"patients and seeds"}
+    over = "over patients and seeds or patients and the seeds of one side"
+    assert texts.columns.name == f"difference [95 % interval {over}]"
+    assert "(intervals over patients and the seeds of one side)." in words.splitlines()[-1]
+    assert findings._covers({0: {}}, {0: {}}) == "patients"
 
 
 ROWS = [

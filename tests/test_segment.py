@@ -39,7 +39,8 @@ class FakeStore:
         noise = rng.normal(scale=0.1, size=(n, 12, time))
         self.data = (level[:, None] + noise).astype(np.float32)
         self.truth[:, 100:] = -1
-        self.table = pd.DataFrame({"record_id": [f"l{i}" for i in range(n)]})
+        ids = [f"l{i}" for i in range(n)]
+        self.table = pd.DataFrame({"record_id": ids, "patient_id": ids})
 
     def rows(self, dataset, folds=None):
         return np.arange(len(self.table)) if dataset == "ludb" else np.empty(0, int)

@@ -64,8 +64,8 @@ def probe_draws(
         parts: of `classify.split`.
 
     Returns:
-        truth (n, classes), score (draws, n, classes), threshold (draws, classes), record_id (n,),
-        drawn (draws, size) item numbers of the training part.
+        truth (n, classes), score (draws, n, classes), threshold (draws, classes), record_id and
+        patient_id (n,), drawn (draws, size) item numbers of the training part.
     """
     train = parts["train"]
     drawn, found = [], []
@@ -82,6 +82,7 @@ def probe_draws(
         "score": np.stack([f["score"] for f in found]),
         "threshold": np.stack([f["threshold"] for f in found]),
         "record_id": parts["test"].record_id,
+        "patient_id": parts["test"].patient_id,
         "drawn": np.stack(drawn),
     }
 

@@ -60,7 +60,8 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     """What `metrics.embedding_scores` needs, for each record of fold 10.
 
     Returns:
-        record_id (n,), embedding (n, channels) of unit length, alignment, agreement, chance (n,).
+        record_id, patient_id (n,), embedding (n, channels) of unit length, alignment, agreement,
+        chance (n,).
     """
     encoder.eval()
     parts = split(store)
@@ -73,6 +74,7 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
         "record_id": test.record_id,
+        "patient_id": test.patient_id,
         "embedding": z.astype(np.float32),
         "alignment": ((first - second) ** 2).sum(axis=1),
         "agreement": np.take_along_axis(alike, nearest, axis=1).mean(axis=1),

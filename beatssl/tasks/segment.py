@@ -189,20 +189,23 @@ def shared(store: Store, config: SegmentConfig) -> Predictions:
     """What the predictions of all methods have in common.
 
     Returns:
-        truth (n, time) int8, record_id (n,), fold (n,) int8 from 1, in which the record is tested;
-        scalars sampling_rate (Hz), tolerance_ms.
+        truth (n, time) int8, record_id, patient_id (n,), fold (n,) int8 from 1, in which the record
+        is tested; scalars sampling_rate (Hz), tolerance_ms.
 
     Raises:
         MetricError: fewer records than folds.
     """
     rows = np.asarray(store.rows("ludb"))
-    record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
+    record_id, patient_id = (
+        store.table[name].iloc[rows].to_numpy(dtype=str) for name in ("record_id", "patient_id")
+    )
     fold = np.zeros(len(rows), dtype=np.int8)
     for k, (_, unseen) in enumerate(folds(record_id, config.folds), start=1):
         fold[unseen] = k
     return {
         "truth": store.wave_targets(rows, lead=config.lead),
         "record_id": record_id,
+        "patient_id": patient_id,
         "fold": fold,
         "sampling_rate": np.array(store.sampling_rate),
         "tolerance_ms": np.array(config.tolerance_ms),
