@@ -229,7 +229,7 @@ def headline_claims(values: Mapping[str, pd.DataFrame]) -> str:
         lines.append(
             f"- *4 % above the others in segmentation*: here {pair['median']:+.3f} LUDB F1 against "
             f"{second}, the best of those that the paper compares and that were run "
-            f"(median over {pair['blocks']} folds, p = {p_text(pair['p_holm'])} after Holm)."
+            f"(median over {pair['blocks']} folds, p = {tables.p_text(pair['p_holm'])} after Holm)."
         )
     else:
         lines.append(
@@ -255,8 +255,8 @@ def friedman_texts(values: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             "blocks": found.blocks,
             "methods": table.shape[1],
             "chi-square": f"{found.statistic:.1f}",
-            "p": p_text(found.p),
-            "smallest p of this design": p_text(found.smallest_p),
+            "p": tables.p_text(found.p),
+            "smallest p of this design": tables.p_text(found.smallest_p),
             "Kendall's W": f"{found.kendall_w:.2f}",
             "critical difference of ranks": f"{found.critical_difference:.2f}",
             "best by mean rank": f"{table.columns[order[0]]} ({found.mean_rank[order[0]]:.1f})",
@@ -299,20 +299,15 @@ def pair_texts(table: pd.DataFrame) -> pd.DataFrame:
             "family": row.family,
             "median difference": f"{row.median:+.3f}",
             "rank-biserial": f"{row.rank_biserial:+.2f}",
-            "p": p_text(row.p),
-            "p, Holm": p_text(row.p_holm),
-            "smallest p": p_text(row.smallest_p),
-            "smallest p, Holm": p_text(row.smallest_p_holm),
+            "p": tables.p_text(row.p),
+            "p, Holm": tables.p_text(row.p_holm),
+            "smallest p": tables.p_text(row.smallest_p),
+            "smallest p, Holm": tables.p_text(row.smallest_p_holm),
             "verdict": row.verdict,
         }
         for row in table.itertuples()
     }
     return tables.titled(pd.DataFrame(lines).T, "against")
-
-
-def p_text(p: float) -> str:
-    """A p-value in three digits, small ones with their power of ten."""
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 # --- label efficiency -----------------------------------------------------------------------------

@@ -45,28 +45,61 @@ def table_1() -> dict[tuple[str, str], float]:
     }
 
 
-def agreement(profile: Profile, *, label_fraction: float = 1.0) -> pd.DataFrame:
-    """Spearman correlation of our scores with the paper's over the ablation rows, with a bootstrap
-    interval over the test records, a line a score; empty below five rows."""
+def agreement(
+    profile: Profile, table: pd.DataFrame, *, label_fraction: float = 1.0
+) -> pd.DataFrame:
+    """Spearman correlation of our scores with the paper's over the ablation rows, a line a score.
+
+    p permutes the rows (`stats.spearman`): is the order closer to the paper's, or to its reverse,
+    than chance makes it? The interval resamples patients and seeds and keeps the rows as they are;
+    it is there where the predictions of all rows are.
+
+    Args:
+        table: `tables.headlines` of this label fraction; with fewer than all labels the
+            segmentation, which has no such fraction, is left out.
+
+    Returns:
+        Columns rows, Spearman, p, interval, as texts; scores with fewer than five rows are left
+        out.
+    """
     groups = _groups(profile, "frozen", label_fraction)
-    paper, lines = table_1(), {}
+    lines = {}
     for score, task, metric in HEADLINES:
-        names = [name for name, of in paper if of == score and (name, task) in groups]
-        if len(names) < 5:
+        both = table[(table["score"] == score) & table["paper"].notna() & table["value"].notna()]
+        if len(both) < 5 or (label_fraction < 1 and task == SEGMENT):
             continue
-        found = stats.rank_agreement(
-            SCORES[task],
-            [_load(profile, groups[name, task]) for name in names],
-            metric,
-            [paper[name, score] for name in names],
-            results.resamples_of(profile, task),
-        )
+        rho, p = stats.spearman(both["value"], both["paper"])
+        interval = "–"
+        if all((name, task) in groups for name in both["name"]):
+            found = stats.rank_agreement(
+                SCORES[task],
+                [_load(profile, groups[name, task]) for name in both["name"]],
+                metric, both["paper"], results.resamples_of(profile, task),
+            )  # fmt: skip
+            interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
         lines[score] = {
-            "rows": len(names),
-            "Spearman": f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]",
-            "includes zero": "yes" if found.low <= 0 <= found.high else "no",
+            "rows": len(both),
+            "Spearman": f"{rho:+.2f}",
+            f"p ({stats.PERMUTATIONS:,} permutations of the rows)": tables.p_text(p),
+            "95 % interval over patients and seeds": interval,
         }
     return tables.titled(pd.DataFrame(lines).T, "paper and ours")
+
+
+def rank_findings(ranks: pd.DataFrame) -> str:
+    """One sentence a score: where the paper's three best rows stand here.
+
+    Args: ranks: `tables.ranks`."""
+    lines = []
+    for score, part in ranks.groupby("score", sort=False):
+        best = part.sort_values("paper").head(3)
+        said = [
+            f"the {place} (*{row.label.split(' (')[0]}*) is number {row.ours}"
+            for place, row in zip(("first", "second", "third"), best.itertuples())
+        ]
+        text = f"- **{score}**, {len(part)} rows: of the paper's rows, {', '.join(said)} here."
+        lines.append(text)
+    return "\n".join(lines) or "Nothing to rank yet."
 
 
 # --- differences ----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.stats import chi2, friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 LEVEL = 0.95
+PERMUTATIONS = 100_000
 MOST_UNDEFINED = 0.05  # share of resamples without a score above which no interval is given
 
 Predictions = Mapping[str, np.ndarray]
@@ -169,7 +170,7 @@ def rank_agreement(
 
     On every resample of patients and seeds the methods are scored and ranked anew, so the interval
     says how far the order depends on these; it does not cover that the methods are few, which
-    `permutation_p` does.
+    the p of `spearman` does.
 
     Args:
         groups: predictions by training seed, one group a method; at least two methods.
@@ -182,6 +183,29 @@ def rank_agreement(
     theirs = _standardised(rankdata(np.asarray(reference, float))[:, None])
     some = next(iter(groups[0].values()))
     return _estimate((ours * theirs).mean(axis=0), np.empty(0), some)
+
+
+def spearman(
+    ours: Sequence[float], reference: Sequence[float], permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Spearman correlation of two lists, one number a method each, and how often chance does it.
+
+    The reference is permuted over the methods: p is the share of permutations whose |rho| is not
+    below the found one, counted with the data themselves, (b + 1) / (m + 1), two-sided.
+
+    Returns:
+        rho, p; NaN where all of one list are equal.
+    """
+    a = _standardised(rankdata(np.asarray(ours, float)))
+    b = _standardised(rankdata(np.asarray(reference, float)))
+    rho = float(a @ b / len(a))
+    if np.isnan(rho):
+        return rho, rho
+    rng = np.random.default_rng(seed)
+    drawn = rng.permuted(np.tile(b, (permutations, 1)), axis=1) @ a / len(a)
+    as_far = int((np.abs(drawn) >= abs(rho) - 1e-9).sum())
+    return rho, (as_far + 1) / (permutations + 1)
 
 
 def _standardised(ranks: np.ndarray) -> np.ndarray:

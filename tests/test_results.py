@@ -465,9 +465,58 @@ def test_ranks_and_agreement_follow_the_papers_order(profile, tmp_path, sign):
     table = tables.ranks(tables.headlines(profile, every_row=True, folder=tmp_path), ["AUROC"])
     ours = table["ours"] if sign == 1 else 6 - table["ours"]
     assert sorted(ours) == [1, 2, 3, 4, 5] and (table["paper"] == ours).all()
-    text = findings.agreement(profile).loc["AUROC"]
-    assert text["rows"] == 5 and text["Spearman"].startswith(f"{sign:+.2f}")
-    assert text["includes zero"] == "no"
+    long = tables.headlines(profile, every_row=True, folder=tmp_path)
+    text = findings.agreement(profile, long).loc["AUROC"]
+    assert text["rows"] == 5 and text["Spearman"] == f"{sign:+.2f}"
+    p = text["p (100,000 permutations of the rows)"]
+    assert float(p) == pytest.approx(2 / 120, abs=2e-3)  # the order and its reverse, of 5!
+    low, high = map(float, text["95 % interval over patients and seeds"].strip("[]").split(","))
+    assert low <= sign <= high and low * high > 0
+    for path in (profile.work / "predictions").glob("*"):
+        path.unlink()
+    for path in (profile.work / "results").glob("*"):
+        path.unlink()
+    bare = findings.agreement(profile, long).loc["AUROC"]  # from the table alone
+    assert bare["95 % interval over patients and seeds"] == "–"
+    assert bare.iloc[:3].equals(text.iloc[:3])
+    words = findings.rank_findings(table)
+    best = 1 if sign == 1 else 5
+    assert f"**AUROC**, 5 rows: of the paper's rows, the first (*soft_1 / hard / 50*) is number " \
+        f"{best}," in words
+    assert f"the third (*hard / - / 1*) is number 3 here." in words
+
+
+def test_order_of_the_committed_rows():
+    """From results/subset.csv as it is, with SciPy's permutations of the ranks."""
+    from scipy.stats import permutation_test, rankdata
+
+    from beatssl.config import load_profile
+
+    if not (results.RESULTS / "subset.csv").is_file():
+        pytest.skip("no committed results on real recordings")
+    settings = load_profile("subset")
+    raw = pd.read_csv(results.RESULTS / "subset.csv").query("seed == 'all' and variant.isna()")
+    raw = raw[(raw["method"] == "beatssl") & (raw["protocol"] == "frozen")]
+    key = ["rhythm", "beat", "exponent"]
+    for fraction, scores in ((1.0, ("AUROC", "F1", "LUDB F1")), (0.1, ("AUROC", "F1"))):
+        long = tables.headlines(settings, every_row=True, label_fraction=fraction)
+        table = findings.agreement(settings, long, label_fraction=fraction)
+        assert list(table.index) == list(scores)
+        for score, task, metric in results.HEADLINES[:3]:
+            if score not in scores:
+                continue
+            ours = raw[(raw["task"] == task) & (raw["metric"] == metric)
+                       & np.isclose(raw["label_fraction"], fraction)]
+            both = printed(task, metric).merge(ours, on=key, suffixes=("_paper", ""))
+            assert len(both) == 14
+            theirs, mine = rankdata(both["value_paper"]), rankdata(both["value"])
+            found = permutation_test(
+                (theirs,), lambda x, mine=mine: np.corrcoef(x, mine)[0, 1],
+                permutation_type="pairings", n_resamples=3000, random_state=1,
+            )  # fmt: skip
+            rho, p = table.loc[score].iloc[1:3].astype(float)
+            assert rho == pytest.approx(found.statistic, abs=0.005)
+            assert p == pytest.approx(found.pvalue, abs=0.03)
 
 
 def test_a_claim_holds_fails_to_show_or_is_reversed(profile):

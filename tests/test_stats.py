@@ -224,6 +224,27 @@ def test_rank_agreement_is_spearmans_on_the_data_and_on_every_resample():
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
+def test_p_of_an_order_is_that_of_all_permutations():
+    """Six rows: all 720 orders, by SciPy; ties as they are."""
+    from itertools import permutations
+
+    from scipy.stats import spearmanr
+
+    ours = [0.1, 0.5, 0.2, 0.5, 0.7, 0.6]
+    paper = [0.3, 0.4, 0.1, 0.9, 0.8, 0.7]
+    rho, p = stats.spearman(ours, paper)
+    assert rho == pytest.approx(spearmanr(ours, paper).statistic)
+    every = [spearmanr(ours, order).statistic for order in permutations(paper)]
+    exact = np.mean(np.abs(every) >= abs(rho) - 1e-9)
+    assert 0.01 < exact < 0.2 and p == pytest.approx(exact, rel=0.05)
+    reverse = stats.spearman(ours, [-x for x in paper])
+    assert reverse == (pytest.approx(-rho), pytest.approx(p, rel=0.05))  # two-sided
+    b = round(p * 100_001) - 1  # permutations as far out, and the data themselves
+    assert p == (b + 1) / 100_001 and stats.spearman(ours, paper) == (rho, p)
+    assert stats.spearman(range(12), range(12), 99)[1] == 0.01  # none of 99, so 1 / 100
+    assert np.isnan(stats.spearman([1, 1, 1], [1, 2, 3])).all()
+
+
 def test_against_is_difference_for_each():
     rng = np.random.default_rng(6)
     make = lambda n: {s: of_patients(rng.normal(size=20)) for s in range(n)}  # noqa: E731
