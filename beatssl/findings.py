@@ -18,6 +18,8 @@ from beatssl.config import PretrainConfig, Profile
 from beatssl.results import CLASSIFY, HEADLINES, SCORES, SEGMENT
 
 DIFFERENCE = ["first", "second", "score", "difference", "low", "high", "zero", "n", "covers"]
+VARIED = ("rhythm", "beat", "exponent")  # what the paper's Table 1 varies
+BLOCKS = ("left open by the paper", "varied in Table 1")  # of changed settings
 CLAIMS = (  # what Table 1 says, as pairs of rows
     ("the paper's best row over its baseline", "soft_1-hard-50", "hard-none-1"),
     ("soft over hard rhythm targets", "soft_1-none-1", "hard-none-1"),
@@ -277,31 +279,65 @@ def in_words(table: pd.DataFrame) -> str:
 # --- what the choices do, and the health of the encoders ------------------------------------------
 
 
+def _changed(run: PretrainConfig, base: PretrainConfig) -> list[str]:
+    """Names of the settings in which a variant differs from its base."""
+    names = [f.name for f in dataclasses.fields(run) if f.name not in ("variant", "seed")]
+    return [n for n in names if getattr(run, n) != getattr(base, n)]
+
+
 def changes(run: PretrainConfig, base: PretrainConfig) -> str:
     """The settings in which a variant differs from its base: `loss = mse`."""
-    names = [f.name for f in dataclasses.fields(run) if f.name not in ("variant", "seed")]
-    differing = [n for n in names if getattr(run, n) != getattr(base, n)]
-    values = [getattr(run, n) for n in differing]
-    texts = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
-    return ", ".join(f"{n} = {t}" for n, t in zip(differing, texts, strict=True))
+    values = {n: getattr(run, n) for n in _changed(run, base)}
+    return ", ".join(
+        f"{n} = {v:g}" if isinstance(v, float) else f"{n} = {v}" for n, v in values.items()
+    )
+
+
+def seed_spread(profile: Profile) -> pd.DataFrame:
+    """What another seed does to each headline score: the standard deviation within the rows of the
+    ablation (frozen encoders, all labels), pooled over those that have two seeds or more.
+
+    Returns:
+        index score; columns sd, df (degrees of freedom), rows (pooled), epochs (text).
+    """
+    values: dict[tuple, list[float]] = {}
+    epochs: dict[str, int] = {}
+    for what, rows in results.evaluations(profile, CLASSIFY, SEGMENT):
+        of_table = what.run.method == "beatssl" and not what.run.variant and what.weights
+        if of_table and what.protocol == "frozen" and what.label_fraction == 1:
+            epochs[what.name] = what.run.epochs
+            for row in rows:
+                values.setdefault((what.name, what.task, row["metric"]), []).append(row["value"])
+    lines = {}
+    for heading, *score in HEADLINES:
+        groups = {name: v for (name, *of), v in values.items() if of == score and len(v) > 1}
+        sd, df = stats.pooled_sd(groups.values())
+        steps = " or ".join(str(e) for e in sorted({epochs[name] for name in groups}))
+        lines[heading] = {"sd": sd, "df": df, "rows": len(groups), "epochs": steps}
+    return pd.DataFrame(lines).T.astype({"sd": float, "df": int, "rows": int})
 
 
 def sensitivity(
     profile: Profile, rows: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Every variant of the profile minus the variant `base`, paired joint bootstrap over the test
-    records; variants of the untrained encoder are compared with the profile's untrained encoder.
+    """Every variant of the profile minus the variant `base`, paired bootstrap; variants of the
+    untrained encoder are compared with the profile's untrained encoder.
+
+    A change is an effect where its interval excludes zero and it is larger than seeds explain: a
+    t-test with the spread of a seed within the rows of the ablation (`seed_spread`), p corrected by
+    Holm over all changes of a score.
 
     Args:
         rows: names of rows of the ablation that differ from the base by one setting too.
 
     Returns:
-        `differences` with the changed settings in `first`, and columns name, seeds (of the
-        variant), seed_low, seed_high (single seeds of the base minus their mean), effect (whether
-        the interval excludes zero and the difference lies outside that range); and the variants
-        that have no scores, with the reason.
+        `differences` with the changed settings in `first`, and columns name, block (one of
+        `BLOCKS`: a change of what Table 1 varies, alone or with another, or one of nothing but what
+        the paper leaves open), seeds (of the variant), limit (p = 5 % before the correction), p,
+        p_holm, effect; and the variants that have no scores, with the reason.
     """
     groups = _groups(profile, "frozen", 1.0)
+    spread = seed_spread(profile)
     first = {run.name: run for run in reversed(profile.runs)}
     base = next((name for name, run in first.items() if run.variant == "base"), "")
     against: dict[str, list[PretrainConfig]] = {}
@@ -316,62 +352,105 @@ def sensitivity(
             if (of, task) not in groups or not there:
                 continue
             second = _load(profile, groups[of, task])
+            others = [_load(profile, groups[run.name, task]) for run in there]
             found = stats.against(
-                SCORES[task], second, [_load(profile, groups[run.name, task]) for run in there],
-                results.resamples_of(profile, task),
-            )  # fmt: skip
-            own = stats.estimate(SCORES[task], list(second.values()), 0)
-            for run, scores in zip(there, found, strict=True):
+                SCORES[task], second, others, results.resamples_of(profile, task)
+            )
+            for run, own, scores in zip(there, others, found, strict=True):
                 text = changes(run, first[of])
                 if not text:  # a row with the same settings as the base
                     continue
                 text = f"untrained: {text}" if of == "random" else text
+                block = BLOCKS[bool(set(_changed(run, first[of])) & set(VARIED))]
                 for heading, of_task, metric in HEADLINES:
                     if of_task == task:
                         line = _difference(text, _label_of(groups[of, task][0]), heading,
-                                           scores[metric], "")
-                        spread = np.array(own[metric].per_seed) - own[metric].value
-                        seeds = len(groups[run.name, task])
-                        lines.append((*line, run.name, seeds, spread.min(), spread.max()))
-    table = pd.DataFrame(lines, columns=[*DIFFERENCE, "name", "seeds", "seed_low", "seed_high"])
-    beyond = (table["difference"] < table["seed_low"]) | (table["difference"] > table["seed_high"])
-    return table.assign(effect=beyond & (table["zero"] == "excludes zero")), absent
+                                           scores[metric], _covers(own, second))
+                        sd, df = spread.loc[heading, ["sd", "df"]]
+                        of_seeds = stats.seed_test(
+                            scores[metric].value, sd, df, len(own), len(second)
+                        )
+                        lines.append((*line, run.name, block, len(own), *of_seeds))
+    columns = [*DIFFERENCE, "name", "block", "seeds", "limit", "p"]
+    table = pd.DataFrame(lines, columns=columns)
+    table = table.sort_values("block", key=lambda b: b.map(BLOCKS.index), kind="stable")
+    table = table.reset_index(drop=True)
+    table["p_holm"] = table.groupby("score")["p"].transform(stats.holm)
+    clear = (table["zero"] == "excludes zero") & (table["p_holm"] < 0.05)
+    return table.assign(effect=clear), absent
 
 
 def sensitivity_texts(table: pd.DataFrame) -> pd.DataFrame:
     """`sensitivity` as texts: a line a change, a column a score; * marks an effect."""
     text = [
-        tables.difference(r.difference, r.low, r.high) + (" *" if r.effect else "")
+        f"{tables.difference(r.difference, r.low, r.high)}, p {tables.p_text(r.p_holm)}"
+        + (" *" if r.effect else "")
         for r in table.itertuples()
     ]
-    wide = table.assign(text=text).pivot(index=["first", "seeds"], columns="score", values="text")
-    order = pd.MultiIndex.from_frame(table[["first", "seeds"]].drop_duplicates())
+    lines = ["first", "block", "seeds"]
+    wide = table.assign(text=text).pivot(index=lines, columns="score", values="text")
+    order = pd.MultiIndex.from_frame(table[lines].drop_duplicates())
     wide = wide.reindex(order)[[score for score, _, _ in HEADLINES if score in wide]]
-    return tables.titled(wide.reset_index("seeds"), "change (* = effect)").fillna("–")
+    corner = "change [95 % interval], p after Holm (* = effect)"
+    return tables.titled(wide.reset_index(["block", "seeds"]), corner).fillna("–")
+
+
+def seed_findings(spread: pd.DataFrame, base: PretrainConfig, seeds: int) -> str:
+    """How large the spread of a seed is, from which rows, and what that leaves open.
+
+    Args: spread: `seed_spread`. base: the variant that is changed. seeds: how many it has."""
+    known = spread[spread["df"] > 0]
+    if known.empty:
+        return "No row of the ablation has two seeds: no change can be called an effect."
+    said = [
+        f"{score} {r.sd:.4f} ({r.df} degrees of freedom), so that one seed against {seeds} must "
+        f"differ by {stats.seed_test(0, r.sd, r.df, 1, seeds)[0]:.3f} for p = .05 before the "
+        "correction"
+        for score, r in zip(known.index, known.itertuples(), strict=True)
+    ]
+    text = (
+        f"Standard deviation over seeds, pooled over {known['rows'].max()} rows of the ablation: "
+        f"{'; '.join(said)}."
+    )
+    epochs = " or ".join(dict.fromkeys(known["epochs"]))
+    if epochs != str(base.epochs):
+        text += (
+            f" These rows have {epochs} epochs, the base and its variants {base.epochs} and the "
+            "untrained encoders none: if a seed matters more or less after other steps, the limits "
+            "are too low or too high."
+        )
+    return text
 
 
 def sensitivity_findings(table: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """Which changes move a score further than the rows of the paper's table lie apart.
+    """Which changes move a score further than the rows of the paper's table lie apart, for what the
+    paper leaves open and for what its table varies.
 
     Args: table: `sensitivity`. rows: `claims`; its first claim, the best row over the baseline, is
         what the changes are held against."""
     best = rows[rows["claim"] == CLAIMS[0][0]].set_index("score")
+    table = table[~table["first"].str.startswith("untrained")]
     lines = []
     for heading in [score for score in tables.TABLE_1 if score in best.index]:
-        part = table[(table["score"] == heading) & ~table["first"].str.startswith("untrained")]
-        if part.empty:
+        of_score = table[table["score"] == heading]
+        if of_score.empty:
             continue
         paper, ours = best.loc[heading, "paper"], best.loc[heading, "difference"]
-        real = part[part["effect"]].sort_values("difference", key=abs, ascending=False)
-        size = real["difference"].abs()
-        text = (
+        lines.append(
             f"- **{heading}**: the best row lies {paper:+.3f} from the baseline in the paper, "
-            f"{ours:+.3f} here. Of {len(part)} changed settings, {len(real)} move the score beyond "
-            f"what another seed does; {(size > abs(paper)).sum()} further than the paper's "
-            f"difference, {(size > abs(ours)).sum()} further than ours"
+            f"{ours:+.3f} here."
         )
-        named = [f"`{r.first}` {r.difference:+.3f}" for r in real.itertuples()]
-        lines.append(text + (". Largest first: " + ", ".join(named) if named else "") + ".")
+        for block, part in of_score.groupby("block", sort=False):
+            real = part[part["effect"]].sort_values("difference", key=abs, ascending=False)
+            size = real["difference"].abs()
+            text = (
+                f"  - *{block}*: of {len(part)} changed settings, {len(real)} move the score "
+                f"beyond what seeds do, after Holm's correction ({(real['difference'] > 0).sum()} "
+                f"up, {(real['difference'] < 0).sum()} down); {(size > abs(paper)).sum()} further "
+                f"than the paper's difference, {(size > abs(ours)).sum()} further than ours"
+            )
+            named = [f"`{r.first}` {r.difference:+.3f}" for r in real.itertuples()]
+            lines.append(text + (". Largest first: " + ", ".join(named) if named else "") + ".")
     return "\n".join(lines) or "No variant has been run."
 
 

@@ -9,12 +9,12 @@ covers them a little too narrowly, as any bootstrap of k values does: by the fac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2, friedmanchisquare, rankdata, studentized_range, wilcoxon
+from scipy.stats import chi2, friedmanchisquare, rankdata, studentized_range, t, wilcoxon
 
 LEVEL = 0.95
 PERMUTATIONS = 100_000
@@ -259,6 +259,40 @@ def _sample(
             found[name] = _Samples(mean, values[:, 0])
         out.append(found)
     return out
+
+
+# --- what another seed does ---------------------------------------------------------------------
+
+
+def pooled_sd(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Standard deviation within groups and its degrees of freedom (values minus groups).
+
+    Args: groups: the scores of the seeds of one method each; those with fewer than two are left
+    out. Returns: sd, df; NaN, 0 where no group has two."""
+    several = [np.asarray(group, float) for group in groups if len(group) > 1]
+    df = sum(len(group) - 1 for group in several)
+    if df == 0:
+        return float("nan"), 0
+    squares = sum(((group - group.mean()) ** 2).sum() for group in several)
+    return float(np.sqrt(squares / df)), df
+
+
+def seed_test(
+    difference: float, sd: float, df: int, first: int, second: int
+) -> tuple[float, float]:
+    """Are two means further apart than their seeds explain? A t-test with a pooled sd.
+
+    Args:
+        difference: of the mean of `first` seeds and the mean of `second` seeds.
+        sd, df: `pooled_sd`.
+
+    Returns:
+        The difference with p = 5 %, and the two-sided p of this one; NaN where df is 0.
+    """
+    error = sd * np.sqrt(1 / first + 1 / second)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where seeds do not differ at all
+        size = np.abs(np.float64(difference)) / error
+    return float(t.ppf(0.975, df) * error), float(2 * t.sf(size, df))
 
 
 # --- tests over repeated runs ---------------------------------------------------------------------

@@ -76,6 +76,8 @@ def difference(value: float, low: float, high: float) -> str:
 
 def p_text(p: float) -> str:
     """A p-value in three digits, small ones with their power of ten."""
+    if np.isnan(p):
+        return "–"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 

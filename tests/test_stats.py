@@ -254,6 +254,49 @@ def test_against_is_difference_for_each():
     ]
 
 
+# --- what another seed does ---------------------------------------------------------------------
+
+
+def test_pooled_spread_is_the_residual_of_the_group_means():
+    """By least squares on one dummy column a group; a group of one has nothing to say."""
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(m, 0.3, n) for m, n in ((0.0, 3), (5.0, 2), (2.0, 4))]
+    y, of = np.concatenate(groups), np.repeat(np.arange(3), [3, 2, 4])
+    _, squares, rank, _ = np.linalg.lstsq(np.eye(3)[of], y, rcond=None)
+    found = stats.pooled_sd([*groups, [7.0]])
+    assert found == (pytest.approx(np.sqrt(squares[0] / (9 - rank))), 9 - rank)
+    sd, df = stats.pooled_sd([[1.0], [2.0]])
+    assert np.isnan(sd) and df == 0
+
+
+def test_test_of_seeds_is_students_where_the_two_make_the_pool():
+    from scipy.stats import ttest_ind
+
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0.4, 0.2, 4), rng.normal(0.0, 0.2, 3)
+    limit, p = stats.seed_test(a.mean() - b.mean(), *stats.pooled_sd([a, b]), 4, 3)
+    expected = ttest_ind(a, b)
+    assert p == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert limit == pytest.approx((high - low) / 2)
+    assert stats.seed_test(limit, *stats.pooled_sd([a, b]), 4, 3)[1] == pytest.approx(0.05)
+    assert np.isnan(stats.seed_test(0.1, float("nan"), 0, 1, 3)).all()
+
+
+def test_one_more_seed_is_called_a_change_in_five_percent():
+    """A fourth seed of the same method leaves the range of three half the time."""
+    rng = np.random.default_rng(2)
+    outside, called = [], []
+    for _ in range(1500):
+        rows, base, new = rng.normal(size=(13, 3)), rng.normal(size=3), rng.normal()
+        sd, df = stats.pooled_sd([*rows, base])
+        assert df == 28
+        outside.append(not base.min() <= new <= base.max())
+        called.append(stats.seed_test(new - base.mean(), sd, df, 1, 3)[1] < 0.05)
+    assert np.mean(outside) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(called) == pytest.approx(0.05, abs=0.02)
+
+
 # --- tests over repeated runs ---------------------------------------------------------------------
 
 
