@@ -264,7 +264,7 @@ def sensitivity(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
         part = table[table["score"] == score].set_index("first").reindex(names)
         for at, limit in zip(y, part["limit"]):
             ax.fill_betweenx([at - 0.5, at + 0.5], -limit, limit, color="#dddddd", lw=0, zorder=0)
-        colours = np.where(part["effect"].fillna(False).astype(bool), "#c8553d", "#4a6fa5")
+        colours = np.where(part["effect"].eq(True), "#c8553d", "#4a6fa5")
         ax.hlines(y, part["low"], part["high"], color=colours, lw=2)
         ax.scatter(part["difference"], y, color=colours, s=22, zorder=3)
         ax.axvline(0, color="#444444", lw=0.8)

@@ -338,10 +338,25 @@ def friedman(values: np.ndarray, alpha: float = 0.05) -> Friedman:
         p=float(found.pvalue),
         smallest_p=float(chi2.sf(n * (k - 1), k - 1)),
         kendall_w=float(found.statistic / (n * (k - 1))),
-        mean_rank=rankdata(-values, axis=1).mean(axis=0),
+        mean_rank=mean_ranks(values),
         critical_difference=float(q * np.sqrt(k * (k + 1) / (6 * n))),
         blocks=n,
     )
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Mean rank over the blocks, 1 is best: (blocks, methods), higher is better -> (methods,)."""
+    return rankdata(-values, axis=1).mean(axis=0)
+
+
+def nemenyi(difference: np.ndarray | float, methods: int, blocks: int) -> np.ndarray:
+    """p of a difference of two mean ranks after Friedman's test (Nemenyi; Demsar 2006): the chance
+    that of `methods` alike ones the best and the worst lie so far apart over the blocks.
+
+    Args: difference: of mean ranks, any shape. Returns: p of that shape."""
+    error = np.sqrt(methods * (methods + 1) / (6 * blocks))
+    size = np.abs(np.asarray(difference, float)) / error * np.sqrt(2)
+    return studentized_range.sf(size, methods, np.inf)
 
 
 @dataclass(frozen=True)

@@ -348,6 +348,43 @@ def test_wilcoxon_of_equal_methods_and_effect_size_by_hand():
     assert pair.median == pytest.approx(0.25)
 
 
+def test_nemenyi_is_demsars_example():
+    """Demsar 2006, table 2: ranks of four classifiers on 14 data sets. At 5 % nothing is shown; at
+    10 % C4.5 is worse than C4.5+m and C4.5+m+cf, and no more."""
+    ranks = np.array([
+        [4, 3, 2, 1], [1, 2, 3, 4], [4, 1, 2, 3], [4, 1, 3, 2], [4, 2, 3, 1], [1, 2.5, 4, 2.5],
+        [3, 2, 4, 1], [2.5, 2.5, 4, 1], [4, 3, 2, 1], [2.5] * 4, [4, 2.5, 1, 2.5], [3, 2, 4, 1],
+        [4, 1, 2, 3], [3, 1, 4, 2],
+    ])  # fmt: skip
+    mean = stats.mean_ranks(-ranks)
+    np.testing.assert_allclose(mean, [3.143, 2.000, 2.893, 1.964], atol=5e-4)
+    p = stats.nemenyi(mean[:, None] - mean, 4, 14)
+    assert (p[~np.eye(4, dtype=bool)] > 0.05).all() and np.allclose(np.diag(p), 1)
+    assert set(map(tuple, np.argwhere(p < 0.1))) == {(0, 1), (1, 0), (0, 3), (3, 0)}
+    found = stats.friedman(-ranks)
+    assert found.critical_difference == pytest.approx(1.25, abs=5e-3)
+    assert stats.nemenyi(found.critical_difference, 4, 14) == pytest.approx(0.05, abs=1e-6)
+    assert stats.nemenyi(1.12, 4, 14) == pytest.approx(0.10, abs=5e-3)
+
+
+def test_nemenyi_is_the_range_of_normal_values():
+    """P(range of k standard normals > q), integrated: 1 - k E[(Phi(z) - Phi(z - q))^(k - 1)]."""
+    from scipy.stats import norm
+
+    z = np.linspace(-9, 9, 20001)
+    for difference, k, n in ((1.5, 4, 25), (2.0, 4, 5), (3.1, 10, 12)):
+        q = difference / np.sqrt(k * (k + 1) / (12 * n))
+        inside = k * norm.pdf(z) * (norm.cdf(z) - norm.cdf(z - q)) ** (k - 1)
+        expected = 1 - np.trapezoid(inside, z)
+        assert stats.nemenyi(difference, k, n) == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_the_papers_marks_need_by_nemenyi():
+    """paper.md 7: of four methods, two mean ranks are '#' with 5 runs, 1.14 '**' with 25."""
+    assert stats.nemenyi(2, 4, 5) > 0.05
+    assert stats.nemenyi(1.14, 4, 25) == pytest.approx(0.01, abs=1e-3)
+
+
 def test_holm_by_hand():
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.7]) == [1, 1]
