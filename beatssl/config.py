@@ -304,11 +304,12 @@ class SegmentConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What the comparison of methods adds to the two tasks (paper.md 2.3 and 2.4, our default)."""
+    """What the comparison of methods adds to the two tasks (paper.md 2.4 and 7, our default)."""
 
     label_fractions: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     draws: int = 5  # stratified draws of the labelled records at each fraction
-    folds: int = 10  # of LUDB, by record
+    folds: int = 5  # of LUDB, by record
+    repeats: int = 5  # of the folds, each with another split and decoder
 
 
 @dataclass(frozen=True)
@@ -330,6 +331,13 @@ class Profile:
     @property
     def work(self) -> Path:
         return work_dir() / self.name
+
+    def repeats_of(self, run: PretrainConfig) -> tuple[int, ...]:
+        """Numbers of the repeats of LUDB's folds that a run's encoder is evaluated in: repeat k
+        takes encoder k mod their number of the method's seeds, so that a method has as many
+        repeats whether it has one seed or several."""
+        seeds = sorted({run.seed, *(other.seed for other in self.runs if other.name == run.name)})
+        return tuple(range(seeds.index(run.seed), self.compare.repeats, len(seeds)))
 
     def encoder_of(self, run: PretrainConfig) -> Architecture:
         """The encoder of a run. TS2Vec and wav2vec 2.0 bring their own; all others have the

@@ -16,7 +16,9 @@ from beatssl import results, stats, tables
 from beatssl.config import PretrainConfig, Profile, differing
 from beatssl.results import CLASSIFY, HEADLINES, SCORES, SEGMENT
 
-DIFFERENCE = ["first", "second", "score", "difference", "low", "high", "zero", "n"]
+DIFFERENCE = ["first", "second", "score", "difference", "low", "high", "zero", "n", "covers"]
+VARIED = ("rhythm", "beat", "exponent")  # what the paper's Table 1 varies
+BLOCKS = ("left open by the paper", "varied in Table 1")  # of changed settings
 CLAIMS = (  # what Table 1 says, as pairs of rows
     ("the paper's best row over its baseline", "soft_1-hard-50", "hard-none-1"),
     ("soft over hard rhythm targets", "soft_1-none-1", "hard-none-1"),
@@ -44,28 +46,61 @@ def table_1() -> dict[tuple[str, str], float]:
     }
 
 
-def agreement(profile: Profile, *, label_fraction: float = 1.0) -> pd.DataFrame:
-    """Spearman correlation of our scores with the paper's over the ablation rows, with a bootstrap
-    interval over the test records, a line a score; empty below five rows."""
+def agreement(
+    profile: Profile, table: pd.DataFrame, *, label_fraction: float = 1.0
+) -> pd.DataFrame:
+    """Spearman correlation of our scores with the paper's over the ablation rows, a line a score.
+
+    p permutes the rows (`stats.spearman`): is the order closer to the paper's, or to its reverse,
+    than chance makes it? The interval resamples patients and seeds and keeps the rows as they are;
+    it is there where the predictions of all rows are.
+
+    Args:
+        table: `tables.headlines` of this label fraction; with fewer than all labels the
+            segmentation, which has no such fraction, is left out.
+
+    Returns:
+        Columns rows, Spearman, p, interval, as texts; scores with fewer than five rows are left
+        out.
+    """
     groups = _groups(profile, "frozen", label_fraction)
-    paper, lines = table_1(), {}
+    lines = {}
     for score, task, metric in HEADLINES:
-        names = [name for name, of in paper if of == score and (name, task) in groups]
-        if len(names) < 5:
+        both = table[(table["score"] == score) & table["paper"].notna() & table["value"].notna()]
+        if len(both) < 5 or (label_fraction < 1 and task == SEGMENT):
             continue
-        found = stats.rank_agreement(
-            SCORES[task],
-            [_load(profile, groups[name, task]) for name in names],
-            metric,
-            [paper[name, score] for name in names],
-            results.resamples_of(profile, task),
-        )
+        rho, p = stats.spearman(both["value"], both["paper"])
+        interval = "–"
+        if all((name, task) in groups for name in both["name"]):
+            found = stats.rank_agreement(
+                SCORES[task],
+                [_load(profile, groups[name, task]) for name in both["name"]],
+                metric, both["paper"], results.resamples_of(profile, task),
+            )  # fmt: skip
+            interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
         lines[score] = {
-            "rows": len(names),
-            "Spearman": f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]",
-            "includes zero": "yes" if found.low <= 0 <= found.high else "no",
+            "rows": len(both),
+            "Spearman": f"{rho:+.2f}",
+            f"p ({stats.PERMUTATIONS:,} permutations of the rows)": tables.p_text(p),
+            "95 % interval over patients and seeds": interval,
         }
     return tables.titled(pd.DataFrame(lines).T, "paper and ours")
+
+
+def rank_findings(ranks: pd.DataFrame) -> str:
+    """One sentence a score: where the paper's three best rows stand here.
+
+    Args: ranks: `tables.ranks`."""
+    lines = []
+    for score, part in ranks.groupby("score", sort=False):
+        best = part.sort_values("paper").head(3)
+        said = [
+            f"the {place} (*{row.label.split(' (')[0]}*) is number {row.ours}"
+            for place, row in zip(("first", "second", "third"), best.itertuples())
+        ]
+        text = f"- **{score}**, {len(part)} rows: of the paper's rows, {', '.join(said)} here."
+        lines.append(text)
+    return "\n".join(lines) or "Nothing to rank yet."
 
 
 # --- differences ----------------------------------------------------------------------------------
@@ -79,7 +114,7 @@ def differences(
     protocol: str = "frozen",
     label_fraction: float = 1.0,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """First minus second for the headline scores, paired joint bootstrap (`stats.difference`).
+    """First minus second for the headline scores, paired bootstrap (`stats.difference`).
 
     Args:
         pairs: names of methods: a run id without its seed ("random", "supervised",
@@ -89,7 +124,8 @@ def differences(
 
     Returns:
         Columns first, second, score, difference, low, high, zero ("excludes zero" | "includes
-        zero" | "no interval"), n; and the pairs and tasks that were not evaluated.
+        zero" | "no interval"), n, covers (what was resampled for the interval: patients, and seeds
+        where a side has several); and the pairs and tasks that were not evaluated.
     """
     groups = _groups(profile, protocol, label_fraction)
     lines, absent = [], []
@@ -103,7 +139,7 @@ def differences(
             words = [_label_of(groups[name, task][0]) for name in (first, second)]
             for heading, of_task, metric in HEADLINES:
                 if of_task == task and heading in scores:
-                    lines.append(_difference(*words, heading, found[metric]))
+                    lines.append(_difference(*words, heading, found[metric], _covers(*sides)))
     return pd.DataFrame(lines, columns=DIFFERENCE), absent
 
 
@@ -120,8 +156,9 @@ def _groups(
     return {k: sorted(g, key=lambda what: what.run.seed) for k, g in groups.items()}
 
 
-def _load(profile: Profile, group: Sequence[results.Evaluation]) -> list[Mapping]:
-    return [results.load_predictions(profile, what) for what in group]
+def _load(profile: Profile, group: Sequence[results.Evaluation]) -> dict[int, Mapping]:
+    """Predictions by seed."""
+    return {what.run.seed: results.load_predictions(profile, what) for what in group}
 
 
 def _label_of(what: results.Evaluation) -> str:
@@ -191,24 +228,37 @@ def claim_findings(table: pd.DataFrame) -> str:
     return "\n".join(lines) or "None of these pairs has been run."
 
 
-def _difference(first: str, second: str, heading: str, found: stats.Estimate) -> tuple:
+def _covers(first: Mapping[int, Mapping], second: Mapping[int, Mapping]) -> str:
+    """What an interval of the difference of two methods, given by seed, was resampled over."""
+    several = [len(side) > 1 for side in (first, second)]
+    if all(several):
+        return "patients and seeds"
+    return "patients and the seeds of one side" if any(several) else "patients"
+
+
+def _difference(
+    first: str, second: str, heading: str, found: stats.Estimate, covers: str
+) -> tuple:
     zero = "includes zero" if found.low <= 0 <= found.high else "excludes zero"
     if np.isnan(found.low):
         zero = "no interval"
-    return first, second, heading, found.value, found.low, found.high, zero, found.n
+    return first, second, heading, found.value, found.low, found.high, zero, found.n, covers
 
 
 def difference_texts(table: pd.DataFrame) -> pd.DataFrame:
-    """`differences` as texts, a line a pair, a column a score."""
+    """`differences` as texts, a line a pair, a column a score; the corner says what the intervals
+    cover."""
     text = [tables.difference(r.difference, r.low, r.high) for r in table.itertuples()]
     pair = table["first"] + " − " + table["second"]
     wide = table.assign(text=text, pair=pair).pivot(index="pair", columns="score", values="text")
     order = [score for score, _, _ in HEADLINES if score in wide]
-    return tables.titled(wide.loc[list(dict.fromkeys(pair)), order].fillna("–"), "difference")
+    covers = " or ".join(dict.fromkeys(table["covers"])) or "patients"
+    corner = f"difference [95 % interval over {covers}]"
+    return tables.titled(wide.loc[list(dict.fromkeys(pair)), order].fillna("–"), corner)
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """One plain sentence a pair of `differences`, as Markdown."""
+    """One plain sentence a pair of `differences`, as Markdown, with what its intervals cover."""
     lines = []
     for (first, second), part in table.groupby(["first", "second"], sort=False):
         words = {"higher": [], "lower": [], "no difference shown": []}
@@ -216,7 +266,12 @@ def in_words(table: pd.DataFrame) -> str:
             sign = "higher" if row.difference > 0 else "lower"
             words[sign if row.zero == "excludes zero" else "no difference shown"].append(row.score)
         said = [f"**{word}** in {', '.join(scores)}" for word, scores in words.items() if scores]
-        lines.append(f"- *{first}* against *{second}*: {'; '.join(said)}.")
+        covered = [
+            f"{covers}{'' if len(of) == len(part) else ' in ' + ', '.join(of['score'])}"
+            for covers, of in part.groupby("covers", sort=False)
+        ]
+        over = f"(intervals over {'; '.join(covered)})"
+        lines.append(f"- *{first}* against *{second}*: {'; '.join(said)} {over}.")
     return "\n".join(lines) or "Nothing to compare yet."
 
 
@@ -230,22 +285,51 @@ def changes(run: PretrainConfig, base: PretrainConfig) -> str:
     return ", ".join(f"{name} = {text}" for name, text in texts.items())
 
 
+def seed_spread(profile: Profile) -> pd.DataFrame:
+    """What another seed does to each headline score: the standard deviation within the rows of the
+    ablation (frozen encoders, all labels), pooled over those that have two seeds or more.
+
+    Returns:
+        index score; columns sd, df (degrees of freedom), rows (pooled), epochs (text).
+    """
+    values: dict[tuple, list[float]] = {}
+    epochs: dict[str, int] = {}
+    for what, rows in results.evaluations(profile, CLASSIFY, SEGMENT):
+        of_table = what.run.method == "beatssl" and not what.run.variant and what.weights
+        if of_table and what.protocol == "frozen" and what.label_fraction == 1:
+            epochs[what.name] = what.run.epochs
+            for row in rows:
+                values.setdefault((what.name, what.task, row["metric"]), []).append(row["value"])
+    lines = {}
+    for heading, *score in HEADLINES:
+        groups = {name: v for (name, *of), v in values.items() if of == score and len(v) > 1}
+        sd, df = stats.pooled_sd(groups.values())
+        steps = " or ".join(str(e) for e in sorted({epochs[name] for name in groups}))
+        lines[heading] = {"sd": sd, "df": df, "rows": len(groups), "epochs": steps}
+    return pd.DataFrame(lines).T.astype({"sd": float, "df": int, "rows": int})
+
+
 def sensitivity(
     profile: Profile, rows: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Every variant of the profile minus the variant `base`, paired joint bootstrap over the test
-    records; variants of the untrained encoder are compared with the profile's untrained encoder.
+    """Every variant of the profile minus the variant `base`, paired bootstrap; variants of the
+    untrained encoder are compared with the profile's untrained encoder.
+
+    A change is an effect where its interval excludes zero and it is larger than seeds explain: a
+    t-test with the spread of a seed within the rows of the ablation (`seed_spread`), p corrected by
+    Holm over all changes of a score.
 
     Args:
         rows: names of rows of the ablation that differ from the base by one setting too.
 
     Returns:
-        `differences` with the changed settings in `first`, and columns name, seeds (of the
-        variant), seed_low, seed_high (single seeds of the base minus their mean), effect (whether
-        the interval excludes zero and the difference lies outside that range); and the variants
-        that have no scores, with the reason.
+        `differences` with the changed settings in `first`, and columns name, block (one of
+        `BLOCKS`: a change of what Table 1 varies, alone or with another, or one of nothing but what
+        the paper leaves open), seeds (of the variant), limit (p = 5 % before the correction), p,
+        p_holm, effect; and the variants that have no scores, with the reason.
     """
     groups = _groups(profile, "frozen", 1.0)
+    spread = seed_spread(profile)
     first = {run.name: run for run in reversed(profile.runs)}
     base = next((name for name, run in first.items() if run.variant == "base"), "")
     against: dict[str, list[PretrainConfig]] = {}
@@ -260,62 +344,105 @@ def sensitivity(
             if (of, task) not in groups or not there:
                 continue
             second = _load(profile, groups[of, task])
+            others = [_load(profile, groups[run.name, task]) for run in there]
             found = stats.against(
-                SCORES[task], second, [_load(profile, groups[run.name, task]) for run in there],
-                results.resamples_of(profile, task),
-            )  # fmt: skip
-            own = stats.estimate(SCORES[task], second, 0)
-            for run, scores in zip(there, found, strict=True):
+                SCORES[task], second, others, results.resamples_of(profile, task)
+            )
+            for run, own, scores in zip(there, others, found, strict=True):
                 text = changes(run, first[of])
                 if not text:  # a row with the same settings as the base
                     continue
                 text = f"untrained: {text}" if of == "random" else text
+                block = BLOCKS[bool(set(differing(run, first[of])) & set(VARIED))]
                 for heading, of_task, metric in HEADLINES:
                     if of_task == task:
                         line = _difference(text, _label_of(groups[of, task][0]), heading,
-                                           scores[metric])
-                        spread = np.array(own[metric].per_seed) - own[metric].value
-                        seeds = len(groups[run.name, task])
-                        lines.append((*line, run.name, seeds, spread.min(), spread.max()))
-    table = pd.DataFrame(lines, columns=[*DIFFERENCE, "name", "seeds", "seed_low", "seed_high"])
-    beyond = (table["difference"] < table["seed_low"]) | (table["difference"] > table["seed_high"])
-    return table.assign(effect=beyond & (table["zero"] == "excludes zero")), absent
+                                           scores[metric], _covers(own, second))
+                        sd, df = spread.loc[heading, ["sd", "df"]]
+                        of_seeds = stats.seed_test(
+                            scores[metric].value, sd, df, len(own), len(second)
+                        )
+                        lines.append((*line, run.name, block, len(own), *of_seeds))
+    columns = [*DIFFERENCE, "name", "block", "seeds", "limit", "p"]
+    table = pd.DataFrame(lines, columns=columns)
+    table = table.sort_values("block", key=lambda b: b.map(BLOCKS.index), kind="stable")
+    table = table.reset_index(drop=True)
+    table["p_holm"] = table.groupby("score")["p"].transform(stats.holm)
+    clear = (table["zero"] == "excludes zero") & (table["p_holm"] < 0.05)
+    return table.assign(effect=clear), absent
 
 
 def sensitivity_texts(table: pd.DataFrame) -> pd.DataFrame:
     """`sensitivity` as texts: a line a change, a column a score; * marks an effect."""
     text = [
-        tables.difference(r.difference, r.low, r.high) + (" *" if r.effect else "")
+        f"{tables.difference(r.difference, r.low, r.high)}, p {tables.p_text(r.p_holm)}"
+        + (" *" if r.effect else "")
         for r in table.itertuples()
     ]
-    wide = table.assign(text=text).pivot(index=["first", "seeds"], columns="score", values="text")
-    order = pd.MultiIndex.from_frame(table[["first", "seeds"]].drop_duplicates())
+    lines = ["first", "block", "seeds"]
+    wide = table.assign(text=text).pivot(index=lines, columns="score", values="text")
+    order = pd.MultiIndex.from_frame(table[lines].drop_duplicates())
     wide = wide.reindex(order)[[score for score, _, _ in HEADLINES if score in wide]]
-    return tables.titled(wide.reset_index("seeds"), "change (* = effect)").fillna("–")
+    corner = "change [95 % interval], p after Holm (* = effect)"
+    return tables.titled(wide.reset_index(["block", "seeds"]), corner).fillna("–")
+
+
+def seed_findings(spread: pd.DataFrame, base: PretrainConfig, seeds: int) -> str:
+    """How large the spread of a seed is, from which rows, and what that leaves open.
+
+    Args: spread: `seed_spread`. base: the variant that is changed. seeds: how many it has."""
+    known = spread[spread["df"] > 0]
+    if known.empty:
+        return "No row of the ablation has two seeds: no change can be called an effect."
+    said = [
+        f"{score} {r.sd:.4f} ({r.df} degrees of freedom), so that one seed against {seeds} must "
+        f"differ by {stats.seed_test(0, r.sd, r.df, 1, seeds)[0]:.3f} for p = .05 before the "
+        "correction"
+        for score, r in zip(known.index, known.itertuples(), strict=True)
+    ]
+    text = (
+        f"Standard deviation over seeds, pooled over {known['rows'].max()} rows of the ablation: "
+        f"{'; '.join(said)}."
+    )
+    epochs = " or ".join(dict.fromkeys(known["epochs"]))
+    if epochs != str(base.epochs):
+        text += (
+            f" These rows have {epochs} epochs, the base and its variants {base.epochs} and the "
+            "untrained encoders none: if a seed matters more or less after other steps, the limits "
+            "are too low or too high."
+        )
+    return text
 
 
 def sensitivity_findings(table: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """Which changes move a score further than the rows of the paper's table lie apart.
+    """Which changes move a score further than the rows of the paper's table lie apart, for what the
+    paper leaves open and for what its table varies.
 
     Args: table: `sensitivity`. rows: `claims`; its first claim, the best row over the baseline, is
         what the changes are held against."""
     best = rows[rows["claim"] == CLAIMS[0][0]].set_index("score")
+    table = table[~table["first"].str.startswith("untrained")]
     lines = []
     for heading in [score for score in tables.TABLE_1 if score in best.index]:
-        part = table[(table["score"] == heading) & ~table["first"].str.startswith("untrained")]
-        if part.empty:
+        of_score = table[table["score"] == heading]
+        if of_score.empty:
             continue
         paper, ours = best.loc[heading, "paper"], best.loc[heading, "difference"]
-        real = part[part["effect"]].sort_values("difference", key=abs, ascending=False)
-        size = real["difference"].abs()
-        text = (
+        lines.append(
             f"- **{heading}**: the best row lies {paper:+.3f} from the baseline in the paper, "
-            f"{ours:+.3f} here. Of {len(part)} changed settings, {len(real)} move the score beyond "
-            f"what another seed does; {(size > abs(paper)).sum()} further than the paper's "
-            f"difference, {(size > abs(ours)).sum()} further than ours"
+            f"{ours:+.3f} here."
         )
-        named = [f"`{r.first}` {r.difference:+.3f}" for r in real.itertuples()]
-        lines.append(text + (". Largest first: " + ", ".join(named) if named else "") + ".")
+        for block, part in of_score.groupby("block", sort=False):
+            real = part[part["effect"]].sort_values("difference", key=abs, ascending=False)
+            size = real["difference"].abs()
+            text = (
+                f"  - *{block}*: of {len(part)} changed settings, {len(real)} move the score "
+                f"beyond what seeds do, after Holm's correction ({(real['difference'] > 0).sum()} "
+                f"up, {(real['difference'] < 0).sum()} down); {(size > abs(paper)).sum()} further "
+                f"than the paper's difference, {(size > abs(ours)).sum()} further than ours"
+            )
+            named = [f"`{r.first}` {r.difference:+.3f}" for r in real.itertuples()]
+            lines.append(text + (". Largest first: " + ", ".join(named) if named else "") + ".")
     return "\n".join(lines) or "No variant has been run."
 
 

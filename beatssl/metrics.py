@@ -307,6 +307,20 @@ def segmentation_scores(
     return scores
 
 
+def fold_scores(
+    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """`segmentation_scores`, as the mean over several repeats of the cross-validation.
+
+    Args: predictions: as there, but `prediction` (repeats, n, time). weights: (resamples, n).
+    Returns: name -> (resamples,)."""
+    each = [
+        segmentation_scores({**predictions, "prediction": one}, weights)
+        for one in predictions["prediction"]
+    ]
+    return {name: np.mean([scores[name] for scores in each], axis=0) for name in each[0]}
+
+
 def _event_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
     """Scores from (resamples, 5) sums in the order of `border_sums`."""
     hit, extra, missed, total, squares = sums.T

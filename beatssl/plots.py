@@ -250,28 +250,31 @@ def rank_slopes(table: pd.DataFrame, marked: dict[str, str]) -> Figure:
 
 
 def sensitivity(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
-    """Effect of each changed setting with its interval, a panel a score; the grey band is what
-    another seed does.
+    """Effect of each changed setting with its interval, a panel a score, block by block; the grey
+    band is what seeds do.
 
-    Args: table: columns first (the change), score, difference, low, high, seed_low, seed_high,
-        effect."""
-    names = list(dict.fromkeys(table["first"]))
+    Args: table: columns first (the change), block, score, difference, low, high, limit (half width
+        of the band), effect."""
+    of_block = table.drop_duplicates("first").groupby("block", sort=False)["first"]
+    names = [name for block, of in of_block for name in (block, *of)]
     size = (3 + 2.4 * len(scores), 0.9 + 0.27 * len(names))
     fig, axes = plt.subplots(1, len(scores), figsize=size, sharey=True, squeeze=False)
     axes[0, 0].set_ylabel("changed setting")
+    y = np.arange(len(names))
     for ax, score in zip(axes[0], scores):
         part = table[table["score"] == score].set_index("first").reindex(names)
-        y = np.arange(len(names))
-        band = part[["seed_low", "seed_high"]].to_numpy()
-        for at, (low, high) in zip(y, band):
-            ax.fill_betweenx([at - 0.5, at + 0.5], low, high, color="#dddddd", lw=0, zorder=0)
-        colours = np.where(part["effect"].fillna(False).astype(bool), "#c8553d", "#4a6fa5")
+        for at, limit in zip(y, part["limit"]):
+            ax.fill_betweenx([at - 0.5, at + 0.5], -limit, limit, color="#dddddd", lw=0, zorder=0)
+        colours = np.where(part["effect"].eq(True), "#c8553d", "#4a6fa5")
         ax.hlines(y, part["low"], part["high"], color=colours, lw=2)
         ax.scatter(part["difference"], y, color=colours, s=22, zorder=3)
         ax.axvline(0, color="#444444", lw=0.8)
         ax.set(xlabel=f"difference in {score}", yticks=y, ylim=(len(names) - 0.5, -0.5))
         ax.set_yticklabels(names)
         ax.locator_params(axis="x", nbins=4)
+    for text in axes[0, 0].get_yticklabels():
+        if text.get_text() in of_block.groups:
+            text.set_fontweight("bold")
     fig.tight_layout()
     return fig
 

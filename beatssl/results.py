@@ -44,7 +44,7 @@ SCORES = {
     SEGMENT: metrics.segmentation_scores,
     EMBED: metrics.embedding_scores,
     LABELS: metrics.draw_scores,
-    FOLDS: metrics.segmentation_scores,
+    FOLDS: metrics.fold_scores,
 }
 HEADLINES = (  # heading, task, metric: the columns of the main table
     ("AUROC", CLASSIFY, "auroc_macro"),

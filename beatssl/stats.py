@@ -1,19 +1,23 @@
-"""Bootstrap intervals over test records, paired differences, and tests over repeated runs.
+"""Bootstrap intervals over patients and seeds, paired differences, and tests over repeated runs.
 
-Percentile bootstrap: records are drawn with replacement, the score is computed on every draw, and
-the interval holds the middle 95 %. It says how far the score depends on which records happen to be
-in the test set, not on the seed of the training: the spread over seeds is reported beside it.
+Percentile bootstrap: patients are drawn with replacement, each with all of its records, and seeds
+of the training with replacement too; the score is computed on every draw, and the interval holds
+the middle 95 %. Both are drawn independently of each other (the pigeonhole bootstrap of Owen 2007,
+Ann. Appl. Stat. 1:386). With a single seed the interval covers the patients only; with few seeds it
+covers them a little too narrowly, as any bootstrap of k values does: by the factor sqrt(1 - 1/k).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2, friedmanchisquare, rankdata, studentized_range, wilcoxon
+import pandas as pd
+from scipy.stats import chi2, friedmanchisquare, rankdata, studentized_range, t, wilcoxon
 
 LEVEL = 0.95
+PERMUTATIONS = 100_000
 MOST_UNDEFINED = 0.05  # share of resamples without a score above which no interval is given
 
 Predictions = Mapping[str, np.ndarray]
@@ -36,15 +40,39 @@ class Estimate:
         return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else float("nan")
 
 
-def resample_weights(n: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each of n records is drawn in each resample.
+def resample_weights(patient_id: Sequence, resamples: int, seed: int) -> np.ndarray:
+    """How often each record counts in each resample: as often as its patient is drawn.
+
+    As many patients are drawn as there are, numbered in the order in which they first appear, by
+    `default_rng(seed).multinomial`; with one record a patient this draws records.
+
+    Args:
+        patient_id: (n,), of each record.
 
     Returns:
-        (1 + resamples, n) float64; row 0 is the data as they are (all ones), every row sums to n.
+        (1 + resamples, n) float64; row 0 is the data as they are (all ones).
     """
+    patient, names = pd.factorize(np.asarray(patient_id))
+    patients = len(names)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-    return np.concatenate([np.ones((1, n)), drawn])
+    drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    return np.concatenate([np.ones((1, len(patient))), drawn[:, patient]])
+
+
+def seed_weights(seeds: Sequence[int], resamples: int, seed: int) -> np.ndarray:
+    """Weight of each training seed in each resample: k seeds are drawn with replacement.
+
+    The draw depends on the seeds' numbers, so that methods trained with the same seeds are averaged
+    over the same drawn seeds (paired), and others each over their own. It has a random stream of
+    its own (`SeedSequence(seed, spawn_key=(1, *seeds))`) and leaves that of the patients alone.
+
+    Returns:
+        (k, 1 + resamples), columns sum to 1; column 0 is the plain mean.
+    """
+    k = len(seeds)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, *seeds)))
+    drawn = rng.multinomial(k, np.full(k, 1 / k), size=resamples)
+    return np.concatenate([np.ones((1, k)), drawn]).T / k
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
@@ -64,61 +92,75 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
 def estimate(
     scores: Scores, per_seed: Sequence[Predictions], resamples: int, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Mean score over seeds with its joint-bootstrap interval.
+    """Mean score over seeds with its interval over patients and seeds.
 
-    All seeds are scored on the same resamples of the records, and the mean over seeds is taken
-    within each resample.
+    All seeds are scored on the same resamples of the patients, and the mean over the drawn seeds is
+    taken within each resample.
 
     Args:
         scores: `metrics.classification_scores` or `metrics.segmentation_scores`.
-        per_seed: saved predictions, one mapping per training seed, all on the same records.
+        per_seed: saved predictions, one mapping per training seed, all on the same records; they
+            hold `record_id` and `patient_id` (n,).
         resamples: number of bootstrap resamples.
         seed: of the resampling, not of the training.
 
     Raises:
-        ValueError: the seeds were scored on different records.
+        ValueError: the seeds were scored on different records, or predictions name no patients.
     """
-    samples = _sample(scores, [per_seed], resamples, seed)[0]
-    return {name: _estimate(s.mean(axis=0), s[:, 0], per_seed[0]) for name, s in samples.items()}
+    samples = _sample(scores, [dict(enumerate(per_seed))], resamples, seed)[0]
+    return {name: _estimate(s.mean, s.single, per_seed[0]) for name, s in samples.items()}
 
 
 def difference(
     scores: Scores,
-    first: Sequence[Predictions],
-    second: Sequence[Predictions],
+    first: Mapping[int, Predictions],
+    second: Mapping[int, Predictions],
     resamples: int,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """Mean score of `first` minus that of `second`, paired: both see the same resamples.
 
-    `per_seed` of the result holds differences seed by seed where both have as many seeds, and is
-    empty otherwise. Arguments and errors as in `estimate`.
+    The same seed gives two methods the same initial weights where they share a network, the same
+    draw of labels and the same decoder. So where both sides have the same seeds they are paired by
+    seed: the same drawn seeds count on both sides. Otherwise each side draws its own.
+
+    Args:
+        first, second: predictions by training seed.
+
+    Returns:
+        `per_seed` holds differences seed by seed where both sides have the same seeds, and is empty
+        otherwise. Errors as in `estimate`.
     """
     return against(scores, second, [first], resamples, seed)[0]
 
 
 def against(
     scores: Scores,
-    base: Sequence[Predictions],
-    others: Sequence[Sequence[Predictions]],
+    base: Mapping[int, Predictions],
+    others: Sequence[Mapping[int, Predictions]],
     resamples: int,
     seed: int = 0,
 ) -> list[dict[str, Estimate]]:
     """`difference` of each of `others` from the same base, which is scored only once."""
     b, *rest = _sample(scores, [base, *others], resamples, seed)
+    some = next(iter(base.values()))
     out = []
     for group, a in zip(others, rest, strict=True):
-        found = {}
-        for name in a:
-            paired = a[name][:, 0] - b[name][:, 0] if len(group) == len(base) else np.empty(0)
-            found[name] = _estimate(a[name].mean(axis=0) - b[name].mean(axis=0), paired, group[0])
-        out.append(found)
+        same = list(group) == list(base)
+        out.append({
+            name: _estimate(
+                a[name].mean - b[name].mean,
+                a[name].single - b[name].single if same else np.empty(0),
+                some,
+            )
+            for name in a
+        })  # fmt: skip
     return out
 
 
 def rank_agreement(
     scores: Scores,
-    groups: Sequence[Sequence[Predictions]],
+    groups: Sequence[Mapping[int, Predictions]],
     metric: str,
     reference: Sequence[float],
     resamples: int,
@@ -126,19 +168,44 @@ def rank_agreement(
 ) -> Estimate:
     """Spearman correlation over methods: their mean score here against a published number.
 
-    On every resample of the records the methods are scored and ranked anew, so the interval says
-    how far the order depends on the test records; it does not cover the choice of the methods.
+    On every resample of patients and seeds the methods are scored and ranked anew, so the interval
+    says how far the order depends on these; it does not cover that the methods are few, which
+    the p of `spearman` does.
 
     Args:
-        groups: predictions of all seeds, one group a method; at least two methods.
+        groups: predictions by training seed, one group a method; at least two methods.
         metric: which of the scores.
         reference: one number a method.
     """
     samples = _sample(scores, groups, resamples, seed)
-    means = np.stack([s[metric].mean(axis=0) for s in samples])  # (methods, 1 + resamples)
+    means = np.stack([s[metric].mean for s in samples])  # (methods, 1 + resamples)
     ours = _standardised(rankdata(means, axis=0))
     theirs = _standardised(rankdata(np.asarray(reference, float))[:, None])
-    return _estimate((ours * theirs).mean(axis=0), np.empty(0), groups[0][0])
+    some = next(iter(groups[0].values()))
+    return _estimate((ours * theirs).mean(axis=0), np.empty(0), some)
+
+
+def spearman(
+    ours: Sequence[float], reference: Sequence[float], permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Spearman correlation of two lists, one number a method each, and how often chance does it.
+
+    The reference is permuted over the methods: p is the share of permutations whose |rho| is not
+    below the found one, counted with the data themselves, (b + 1) / (m + 1), two-sided.
+
+    Returns:
+        rho, p; NaN where all of one list are equal.
+    """
+    a = _standardised(rankdata(np.asarray(ours, float)))
+    b = _standardised(rankdata(np.asarray(reference, float)))
+    rho = float(a @ b / len(a))
+    if np.isnan(rho):
+        return rho, rho
+    rng = np.random.default_rng(seed)
+    drawn = rng.permuted(np.tile(b, (permutations, 1)), axis=1) @ a / len(a)
+    as_far = int((np.abs(drawn) >= abs(rho) - 1e-9).sum())
+    return rho, (as_far + 1) / (permutations + 1)
 
 
 def _standardised(ranks: np.ndarray) -> np.ndarray:
@@ -153,23 +220,79 @@ def _estimate(samples: np.ndarray, per_seed: np.ndarray, predictions: Prediction
     return Estimate(float(samples[0]), low, high, n, tuple(float(v) for v in per_seed))
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """Of one score: `mean` (1 + resamples,) over the drawn seeds, `single` (seeds,) as it is."""
+
+    mean: np.ndarray
+    single: np.ndarray
+
+
 def _sample(
-    scores: Scores, groups: Sequence[Sequence[Predictions]], resamples: int, seed: int
-) -> list[dict[str, np.ndarray]]:
-    """Per group: score name -> (seeds, 1 + resamples), on the same resamples everywhere."""
-    records = groups[0][0]["record_id"]
-    for predictions in (p for group in groups for p in group):
-        if not np.array_equal(predictions["record_id"], records):
+    scores: Scores, groups: Sequence[Mapping[int, Predictions]], resamples: int, seed: int
+) -> list[dict[str, _Samples]]:
+    """Per group the samples by score name, on the same resamples everywhere."""
+    every = [predictions for group in groups for predictions in group.values()]
+    if any("patient_id" not in predictions for predictions in every):
+        raise ValueError(
+            "predictions do not name the patients (patient_id): evaluate the runs again "
+            "(`python -m beatssl run`)"
+        )
+    for predictions in every:
+        if any(
+            not np.array_equal(predictions[name], every[0][name])
+            for name in ("record_id", "patient_id")
+        ):
             raise ValueError(
                 "predictions were made on different test records and cannot be compared: "
                 "run the older ones again"
             )
-    weights = resample_weights(len(records), resamples, seed)
+    weights = resample_weights(every[0]["patient_id"], resamples, seed)
     out = []
     for group in groups:
-        rows = [scores(predictions, weights) for predictions in group]
-        out.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        rows = [scores(predictions, weights) for predictions in group.values()]
+        share = seed_weights(list(group), resamples, seed)
+        found = {}
+        for name in rows[0]:
+            values = np.stack([row[name] for row in rows])  # (seeds, 1 + resamples)
+            mean = np.where(share > 0, share * values, 0).sum(axis=0)  # NaN only of drawn seeds
+            found[name] = _Samples(mean, values[:, 0])
+        out.append(found)
     return out
+
+
+# --- what another seed does ---------------------------------------------------------------------
+
+
+def pooled_sd(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Standard deviation within groups and its degrees of freedom (values minus groups).
+
+    Args: groups: the scores of the seeds of one method each; those with fewer than two are left
+    out. Returns: sd, df; NaN, 0 where no group has two."""
+    several = [np.asarray(group, float) for group in groups if len(group) > 1]
+    df = sum(len(group) - 1 for group in several)
+    if df == 0:
+        return float("nan"), 0
+    squares = sum(((group - group.mean()) ** 2).sum() for group in several)
+    return float(np.sqrt(squares / df)), df
+
+
+def seed_test(
+    difference: float, sd: float, df: int, first: int, second: int
+) -> tuple[float, float]:
+    """Are two means further apart than their seeds explain? A t-test with a pooled sd.
+
+    Args:
+        difference: of the mean of `first` seeds and the mean of `second` seeds.
+        sd, df: `pooled_sd`.
+
+    Returns:
+        The difference with p = 5 %, and the two-sided p of this one; NaN where df is 0.
+    """
+    error = sd * np.sqrt(1 / first + 1 / second)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where seeds do not differ at all
+        size = np.abs(np.float64(difference)) / error
+    return float(t.ppf(0.975, df) * error), float(2 * t.sf(size, df))
 
 
 # --- tests over repeated runs ---------------------------------------------------------------------
@@ -215,10 +338,25 @@ def friedman(values: np.ndarray, alpha: float = 0.05) -> Friedman:
         p=float(found.pvalue),
         smallest_p=float(chi2.sf(n * (k - 1), k - 1)),
         kendall_w=float(found.statistic / (n * (k - 1))),
-        mean_rank=rankdata(-values, axis=1).mean(axis=0),
+        mean_rank=mean_ranks(values),
         critical_difference=float(q * np.sqrt(k * (k + 1) / (6 * n))),
         blocks=n,
     )
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Mean rank over the blocks, 1 is best: (blocks, methods), higher is better -> (methods,)."""
+    return rankdata(-values, axis=1).mean(axis=0)
+
+
+def nemenyi(difference: np.ndarray | float, methods: int, blocks: int) -> np.ndarray:
+    """p of a difference of two mean ranks after Friedman's test (Nemenyi; Demsar 2006): the chance
+    that of `methods` alike ones the best and the worst lie so far apart over the blocks.
+
+    Args: difference: of mean ranks, any shape. Returns: p of that shape."""
+    error = np.sqrt(methods * (methods + 1) / (6 * blocks))
+    size = np.abs(np.asarray(difference, float)) / error * np.sqrt(2)
+    return studentized_range.sf(size, methods, np.inf)
 
 
 @dataclass(frozen=True)

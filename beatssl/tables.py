@@ -82,6 +82,13 @@ def difference(value: float, low: float, high: float) -> str:
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def p_text(p: float) -> str:
+    """A p-value in three digits, small ones with their power of ten."""
+    if np.isnan(p):
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
 def borders(score: Mapping[str, float]) -> dict[str, str]:
     """Border -> `sensitivity / precision, error mean ± sd (ms)` from the scores of task 2."""
     kinds = ("sensitivity", "precision", "error_mean_ms", "error_sd_ms")

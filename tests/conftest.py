@@ -43,7 +43,7 @@ def small(tmp_path_factory):
             w2v=W2VConfig(sampling_rate=100, conv_blocks=2, conv_channels=8, width=16, layers=1,
                           heads=2, ffn=16, position_kernel=8, position_groups=4, entries=8,
                           target_dim=8),
-            compare=CompareConfig(label_fractions=(0.5, 1.0), draws=2, folds=4),
+            compare=CompareConfig(label_fractions=(0.5, 1.0), draws=2, folds=2, repeats=2),
             classify=ClassifyConfig(label_fractions=(1.0,), bootstrap=50, finetune_epochs=1),
             segment=SegmentConfig(folds=2, epochs=2, bootstrap=50),
             runs=(PretrainConfig(epochs=3, batch_size=32), PretrainConfig(method="random")),

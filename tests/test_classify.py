@@ -28,6 +28,7 @@ class FakeStore:
         self.data[:, :5] += labels[:, :, None]
         self.table = pd.DataFrame(labels, columns=list(SUPERCLASSES))
         self.table["record_id"] = [f"r{i}" for i in range(n)]
+        self.table["patient_id"] = [f"p{i % 10}-{i // 20}" for i in range(n)]  # two records each
         self.table["dataset"] = "ptbxl"
         self.table["fold"] = np.arange(n) % 10 + 1
 
@@ -185,6 +186,9 @@ def test_frozen_evaluation_gives_rows_and_predictions_for_every_fraction():
     assert len(predictions[1.0]["train_record_id"]) == 160
     drawn_by = predictions[1.0]["train_record_id"]
     assert not set(drawn_by) & set(predictions[1.0]["record_id"])
+    patient = dict(zip(store.table["record_id"], store.table["patient_id"], strict=True))
+    expected = [patient[record] for record in predictions[1.0]["record_id"]]
+    assert predictions[1.0]["patient_id"].tolist() == expected and len(set(expected)) == 10
     auroc = [r["value"] for r in rows if r["metric"] == "auroc_macro"]
     assert min(auroc) > 0.7  # the classes are in the signal
     again = classify.evaluate(TRAINED, PROFILE, store, encoder, "frozen")

@@ -85,10 +85,14 @@ def test_both_protocols_run_are_saved_and_reused(small, tmp_path, monkeypatch):
     assert "neurokit_prominence-s0" not in set(only["run_id"])
     for what, _ in results.evaluations(profile):
         saved = results.load_predictions(profile, what)
-        if what.task == results.FOLDS:
-            assert len(np.unique(saved["fold"])) == profile.compare.folds
-            for k, (_, unseen) in enumerate(folds(saved["record_id"], profile.compare.folds)):
-                assert (saved["fold"][unseen] == k + 1).all()
+        if what.task == results.FOLDS:  # one encoder a method: it has all repeats
+            assert saved["repeat"].tolist() == [0, 1]
+            assert saved["prediction"].shape == (2, *saved["truth"].shape)
+            assert saved["prediction"].dtype == np.int8
+            for repeat, fold in zip(saved["repeat"], saved["fold"], strict=True):
+                parts = folds(saved["record_id"], profile.compare.folds, repeat)
+                for k, (_, unseen) in enumerate(parts, start=1):
+                    assert (np.flatnonzero(fold == k) == unseen).all()
     monkeypatch.setattr(compare, "cross_validate", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr(compare, "delineated", lambda *a: pytest.fail("drawn again"))
     monkeypatch.setattr(compare, "probe", lambda *a: pytest.fail("fitted again"))
@@ -96,6 +100,39 @@ def test_both_protocols_run_are_saved_and_reused(small, tmp_path, monkeypatch):
     assert evaluate.evaluate_all(w, "more folds").equals(more)
     combined = results.with_combined(profile).query("seed == 'all'")
     assert {results.LABELS, results.FOLDS} <= set(combined["task"])
+
+
+def test_scores_of_repeats_are_the_mean_of_the_repeats():
+    rng = np.random.default_rng(0)
+    saved = {"truth": rng.integers(0, 4, (9, 80)), "prediction": rng.integers(0, 4, (3, 9, 80)),
+             "sampling_rate": np.array(100), "tolerance_ms": np.array(150.0)}
+    weights = rng.multinomial(9, np.full(9, 1 / 9), size=4)
+    found = metrics.fold_scores(saved, weights)
+    for name in ("f1_macro", "dice", "event_f1_QRS_onset"):
+        each = [metrics.segmentation_scores({**saved, "prediction": p}, weights)[name]
+                for p in saved["prediction"]]
+        np.testing.assert_allclose(found[name], sum(each) / 3)
+
+
+def test_a_repeat_is_the_task_with_its_split_and_seed(small, tmp_path, monkeypatch):
+    """The first repeat of the first encoder is task 2 of seed 0; no repeat is done twice."""
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    runs = (RANDOM, replace(RANDOM, seed=1))
+    wide = replace(small.profile.compare, repeats=3)
+    w = replace(small, profile=replace(small.profile, runs=runs, compare=wide))
+    assert [w.profile.repeats_of(run) for run in runs] == [(0, 2), (1,)]
+    assert w.profile.repeats_of(replace(RANDOM, seed=5)) == (2,)  # a third one
+    for task in ("more folds", "segmentation"):
+        evaluate.evaluate_all(w, task)
+    of = {(what.task, what.run.seed): results.load_predictions(w.profile, what)
+          for what, _ in results.evaluations(w.profile) if what.protocol == "frozen"}
+    repeated, once = of[results.FOLDS, 0], of[results.SEGMENT, 0]
+    np.testing.assert_array_equal(repeated["prediction"][0], once["prediction"])
+    np.testing.assert_array_equal(repeated["fold"][0], once["fold"])
+    assert (repeated["prediction"][1] != once["prediction"]).any()
+    few = replace(w.profile, compare=replace(wide, repeats=1))
+    assert few.repeats_of(runs[1]) == ()
+    assert compare.folds_run(runs[1], few, w.store, None, "frozen") == []
 
 
 def test_number_of_folds_and_draws_are_part_of_the_evaluation(small):

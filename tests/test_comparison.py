@@ -38,38 +38,61 @@ def done(small, tmp_path_factory):
 def test_value_of_a_fold_is_the_score_of_its_records_alone():
     rng = np.random.default_rng(0)
     saved = {
-        "truth": rng.integers(0, 4, (12, 80)), "prediction": rng.integers(0, 4, (12, 80)),
-        "fold": np.repeat([1, 2, 3], 4), "sampling_rate": np.array(100),
+        "truth": rng.integers(0, 4, (12, 80)), "prediction": rng.integers(0, 4, (2, 12, 80)),
+        "fold": np.stack([np.repeat([1, 2, 3], 4), np.tile([1, 2, 3], 4)]),
+        "repeat": np.array([0, 3]), "sampling_rate": np.array(100),
         "tolerance_ms": np.array(150.0), "record_id": np.arange(12).astype(str),
     }  # fmt: skip
     saved["marks"] = wave_marks(saved["truth"], 100)
     for metric in ("f1_macro", "dice"):
         found = comparison.block_scores(results.FOLDS, saved, metric)
-        for k in range(3):
-            part = {n: v[4 * k : 4 * k + 4] if v.ndim else v for n, v in saved.items()}
-            part["marks"] = wave_marks(part["truth"], 100)
-            assert found[k] == pytest.approx(metrics.segmentation_scores(part)[metric][0])
+        assert list(found.index) == [(r, k) for r in (1, 4) for k in (1, 2, 3)]
+        for at, repeat in enumerate((1, 4)):
+            for k in (1, 2, 3):
+                own = saved["fold"][at] == k
+                part = saved | {"truth": saved["truth"][own],
+                                "prediction": saved["prediction"][at, own]}
+                part["marks"] = wave_marks(part["truth"], 100)
+                alone = metrics.segmentation_scores(part)[metric][0]
+                assert found[repeat, k] == pytest.approx(alone)
 
 
-def test_blocks_are_means_over_encoder_seeds(done):
+def saved_of(w, task, name, protocol="frozen", fraction=1.0):
+    return {
+        what.run.seed: results.load_predictions(w.profile, what)
+        for what, _ in results.evaluations(w.profile, task)
+        if (what.name, what.protocol, what.label_fraction) == (name, protocol, fraction)
+    }
+
+
+def test_draws_are_means_over_encoders_and_folds_are_of_the_encoder_of_their_repeat(done):
     for design in comparison.DESIGNS:
         table = comparison.blocks(done.profile, design)
+        labels = design.task == results.LABELS
         expected = ["Untrained, as initialised", OURS]
-        if design.task == results.FOLDS:
+        if not labels:
             expected = ["Untrained, as initialised", "Supervised from scratch", OURS,
                         "NeuroKit2, prominence"]
-        assert list(table) == expected
-        assert len(table) == (3 if design.task == results.LABELS else 4)
-        each = [
-            comparison.block_scores(
-                design.task, results.load_predictions(done.profile, what), design.metric
-            )
-            for what, _ in results.evaluations(done.profile)
-            if what.task == design.task and what.name == "random"
-            and what.label_fraction == (0.1 if design.task == results.LABELS else 1.0)
-        ]  # fmt: skip
-        assert len(each) == 2
-        np.testing.assert_allclose(table["Untrained, as initialised"], (each[0] + each[1]) / 2)
+        assert list(table) == expected and len(table) == (3 if labels else 4)
+        saved = saved_of(done, design.task, "random", fraction=0.1 if labels else 1.0)
+        each = [comparison.block_scores(design.task, saved[s], design.metric) for s in (0, 1)]
+        if labels:
+            np.testing.assert_allclose(table["Untrained, as initialised"], (each[0] + each[1]) / 2)
+        else:  # two repeats, two encoders, two folds
+            assert [saved[s]["repeat"].tolist() for s in (0, 1)] == [[0], [1]]
+            np.testing.assert_allclose(table["Untrained, as initialised"], [*each[0], *each[1]])
+
+
+def test_blocks_that_a_method_lacks_are_left_out(done, monkeypatch):
+    """As where the encoders of some seeds only are fine-tuned."""
+    known = results.evaluations(done.profile, results.FOLDS)
+    fewer = [e for e in known if e[0].name != "random" or e[0].run.seed == 0]
+    monkeypatch.setattr(results, "evaluations", lambda *a: fewer)
+    table = comparison.blocks(done.profile, comparison.DESIGNS[2])
+    ours = saved_of(done, results.FOLDS, comparison.BEST)[0]
+    whole = comparison.block_scores(results.FOLDS, ours, "f1_macro")
+    assert len(whole) == 4
+    np.testing.assert_allclose(table[OURS], whole[:2])  # repeat 1 alone
 
 
 def test_medians_stand_beside_the_papers(done):
@@ -115,11 +138,18 @@ def test_fine_tuning_is_held_against_the_same_seed(done, task, heading, metric, 
     rows = rows[(rows["metric"] == metric) & (rows["label_fraction"] == fraction)]
     value = rows.set_index(["run_id", "protocol"])["value"]
     ours = "beatssl-soft_1-hard-50-s0"
+    tuned = value[ours, "finetune"]
     second = value["supervised-s0", "scratch"] if base == "supervised" else value[ours, "frozen"]
+    if task == results.FOLDS and base == "supervised":  # which has the first repeat only
+        assert saved_of(done, task, "supervised", "scratch")[0]["repeat"].tolist() == [0]
+        saved = saved_of(done, task, comparison.BEST, "finetune")[0]
+        assert saved["repeat"].tolist() == [0, 1]
+        first = {**saved, "prediction": saved["prediction"][0]}
+        tuned = metrics.segmentation_scores(first)[metric][0]
     table = comparison.finetuning_gains(done.profile, task, base)
     assert list(table.index) == [OURS]  # untrained and supervised encoders are not fine-tuned
     text = table.loc[OURS, heading]
-    assert float(text.split()[0]) == pytest.approx(value[ours, "finetune"] - second, abs=6e-4)
+    assert float(text.split()[0]) == pytest.approx(tuned - second, abs=6e-4)
 
 
 def test_tests_say_what_the_design_cannot_show():
@@ -127,13 +157,24 @@ def test_tests_say_what_the_design_cannot_show():
     five = pd.DataFrame({"ours": 1 + rng.random(5), "b": rng.random(5), "c": rng.random(5) - 1})
     table = comparison.pairs(five, "ours")
     assert table["second"].tolist() == ["b", "c"] and table["p"].tolist() == [0.0625, 0.0625]
-    assert set(table["verdict"]) == {"cannot be shown"}
+    assert set(table["second_reading"]) == {"cannot be shown"}
+    assert table["rank_difference"].tolist() == [1, 2]  # in every block first, second, third
+    assert table["verdict"].tolist() == ["no difference shown", "higher"]  # Nemenyi can show two
+    two = comparison.pairs(five.iloc[:2], "ours")
+    assert set(two["verdict"]) == {"cannot be shown"} and (two["smallest_p_nemenyi"] > 0.05).all()
     ten = pd.DataFrame({"ours": 1 + rng.random(10), "b": rng.random(10), "c": 3 + rng.random(10),
                         "d": 1 + rng.random(10)})  # fmt: skip
     table = comparison.pairs(ten, "ours").set_index("second")
-    assert table["verdict"].to_dict() == {
+    assert table["second_reading"].to_dict() == {
         "b": "higher", "c": "lower", "d": "no difference shown"}
+    ranks = ten.rank(axis=1, ascending=False).mean()
+    found = stats.friedman(ten.to_numpy())
+    for name, row in table.iterrows():
+        assert row["rank_difference"] == pytest.approx(ranks[name] - ranks["ours"])
+        beyond = abs(row["rank_difference"]) > found.critical_difference
+        assert (row["p_nemenyi"] < 0.05) == beyond == (row["verdict"] != "no difference shown")
     texts = comparison.pair_texts(table.reset_index())
+    assert list(texts)[:4] == ["family", "difference of mean ranks", "p, Nemenyi", "verdict"]
     assert texts.loc["b", "smallest p"] == "0.002" and texts.loc["b", "p, Holm"] == "0.006"
     friedman = comparison.friedman_texts({"x": ten, "two": ten[["ours", "b"]]})
     assert list(friedman.index) == ["x"] and friedman.loc["x", "blocks"] == 10
@@ -203,9 +244,15 @@ def test_claims_are_judged_only_by_what_was_run():
     }  # fmt: skip
     text = comparison.headline_claims(values)
     assert "cannot be judged without the released file" in text and "100%" in text
-    assert "against TS2Vec" in text and "p = 0.006 after Holm" in text
-    values["PTB-XL F1"]["ECG-FM"] = 0.8
-    assert "here 75% (median F1" in comparison.headline_claims(values)
+    nemenyi = float(stats.nemenyi(1, 4, 10))  # in every fold one rank apart
+    assert "against TS2Vec" in text and "0.006 by Wilcoxon after Holm" in text
+    assert f"p = {nemenyi:.3f} by Nemenyi among 4 methods" in text and "too small" in text
+    ours, second = values["LUDB F1"][OURS].mean(), values["LUDB F1"]["TS2Vec"].mean()
+    assert f"here {100 * (ours / second - 1):+.1f}% against" in text
+    values["PTB-XL F1"]["ECG-FM"] = [0.7, 0.7, 0.8, 0.9, 0.9]
+    values["PTB-XL F1"][OURS] = [0.6, 0.6, 0.6, 0.6, 1.0]
+    text = comparison.headline_claims(values)
+    assert "here 85% (ratio of the mean F1" in text  # of the medians it would be 75 %
     text = comparison.headline_claims({k: v[[OURS]] for k, v in values.items()})
     assert "none of the paper's methods" in text
 

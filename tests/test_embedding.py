@@ -120,7 +120,8 @@ def test_neighbours_are_training_records_and_agreement_is_their_overlap(small):
     run = train(small, PretrainConfig(method="random"))
     found = embedding.diagnose(run.config, small.store, run.encoder)
     parts = split(small.store)
-    assert found["record_id"].tolist() == parts["test"].record_id.tolist()
+    for name in ("record_id", "patient_id"):
+        assert found[name].tolist() == getattr(parts["test"], name).tolist()
     np.testing.assert_allclose(np.linalg.norm(found["embedding"], axis=1), 1, atol=1e-5)
     known = embedding.embed(run.encoder, small.store, parts["train"].rows)
     x = embedding.embed(run.encoder, small.store, parts["test"].rows)[0] - known.mean(axis=0)

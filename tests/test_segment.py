@@ -40,7 +40,8 @@ class FakeStore:
         noise = rng.normal(scale=0.1, size=(n, 12, time))
         self.data = (level[:, None] + noise).astype(np.float32)
         self.truth[:, 100:] = -1
-        self.table = pd.DataFrame({"record_id": [f"l{i}" for i in range(n)]})
+        ids = [f"l{i}" for i in range(n)]
+        self.table = pd.DataFrame({"record_id": ids, "patient_id": ids})
 
     def rows(self, dataset, folds=None):
         return np.arange(len(self.table)) if dataset == "ludb" else np.empty(0, int)
@@ -134,6 +135,9 @@ def test_folds_test_every_record_once_and_never_depend_on_a_seed():
         assert not set(seen) & set(unseen) and len(seen) + len(unseen) == 23
     again = list(segment.folds(ids, 5))
     assert all(np.array_equal(a[1], b[1]) for a, b in zip(parts, again, strict=True))
+    other = [test for _, test in segment.folds(ids, 5, split=1)]  # another shuffling
+    assert sorted(np.concatenate(other)) == list(range(23))
+    assert not any(np.array_equal(test, a[1]) for test, a in zip(other, parts, strict=True))
     # the fold of a record does not depend on the order of the rows
     shuffled = np.random.default_rng(0).permutation(23)
     moved = list(segment.folds(ids[shuffled], 5))

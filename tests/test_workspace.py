@@ -102,7 +102,7 @@ def test_figures_label_their_axes(small):
     rate = store.sampling_rate
     ranked = pd.DataFrame({"label": ["a", "b"], "score": "AUROC", "paper": [1, 2], "ours": [2, 1]})
     changed = pd.DataFrame({"first": ["a", "b"], "score": "AUROC", "difference": [0.1, -0.1],
-                            "low": -0.2, "high": 0.2, "seed_low": -0.1, "seed_high": 0.1,
+                            "low": -0.2, "high": 0.2, "limit": 0.1, "block": ["x", "y"],
                             "effect": [True, False]})
     records = np.eye(4)[:, :2], np.eye(4, 5), np.array([0.5, 0.2])
     of_beats = records[0], np.array([0, 1, 0, 1]), records[2]

@@ -46,13 +46,14 @@ class Part:
     Attributes:
         rows: (n,) rows of the store.
         labels: (n, 5) 0 or 1.
-        record_id: (n,) text.
+        record_id, patient_id: (n,) text.
         unlabelled: number of records of these folds without a superclass, left out.
     """
 
     rows: np.ndarray
     labels: np.ndarray
     record_id: np.ndarray
+    patient_id: np.ndarray
     unlabelled: int
 
 
@@ -63,15 +64,17 @@ def split(store: Store) -> dict[str, Part]:
         MetricError: a part is empty, or one of its classes has no positive or no negative.
     """
     parts = {}
-    for name, folds in PARTS.items():
+    for part, folds in PARTS.items():
         rows = np.asarray(store.rows("ptbxl", list(folds)))
         labels = store.table.iloc[rows][list(SUPERCLASSES)].to_numpy()
         known = (labels >= 0).all(axis=1)
         rows, labels = rows[known], labels[known].astype(np.int8)
         numbers = f"folds {folds[0]}-{folds[-1]}" if len(folds) > 1 else f"fold {folds[0]}"
-        check_classes(labels, f"PTB-XL {numbers} ({name})")
-        record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
-        parts[name] = Part(rows, labels, record_id, int((~known).sum()))
+        check_classes(labels, f"PTB-XL {numbers} ({part})")
+        record_id, patient_id = (
+            store.table[name].iloc[rows].to_numpy(dtype=str) for name in ("record_id", "patient_id")
+        )
+        parts[part] = Part(rows, labels, record_id, patient_id, int((~known).sum()))
     return parts
 
 
@@ -294,8 +297,9 @@ def predictor(
 ) -> Callable[[float], Predictions]:
     """A function label fraction -> test predictions; frozen features are computed once for all.
 
-    The draw of the labels uses the run's seed. Predictions also carry `record_id` (n_test,),
-    `train_record_id` (drawn,) and `unlabelled` (records left out of train, validation, test).
+    The draw of the labels uses the run's seed. Predictions also carry `record_id` and
+    `patient_id` (n_test,), `train_record_id` (drawn,) and `unlabelled` (records left out of train,
+    validation, test).
 
     Args:
         encoder: or (rows of the store, features), features that no encoder made, to be probed.
@@ -322,6 +326,7 @@ def predictor(
         else:
             found = finetune(encoder, store, parts, chosen, profile.classify, run.seed)
         found["record_id"] = parts["test"].record_id
+        found["patient_id"] = parts["test"].patient_id
         found["train_record_id"] = train.record_id[chosen]
         found["unlabelled"] = np.array([part.unlabelled for part in parts.values()])
         return found

@@ -1,9 +1,10 @@
-"""What the comparison of methods adds to the two tasks: few labels drawn anew, and ten folds.
+"""What the comparison of methods adds to the two tasks: few labels drawn anew, and folds repeated.
 
 `LABELS` is task 1 with a frozen encoder and a linear probe, for several fractions of the labels and
 several stratified draws of each; the draws are the same for all methods and encoders. `FOLDS` is
-task 2 in as many folds as the paper's figure suggests (paper.md 2.3). Both keep what each draw or
-fold scored, which is what the tests over repeated runs compare.
+task 2 in as many runs as the paper's figure suggests (paper.md 7): cross-validation, repeated with
+other splits, the same for all methods. Both keep what each draw or fold scored, which is what the
+tests over repeated runs compare.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def probe_draws(
         parts: of `classify.split`.
 
     Returns:
-        truth (n, classes), score (draws, n, classes), threshold (draws, classes), record_id (n,),
-        drawn (draws, size) item numbers of the training part.
+        truth (n, classes), score (draws, n, classes), threshold (draws, classes), record_id and
+        patient_id (n,), drawn (draws, size) item numbers of the training part.
     """
     train = parts["train"]
     drawn, found = [], []
@@ -82,6 +83,7 @@ def probe_draws(
         "score": np.stack([f["score"] for f in found]),
         "threshold": np.stack([f["threshold"] for f in found]),
         "record_id": parts["test"].record_id,
+        "patient_id": parts["test"].patient_id,
         "drawn": np.stack(drawn),
     }
 
@@ -121,8 +123,14 @@ def folds_run(
     run: PretrainConfig, profile: Profile, store: Store, encoder: nn.Module | Delineator,
     protocol: str,
 ) -> list[dict]:
-    """Result rows of task `FOLDS`, saved and reused; the predictions of a delineator hold `failed`,
-    the records where it failed.
+    """Result rows of task `FOLDS`, saved and reused.
+
+    The encoder is evaluated in its repeats (`Profile.repeats_of`); the repeat gives the split and
+    the seed of the decoders, the same for all methods. A method with more seeds than repeats
+    leaves the last ones without rows. Predictions are those of `segment.cross_validate`, but
+    prediction (repeats, n, time) int8, fold (repeats, n) int8 and repeat (repeats,), their numbers
+    from 0; those of a delineator, the same in each repeat, hold `failed`, the records where it
+    failed.
 
     Args:
         encoder: or what draws the waves without one.
@@ -130,13 +138,22 @@ def folds_run(
     """
     require(protocol, run.method)
     config = dataclasses.replace(profile.segment, folds=profile.compare.folds)
+    repeats = profile.repeats_of(run)
+    if not repeats:
+        return []
     what = results.describe(run, profile, store, encoder, FOLDS, protocol, 1.0)
 
     def predict() -> Predictions:
-        if not isinstance(encoder, Delineator):
-            return cross_validate(encoder, store, config, run.seed, protocol != "frozen")
-        waves, failed = delineated(encoder, profile, store)
-        return shared(store, config) | {"prediction": waves, "failed": np.array(failed, dtype=str)}
+        if isinstance(encoder, Delineator):
+            waves, failed = delineated(encoder, profile, store)
+            each = [shared(store, config, k) | {"prediction": waves} for k in repeats]
+            more = {"failed": np.array(failed, dtype=str)}
+        else:
+            trainable = protocol != "frozen"
+            each = [cross_validate(encoder, store, config, k, trainable, k) for k in repeats]
+            more = {}
+        stacked = {name: np.stack([one[name] for one in each]) for name in ("fold", "prediction")}
+        return each[0] | stacked | {"repeat": np.array(repeats)} | more
 
     return results.reuse_or_make(what, profile, predict, config.bootstrap)
 

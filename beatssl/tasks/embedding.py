@@ -71,8 +71,8 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     """What `metrics.embedding_scores` needs, for each record of fold 10.
 
     Returns:
-        record_id (n,); embedding, first, second (n, channels) of unit length, the latter two of
-        augmented views; agreement, chance (n,).
+        record_id, patient_id (n,); embedding, first, second (n, channels) of unit length, the
+        latter two of augmented views; agreement, chance (n,).
     """
     encoder.eval()
     parts = split(store)
@@ -85,6 +85,7 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
         "record_id": test.record_id,
+        "patient_id": test.patient_id,
         "embedding": z.astype(np.float32),
         "first": first.astype(np.float32),
         "second": second.astype(np.float32),

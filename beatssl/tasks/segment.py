@@ -111,8 +111,12 @@ class Segmenter(nn.Module):
         return self.decoder(x if self.encoder is None else self.encoder(x), self.time)
 
 
-def folds(record_id: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def folds(
+    record_id: np.ndarray, count: int, split: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Training and test item numbers of each fold; all rows of a record stay together.
+
+    Args: split: number of the shuffling.
 
     Raises:
         MetricError: fewer records than folds.
@@ -124,7 +128,7 @@ def folds(record_id: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.nd
             f"{len(records)} LUDB records cannot fill {count} folds: take more records or fewer "
             "folds (SegmentConfig.folds)"
         )
-    for _, test in KFold(count, shuffle=True, random_state=0).split(records):
+    for _, test in KFold(count, shuffle=True, random_state=split).split(records):
         in_test = np.isin(which, test)
         yield np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
@@ -185,25 +189,29 @@ def _apply(model: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torc
         return torch.cat([model(part.to(device)).cpu() for part in inputs.split(batch_size)])
 
 
-def shared(store: Store, config: SegmentConfig) -> Predictions:
-    """What the predictions of all methods have in common.
+def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
+    """What the predictions of all methods have in common; `split` is a number of `folds`.
 
     Returns:
-        truth (n, time) int8, marks (waves, 4) of `Store.wave_marks`, record_id (n,), fold (n,) int8
-        from 1, in which the record is tested; scalars sampling_rate (Hz), tolerance_ms.
+        truth (n, time) int8, marks (waves, 4) of `Store.wave_marks`, record_id, patient_id (n,),
+        fold (n,) int8 from 1, in which the record is tested; scalars sampling_rate (Hz),
+        tolerance_ms.
 
     Raises:
         MetricError: fewer records than folds.
     """
     rows = np.asarray(store.rows("ludb"))
-    record_id = store.table["record_id"].iloc[rows].to_numpy(dtype=str)
+    record_id, patient_id = (
+        store.table[name].iloc[rows].to_numpy(dtype=str) for name in ("record_id", "patient_id")
+    )
     fold = np.zeros(len(rows), dtype=np.int8)
-    for k, (_, unseen) in enumerate(folds(record_id, config.folds), start=1):
+    for k, (_, unseen) in enumerate(folds(record_id, config.folds, split), start=1):
         fold[unseen] = k
     return {
         "truth": store.wave_targets(rows, lead=config.lead),
         "marks": store.wave_marks(rows, lead=config.lead),
         "record_id": record_id,
+        "patient_id": patient_id,
         "fold": fold,
         "sampling_rate": np.array(store.sampling_rate),
         "tolerance_ms": np.array(config.tolerance_ms),
@@ -211,7 +219,8 @@ def shared(store: Store, config: SegmentConfig) -> Predictions:
 
 
 def cross_validate(
-    encoder: nn.Module, store: Store, config: SegmentConfig, seed: int, trainable: bool
+    encoder: nn.Module, store: Store, config: SegmentConfig, seed: int, trainable: bool,
+    split: int = 0,
 ) -> Predictions:
     """Predict every LUDB record once, by a model that was not trained on it.
 
@@ -219,6 +228,7 @@ def cross_validate(
         encoder: left as it is; each fold trains a copy where `trainable`.
         seed: of decoder weights, shuffling and dropout.
         trainable: whether the encoder learns too.
+        split: of the records into folds.
 
     Returns:
         `shared`, and prediction (n, time) int8.
@@ -227,7 +237,7 @@ def cross_validate(
         MetricError: too few records, or a wave without a single annotated sample in a training
             part or in all records.
     """
-    found = shared(store, config)
+    found = shared(store, config, split)
     truth, fold = found["truth"], found["fold"]
     check_waves(truth, f"LUDB lead {config.lead}")
     target = torch.from_numpy(truth.astype(np.int64))
