@@ -482,11 +482,12 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
     texts = findings.difference_texts(table)
     name = "soft_1 / hard / 50 (paper's best) − hard / - / 1 (baseline, 3KG)"
     assert texts.loc[name, "AUROC"].startswith(f"{gap.loc['AUROC', 'difference']:+.3f} [")
-    # three seeds against two, and the supervised encoder has one: what intervals cover is said
+    # three seeds against two: what intervals cover is said
     assert set(gap["covers"]) == {"patients and seeds"}
-    over = "over patients and seeds or patients and the seeds of one side"
-    assert texts.columns.name == f"difference [95 % interval {over}]"
-    assert "(intervals over patients and the seeds of one side)." in words.splitlines()[-1]
+    assert texts.columns.name == "difference [95 % interval over patients and seeds]"
+    assert "(intervals over patients and seeds)." in words.splitlines()[-1]
+    one_side = "patients and the seeds of one side"
+    assert findings._covers({0: {}, 1: {}}, {0: {}}) == one_side
     assert findings._covers({0: {}}, {0: {}}) == "patients"
 
 
