@@ -304,7 +304,7 @@ class SegmentConfig:
     epochs: int = 40
     batch_size: int = 16
     learning_rate: float = 2.0e-3
-    decoder_width: int = 64
+    decoder_width: int = 32
     tolerance_ms: float = 150.0
     bootstrap: int = 1000
 
