@@ -124,6 +124,13 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class StandardisedConfig(EncoderConfig):
+    """The same ResNet with leads z-scored before it. Domain-SSL pretrains on such leads."""
+
+    standardise_leads: bool = field(default=True, init=False)  # what tells it from an EncoderConfig
+
+
+@dataclass(frozen=True)
 class TS2VecConfig:
     """Architecture and views of TS2Vec; the defaults are its paper's (`methods.ts2vec`).
 
@@ -297,7 +304,7 @@ class SegmentConfig:
     epochs: int = 40
     batch_size: int = 16
     learning_rate: float = 2.0e-3
-    decoder_width: int = 64
+    decoder_width: int = 32
     tolerance_ms: float = 150.0
     bootstrap: int = 1000
 
@@ -341,13 +348,15 @@ class Profile:
 
     def encoder_of(self, run: PretrainConfig) -> Architecture:
         """The encoder of a run. TS2Vec and wav2vec 2.0 bring their own; all others have the
-        profile's ResNet, with the run's stride where it names one."""
+        profile's ResNet, with the run's stride where it names one, and for Domain-SSL with
+        z-scored leads."""
         network = run.method.removeprefix("random_")
         if network in ("ts2vec", "w2v"):
             return getattr(self, network)
         if run.method == "ecg_fm":
             return W2VConfig()
-        return self.encoder.with_stride(run.encoder_stride) if run.encoder_stride else self.encoder
+        own = self.encoder.with_stride(run.encoder_stride) if run.encoder_stride else self.encoder
+        return StandardisedConfig(**vars(own)) if run.method == "domain_ssl" else own
 
 
 def _one_of(name: str, value: object, allowed: tuple) -> None:

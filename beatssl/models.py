@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from beatssl.config import Architecture, EncoderConfig, to_dict
+from beatssl.config import Architecture, EncoderConfig, StandardisedConfig, to_dict
 from beatssl.files import replacing
 
 
@@ -81,6 +81,28 @@ class Encoder(nn.Module):
 def resnet(config: EncoderConfig, sampling_rate: int = 100) -> Encoder:
     """With random weights; its layers are counted in samples, whatever the sampling rate."""
     return Encoder(config)
+
+
+def zscore(signals: torch.Tensor) -> torch.Tensor:
+    """Each lead to mean 0 and sd 1; a constant lead is 0. Args: signals (..., time)."""
+    centred = signals - signals.mean(dim=-1, keepdim=True)
+    sd = centred.pow(2).mean(dim=-1, keepdim=True).sqrt()
+    return torch.where(sd > 1e-6, centred / sd.clamp_min(1e-6), 0.0)
+
+
+class StandardisedEncoder(Encoder):
+    """`Encoder` that z-scores each lead of a record first, in training mode too, so that it is
+    evaluated and fine-tuned on what its layers were pretrained on."""
+
+    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+        return self.layers(zscore(signals))
+
+
+def standardised_resnet(
+    config: StandardisedConfig, sampling_rate: int = 100
+) -> StandardisedEncoder:
+    """As `resnet`."""
+    return StandardisedEncoder(config)
 
 
 def build_encoder(

@@ -540,7 +540,8 @@ def test_page_fits_a_phone(built: Path, tmp_path: Path, page: str) -> None:
 def test_every_default_is_listed_as_ours() -> None:
     """Each setting of config.py stands in 'What the paper does not say', with its default."""
     text = (ROOT / "book" / "choices.md").read_text()
-    data, encoder, pretrain = config.DataConfig(), config.EncoderConfig(), config.PretrainConfig()
+    data, encoder = config.DataConfig(), config.StandardisedConfig()
+    pretrain = config.PretrainConfig()
     others = config.ClassifyConfig(), config.SegmentConfig(), config.CompareConfig()
     for settings in (data, encoder, pretrain, *others):
         for name, value in config.to_dict(settings).items():

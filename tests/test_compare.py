@@ -12,7 +12,7 @@ from beatssl.metrics import MetricError
 from beatssl.pretrain import pretrain
 from beatssl.records import wave_runs
 from beatssl.tasks import compare, delineate
-from beatssl.tasks.classify import probe, split, stratified_draw
+from beatssl.tasks.classify import embed, probe, split, stratified_draw
 from beatssl.tasks.segment import folds
 
 RANDOM = PretrainConfig(method="random")
@@ -242,8 +242,27 @@ def test_every_method_trains_resumes_exactly_and_is_read_back(
     steps = -(-x.shape[2] // whole.encoder.stride)
     assert e.shape == (3, whole.encoder.channels, steps) and torch.isfinite(e).all()
     if method in ("cmsc", "domain_ssl"):  # they train the profile's encoder
-        assert whole.encoder.config == untrained.config == small.profile.encoder
+        layers = [vars(run.config) for run in (untrained, whole.encoder)]
+        assert layers[0].items() <= layers[1].items() and layers[0] == vars(small.profile.encoder)
         assert not torch.equal(untrained(x), e)
+
+
+def test_domain_ssl_is_evaluated_on_z_scored_leads_also_when_read_back(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    config = PretrainConfig(method="domain_ssl", epochs=1, batch_size=64)
+    made, back, other = go(small, config), go(small, config), go(small, replace(config, seed=1))
+    assert made.encoder is not back.encoder
+    seen, rows = [], np.arange(5)
+    back.encoder.layers[0].register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    first, second, third = (embed(r.encoder, small.store, rows) for r in (made, back, other))
+    assert np.array_equal(first, second) and not np.array_equal(first, third)
+    leads = seen[0].double().numpy()
+    np.testing.assert_allclose(leads.mean(axis=2), 0, atol=1e-4)
+    np.testing.assert_allclose(leads.std(axis=2), 1, atol=1e-4)
+    as_stored = small.store.load(rows).std(axis=2)
+    assert as_stored.max() > 1.5 * as_stored.min()  # z-scores they are not
 
 
 def test_methods_have_keys_of_their_own_and_are_worth_an_evaluation(small, tmp_path, monkeypatch):

@@ -9,11 +9,12 @@ import torch
 
 from beatssl import losses
 from beatssl.beats import BEAT_FEATURES, RECORD_FEATURES
-from beatssl.config import EncoderConfig
+from beatssl.config import StandardisedConfig
 from beatssl.methods import domain_ssl as d
 from beatssl.methods.base import Batch
-from beatssl.models import build_encoder
+from beatssl.models import StandardisedEncoder, build_encoder, zscore
 from beatssl.targets import FeatureScale
+from beatssl.tasks.classify import Classifier
 
 CONFIG = d.DomainSSLConfig()
 NEUTRAL = d.DomainSSLConfig(
@@ -107,7 +108,7 @@ def test_cutout_zeroes_exactly_the_share_in_all_leads_of_one_window():
 
 def test_magnitude_and_noise_have_the_stated_spread():
     x = signals(400, 40)
-    z = d.zscore(x)
+    z = zscore(x)
     size = d.augment(x, generator(), replace(NEUTRAL, magnitude=(0.8, 1.2)), 100) / z
     torch.testing.assert_close(size, size[:, :1, :1].expand_as(size), atol=1e-3, rtol=1e-3)
     size = size[:, 0, z[:, 0].abs().mean(dim=0).argmax()]
@@ -325,7 +326,7 @@ class Doubler(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(12, 1))
 
-    def forward(self, x):
+    def layers(self, x):
         return torch.relu(self.weight * x)
 
 
@@ -347,10 +348,31 @@ def method(encoder=None, **change):
     return d.DomainSSL(encoder or Doubler(), config, SCALE, ids, 100, total_steps=TOTAL)
 
 
+def small_encoder():
+    config = StandardisedConfig(widths=(4,), strides=(1,), dilations=(1,), blocks=1)
+    return build_encoder(config, 0, StandardisedEncoder)
+
+
+def test_views_reach_the_layers_untouched_and_records_z_scored():
+    """Also where a task goes on training the encoder; views are z-scored before they are masked."""
+    model = method(small_encoder()).train()
+    seen = []
+    model.kept.layers[0].register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    model.training_step(BATCH, generator(4))
+    g = generator(4)
+    views = torch.cat([d.augment(BATCH.signals, g, model.config, 100) for _ in range(2)])
+    assert len(seen) == 1 and torch.equal(seen[0], views)
+    x = BATCH.signals * torch.logspace(-2, 2, 12)[:, None]
+    for training in (True, False):
+        Classifier(model.kept, 5).train(training)(x)
+        leads = seen.pop().double()
+        torch.testing.assert_close(leads.mean(dim=2), torch.zeros(N, 12).double(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(leads.std(dim=2, correction=0), torch.ones(N, 12).double())
+
+
 @pytest.mark.parametrize("step", [0, 540, 2000])
 def test_training_step_is_finite_and_its_gradient_reaches_the_encoder(step):
-    small = EncoderConfig(widths=(4,), strides=(1,), dilations=(1,), blocks=1)
-    model = method(build_encoder(small, 0))
+    model = method(small_encoder())
     model.steps.fill_(step)
     parts = model.training_step(BATCH, generator())
     assert int(model.steps) == step + 1
@@ -369,7 +391,7 @@ def test_training_step_uses_two_views_standardised_features_and_the_items_cluste
     g = generator(4)
     views = torch.cat([d.augment(BATCH.signals, g, model.config, 100) for _ in range(2)])
     with d.autocast(views.device):
-        z = model.projector(model.encode(views).mean(dim=2)).float()
+        z = model.projector(model.encoder.layers(views).mean(dim=2)).float()
     features = SCALE.standardise(FEATURES)[ITEMS]
     torch.testing.assert_close(parts["instance"], d.instance_loss(z, features, 0.07).detach())
     ids = model.ids[ITEMS].repeat(2)

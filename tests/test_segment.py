@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from beatssl.config import ConfigError, PretrainConfig, Profile, SegmentConfig
+from beatssl.config import PretrainConfig, Profile, SegmentConfig
 from beatssl.metrics import MetricError
 from beatssl.models import build_encoder
 from beatssl.records import wave_marks
@@ -72,7 +72,7 @@ class TinyEncoder(nn.Module):
         return self.dropout(self.conv(x))
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize("time", [96, 97])
 def test_decoder_gives_one_logit_vector_for_every_input_sample(stride, time):
     steps = -(-time // stride)
@@ -90,14 +90,46 @@ def test_decoder_fits_the_projects_encoder():
     assert model(torch.zeros(1, 12, 250)).shape == (1, 4, 250)
 
 
-def test_decoder_refuses_a_stride_it_cannot_double_to():
-    with pytest.raises(ConfigError, match="stride 6"):
-        segment.Decoder(8, 6, 8)
+def test_decoder_is_the_same_for_every_stride_and_beyond_the_first_convolution_for_every_encoder():
+    first, *others = (
+        segment.build_decoder(channels, stride, 8, seed=0).state_dict()
+        for channels, stride in ((6, 1), (6, 3), (6, 4), (320, 8))
+    )
+    for other in others:
+        assert list(other) == list(first)
+        same = [name for name in first if other[name].shape == first[name].shape]
+        assert all(torch.equal(first[name], other[name]) for name in same if "narrow" not in name)
+        assert {name for name in first if name not in same} <= {
+            "narrow.0.running_mean", "narrow.0.running_var", "narrow.1.weight"
+        }  # fmt: skip
 
 
-def test_upsampling_keeps_each_step_on_its_sample():
-    x = torch.tensor([[[0.0, 2.0, 6.0]]])
-    assert segment.Upsample()(x).tolist() == [[[0, 1, 2, 4, 6, 6]]]
+def test_decoder_reaches_eight_samples_either_way_at_every_stride():
+    for stride in (1, 4, 5):
+        decoder = segment.build_decoder(3, stride, 8, seed=0).eval()
+        e = torch.zeros(1, 3, 40, requires_grad=True)
+        middle = 20 * stride
+        gradient = torch.autograd.grad(decoder(e, 40 * stride)[0, :, middle].sum(), e)[0]
+        touched = gradient.abs().sum(dim=(0, 1)).nonzero().ravel()
+        reach = -(-(8 + stride) // stride) - 1  # steps whose hat lies within 8 samples
+        assert touched.tolist() == list(range(20 - reach, 20 + reach + 1))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7])
+def test_interpolation_is_numpys_at_the_samples_of_the_steps(stride):
+    x = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    time = 9 * stride - stride // 2
+    where = np.arange(9) * stride
+    expected = [[np.interp(np.arange(time), where, lead) for lead in one] for one in x.numpy()]
+    np.testing.assert_allclose(segment.upsample(x, stride, time), expected, atol=1e-12)
+    assert segment.upsample(torch.full((1, 1, 9), 0.3), stride, time).unique().numel() == 1
+    for step in (0, 4, 8):
+        spike = torch.zeros(1, 1, 9).index_fill_(2, torch.tensor(step), 1.0)
+        found = segment.upsample(spike, stride, 9 * stride)[0, 0]
+        assert found[step * stride] == 1 == found.max()
+        if step < 8:  # the last one is held
+            assert found.argmax() == step * stride and (found == 1).sum() == 1
+    assert segment.upsample(torch.tensor([[[0.0, 2.0, 6.0]]]), 2, 6).tolist() == [[[0, 1, 2, 4, 6, 6]]]
 
 
 def test_decoder_ignores_the_scale_of_an_encoder():
@@ -110,11 +142,12 @@ def test_decoder_ignores_the_scale_of_an_encoder():
 
 def test_number_of_weights_is_that_of_the_decoder():
     channels, width = 6, 8
-    first = channels * width * 3 + 2 * width
-    second = width * width * 5 + 2 * width
-    third = width * (width // 2) * 5 + 2 * (width // 2)
+    first = channels * width + width
+    second = width * width * 9 + 2 * width
+    third = width * (width // 2) * 9 + 2 * (width // 2)
     last = (width // 2) * 4 + 4
-    assert segment.decoder_parameters(channels, 4, width) == first + second + third + last
+    for stride in (1, 4):
+        assert segment.decoder_parameters(channels, stride, width) == first + second + third + last
 
 
 def test_decoder_is_reproducible_and_leaves_the_global_generator_alone():
@@ -165,7 +198,7 @@ def test_too_few_records_and_a_missing_wave_are_named():
 
 @pytest.mark.parametrize("protocol, run", [("frozen", TRAINED), ("scratch", RANDOM)])
 def test_waves_that_are_in_the_signal_are_found(protocol, run):
-    config = dataclasses.replace(CONFIG, epochs=60, decoder_width=32)
+    config = dataclasses.replace(CONFIG, epochs=60, decoder_width=16)
     profile = dataclasses.replace(PROFILE, segment=config)
     rows, found = segment.evaluate(run, profile, FakeStore(24), TinyEncoder(), protocol)
     scores = {row["metric"]: row["value"] for row in rows}

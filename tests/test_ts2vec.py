@@ -325,9 +325,9 @@ def test_training_lowers_the_loss():
     assert sum(totals[-3:]) < sum(totals[:3])
 
 
-def test_running_mean_is_the_mean_of_the_weights_after_each_step():
+def test_running_mean_is_that_of_the_initial_weights_and_those_after_each_step():
     model = TS2Vec(encoder()).eval()
-    x, states = signals(), []
+    x, states = signals(), [[p.clone() for p in model.encoder.parameters()]]
     torch.testing.assert_close(model.encode(x), model.encoder(x))  # before the first step
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
@@ -336,6 +336,7 @@ def test_running_mean_is_the_mean_of_the_weights_after_each_step():
                 p.add_(torch.randn(p.shape, generator=generator))
         model.after_step()
         states.append([p.clone() for p in model.encoder.parameters()])
+    assert len(states) == model.averages.item() == 5
     for mean, *weights in zip(model.averaged.parameters(), *states, strict=True):
         torch.testing.assert_close(mean, torch.stack(weights).mean(dim=0), rtol=1e-5, atol=1e-6)
     assert torch.equal(model.encode(x), model.averaged(x))
@@ -347,4 +348,4 @@ def test_running_mean_goes_on_after_saving_and_loading():
     model, loaded = TS2Vec(encoder()), TS2Vec(encoder(seed=1))
     model.after_step()
     loaded.load_state_dict(model.state_dict())
-    assert loaded.averages.item() == 1
+    assert loaded.averages.item() == 2

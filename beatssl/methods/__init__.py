@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 
 from beatssl.config import (
-    RELEASED_ECG_FM, Architecture, EncoderConfig, PretrainConfig, TS2VecConfig, W2VConfig,
+    RELEASED_ECG_FM, Architecture, EncoderConfig, PretrainConfig, StandardisedConfig, TS2VecConfig,
+    W2VConfig,
 )  # fmt: skip
 from beatssl.fingerprint import name_of
 from beatssl.methods import beatssl, cmsc, domain_ssl, ecg_fm, ts2vec
 from beatssl.methods.base import Method, Setup
-from beatssl.models import resnet
+from beatssl.models import resnet, standardised_resnet
 
 METHODS = {  # those that are trained; each makes its `Method` from a `Setup`
     "beatssl": beatssl.build,
@@ -28,6 +29,7 @@ METHODS = {  # those that are trained; each makes its `Method` from a `Setup`
 }
 ENCODERS = {  # architecture -> function (architecture, Hz of the records) -> encoder
     EncoderConfig: resnet,
+    StandardisedConfig: standardised_resnet,
     TS2VecConfig: ts2vec.encoder,
     W2VConfig: ecg_fm.encoder,
 }

@@ -23,7 +23,7 @@ from torch import nn
 
 from beatssl.losses import alignment, soft_target_nce, uniformity
 from beatssl.methods.base import Batch, Method, Setup
-from beatssl.models import Encoder, autocast
+from beatssl.models import StandardisedEncoder, autocast, zscore
 from beatssl.targets import FeatureScale, two_views
 
 LOWEST_TEMPERATURE = 0.1  # of the mean one; ours, for a cluster whose embeddings are all alike
@@ -72,13 +72,6 @@ class DomainSSLConfig:
         Args: progress: share of the training that is done. The source counts epochs, of at most
         1000; shares keep its schedule where there are fewer."""
         return min(1.0, max(progress - self.warm_share, 0) / self.ramp_share)
-
-
-def zscore(signals: torch.Tensor) -> torch.Tensor:
-    """Each lead to mean 0 and sd 1; a constant lead is 0. Args: signals (..., time)."""
-    centred = signals - signals.mean(dim=-1, keepdim=True)
-    sd = centred.pow(2).mean(dim=-1, keepdim=True).sqrt()
-    return torch.where(sd > 1e-6, centred / sd.clamp_min(1e-6), 0.0)
 
 
 def circular_shift(signals: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
@@ -264,8 +257,8 @@ class DomainSSL(Method):
     """Encoder, projector (Linear, ReLU, Linear) and prototypes.
 
     Args:
-        encoder: any module (batch, 12, time) -> (batch, channels, steps) with `channels` and
-            `stride`; kept after pretraining, the rest is not.
+        encoder: kept after pretraining, the rest is not. It z-scores what it is given; views are
+            z-scored by `augment` already, and go through its `layers`.
         feature_scale: of the record features, fitted on the training records.
         ids: (records,) integer cluster of each training record, from `cluster_ids`.
         sampling_rate: Hz of the signals.
@@ -279,7 +272,7 @@ class DomainSSL(Method):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: StandardisedEncoder,
         config: DomainSSLConfig,
         feature_scale: FeatureScale,
         ids: torch.Tensor,
@@ -303,11 +296,6 @@ class DomainSSL(Method):
         )
         self.prototypes = Prototypes(config)
 
-    def encode(self, signals: torch.Tensor) -> torch.Tensor:
-        """(batch, 12, time) -> (batch, channels, steps). Pretraining sees leads with mean 0 and
-        sd 1 (`zscore`); signals are encoded here as they are given."""
-        return self.encoder(signals)
-
     def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Losses of one batch; moves the prototypes, before their loss is taken.
 
@@ -322,7 +310,7 @@ class DomainSSL(Method):
         c, n = self.config, len(batch.signals)
         views = [augment(batch.signals, generator, c, self.sampling_rate) for _ in range(2)]
         with autocast(batch.signals.device):
-            z = self.projector(self.encode(torch.cat(views)).mean(dim=2)).float()  # (2N, dim)
+            z = self.projector(self.encoder.layers(torch.cat(views)).mean(dim=2)).float()  # (2N, dim)
         features = self.feature_scale.standardise(batch.record_features)
         instance = instance_loss(z, features, c.temperature)
         ids = self.ids[batch.items].repeat(2)  # (2N,)

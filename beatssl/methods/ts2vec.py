@@ -253,15 +253,17 @@ class TS2Vec(Method):
         encoder: trained in place; mask probability and temporal unit are read from its `config`.
 
     Attributes:
-        averaged: encoder whose weights are the mean over the calls of `after_step`; before the
-            first call, a copy of `encoder`. It needs no gradient, so optimisers pass over it.
+        averaged: encoder whose weights are the mean of the initial ones and of those at each call
+            of `after_step`, as in the authors' code. It needs no gradient, so optimisers pass over
+            it.
+        averages: number of weights in the mean.
     """
 
     def __init__(self, encoder: TS2VecEncoder):
         super().__init__()
         self.encoder, self.config = encoder, encoder.config
         self.averaged = copy.deepcopy(encoder).requires_grad_(False)
-        self.register_buffer("averages", torch.zeros((), dtype=torch.long))
+        self.register_buffer("averages", torch.ones((), dtype=torch.long))
 
     @property
     def kept(self) -> TS2VecEncoder:

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from beatssl import results
-from beatssl.config import ConfigError, PretrainConfig, Profile, SegmentConfig
+from beatssl.config import PretrainConfig, Profile, SegmentConfig
 from beatssl.methods.base import dropout_from
 from beatssl.metrics import MetricError
 from beatssl.models import Encoder, autocast
@@ -32,59 +32,55 @@ from beatssl.tasks import (
 TASK = "ludb_segmentation"
 CLASSES = 1 + len(WAVES)
 WEIGHT_DECAY = 1.0e-2
+KERNEL = 9  # samples, of the decoder's convolutions at the input rate
 
 Predictions = dict[str, np.ndarray]
 
 
-class Upsample(nn.Module):
-    """Twice the steps: (batch, channels, n) -> (batch, channels, 2 n), linear, sample 2 i = step i.
+def upsample(x: torch.Tensor, stride: int, time: int) -> torch.Tensor:
+    """(batch, channels, steps) -> (batch, channels, time), linear: sample j * stride is step j, and
+    beyond the last step its value is held.
 
-    Step j of the encoder lies on input sample j * stride; this keeps it there.
+    Raises:
+        ValueError: the steps do not cover `time` samples.
     """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        following = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
-        return torch.stack([x, (x + following) / 2], dim=-1).flatten(-2)
+    if x.shape[-1] * stride < time:
+        raise ValueError(f"{x.shape[-1]} encoder steps do not cover {time} samples")
+    following = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
+    share = torch.arange(stride, device=x.device, dtype=x.dtype) / stride
+    return torch.lerp(x[..., None], following[..., None], share).flatten(-2)[..., :time]
 
 
 class Decoder(nn.Module):
     """Light decoder without skips: (batch, channels, steps) -> logits (batch, 4, time).
 
-    Per-channel standardisation (so that the scale of an encoder's output does not matter), a
-    convolution to `width`, then log2(stride) times: x2 upsampling, convolution, batch
-    normalisation, GELU; the last of these has half the width. Cut to `time` samples.
+    Per-channel standardisation (so that the scale of an encoder's output does not matter), a 1x1
+    convolution to `width`, `upsample` to the input rate; there two convolutions, each with batch
+    normalisation and GELU, the second of half the width, and a 1x1 convolution to the classes. All
+    but the first convolution is the same for every encoder, in weights and in reach.
 
     Args:
         channels: of the encoder's output.
-        stride: input samples per step, a power of two.
+        stride: input samples per step.
         width: of the decoder.
-
-    Raises:
-        ConfigError: the stride is not a power of two.
     """
 
     def __init__(self, channels: int, stride: int, width: int):
         super().__init__()
-        if stride < 1 or stride & (stride - 1):
-            raise ConfigError(f"the decoder doubles the steps: stride {stride} is no power of two")
-        doublings = stride.bit_length() - 1
-        layers: list[nn.Module] = [nn.BatchNorm1d(channels, affine=False)]
-        layers += _convolve(channels, width, 3)
-        for i in range(doublings):
-            outputs = width if i < doublings - 1 else max(1, width // 2)
-            layers += [Upsample(), *_convolve(width, outputs, 5)]
-            width = outputs
-        self.layers = nn.Sequential(*layers, nn.Conv1d(width, CLASSES, 1))
+        self.stride, half = stride, max(1, width // 2)
+        self.layers = nn.Sequential(  # made first: one seed gives every encoder the same ones
+            *_convolve(width, width), *_convolve(width, half), nn.Conv1d(half, CLASSES, 1)
+        )
+        self.narrow = nn.Sequential(
+            nn.BatchNorm1d(channels, affine=False), nn.Conv1d(channels, width, 1)
+        )
 
     def forward(self, e: torch.Tensor, time: int) -> torch.Tensor:
-        logits = self.layers(e)
-        if logits.shape[-1] < time:
-            raise ValueError(f"{e.shape[-1]} encoder steps do not cover {time} samples")
-        return logits[..., :time]
+        return self.layers(upsample(self.narrow(e), self.stride, time))
 
 
-def _convolve(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
-    conv = nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+def _convolve(inputs: int, outputs: int) -> list[nn.Module]:
+    conv = nn.Conv1d(inputs, outputs, KERNEL, padding=KERNEL // 2, bias=False)
     return [conv, nn.BatchNorm1d(outputs), nn.GELU()]
 
 
