@@ -542,7 +542,7 @@ def test_every_default_is_listed_as_ours() -> None:
     text = (ROOT / "book" / "choices.md").read_text()
     data, encoder, pretrain = config.DataConfig(), config.EncoderConfig(), config.PretrainConfig()
     others = config.ClassifyConfig(), config.SegmentConfig(), config.CompareConfig()
-    for settings in (data, encoder, pretrain, *others):
+    for settings in (data, encoder, pretrain, config.ComputeConfig(), *others):
         for name, value in config.to_dict(settings).items():
             assert f"`{name}`" in text, f"{type(settings).__name__}.{name} is not listed"
             if value == "" or value in (False, 0) and settings is data:
