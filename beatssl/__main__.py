@@ -38,9 +38,11 @@ def parser() -> argparse.ArgumentParser:
 
 def collect(profile: str, add: bool) -> int:
     """Write the results file, or say why it was left alone (then 1)."""
-    from beatssl import results  # late: the other commands need no torch
+    from beatssl import compute, results  # late: the other commands need no torch
 
-    found = results.collect(load_profile(profile), add=add)
+    settings = load_profile(profile)
+    compute.use(settings.compute)
+    found = results.collect(settings, add=add)
     name = found.path.name if found.path else "nothing"
     print(f"{name}: {len(found.table)} lines")
     if found.missing:

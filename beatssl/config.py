@@ -32,6 +32,7 @@ MEASURES = (  # of similarity between two feature vectors, see `beatssl.targets`
     "inverse_distance", "exp_distance", "linear_distance",
 )  # fmt: skip
 AMPLITUDE_UNITS = ("mV", "uV")
+PRECISIONS = ("auto", "bf16", "float32")
 ROW = ("rhythm", "beat", "exponent")  # of the paper's Table 1; only Beat-SSL has one
 RELEASED_ECG_FM = "BEATSSL_ECG_FM"  # environment variable: file of the released ECG-FM weights
 TRAINING = (  # settings that concern every method that is trained
@@ -87,6 +88,19 @@ class DataConfig:
     low_cut: float = 0.5  # Hz, zero-phase Butterworth band-pass; 0 switches that side off
     high_cut: float = 40.0  # Hz
     einthoven_tolerance: float = 0.1  # sd(I + III - II) / sd(II) above this: set aside
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """What numbers depend on besides seeds, see `beatssl.compute`."""
+
+    threads: int = 1  # of PyTorch, NumPy and scikit-learn
+    precision: str = "auto"  # of training: auto (bf16 where the hardware has it) | bf16 | float32
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        if self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {self.threads}")
 
 
 @dataclass(frozen=True)
@@ -326,6 +340,7 @@ class Profile:
 
     name: str
     data: DataConfig = field(default_factory=DataConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     ts2vec: TS2VecConfig = field(default_factory=TS2VecConfig)
     w2v: W2VConfig = W2V_SMALL

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from beatssl import compute
 from beatssl.config import Architecture, EncoderConfig, StandardisedConfig, to_dict
 from beatssl.files import replacing
 
@@ -179,21 +180,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """bf16 mixed precision where the hardware has it, float32 elsewhere."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
-    else:
-        fast = _cpu_has_bf16()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
-
-
-def _cpu_has_bf16() -> bool:
-    """Native bf16 dot products (AVX512-BF16 or AMX); emulated ones are slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    """bf16 mixed precision or float32, as the setting `precision` says (`compute.bf16`)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=compute.bf16(device))
 
 
 def weights_hash(module: nn.Module) -> str:

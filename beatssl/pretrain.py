@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from beatssl import methods
+from beatssl import compute, methods
 from beatssl.beats import Beats, in_unit, pretraining_rows
 from beatssl.config import Architecture, PretrainConfig, Profile, config_hash, to_dict
 from beatssl.files import replacing, write_text
@@ -122,15 +122,17 @@ def run_key(
     Args: root: folder of the package.
 
     Returns:
-        settings (those that concern its method, and the architecture), data (records and beats),
-        code (what decides the weights); `key` of all three.
+        settings (those that concern its method, the architecture, and threads and precision of a
+        training), data (records and beats), code (what decides the weights); `key` of all three.
     """
     made_by = (build_encoder,) if config.untrained else (pretrain,)
     if config.method == "random_data":
         made_by += (with_data_statistics, pretraining_rows, Store)
     code = map(name_of, made_by)
     parts = {
-        "settings": config_hash(config.own_settings(), encoder),
+        "settings": config_hash(
+            config.own_settings(), encoder, *([] if config.untrained else [compute.name()])
+        ),
         "data": config_hash(store.content, beats.content),
         "code": code_hash(*code, *methods.code_of(config, encoder), root=root),
     }

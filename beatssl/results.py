@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beatssl import methods, metrics, models, stats
+from beatssl import compute, methods, metrics, models, stats
 from beatssl.config import (
     DELINEATORS, ROOT, PretrainConfig, Profile, config_hash, from_dict, to_dict,
 )  # fmt: skip
@@ -174,7 +174,7 @@ def settings_hash(
     label_fraction: float,
 ) -> str:
     """Digits of what an evaluation is made with, its code apart: the settings of the run that concern
-    its method, of its encoder and of the task, the data and the protocol."""
+    its method, of its encoder and of the task, the data, the protocol, threads and precision."""
     if task == SEGMENT:
         settings = profile.segment
     elif task == FOLDS:
@@ -188,7 +188,8 @@ def settings_hash(
     own = {**run.own_settings(), "seed": run.seed}
     if task == EMBED:  # the views are the same for every method
         own |= {name: getattr(run, name) for name in VIEWS}
-    return config_hash(own, profile.encoder_of(run), settings, fingerprint, protocol)
+    how = compute.name(profile.compute)
+    return config_hash(own, profile.encoder_of(run), settings, fingerprint, protocol, how)
 
 
 VIEWS = ("rotation_degrees", "scale_max", "mask_fraction")  # settings of 3KG

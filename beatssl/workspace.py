@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from beatssl import compute
 from beatssl.beats import Beats, prepare_beats
 from beatssl.config import Profile, cores, load_profile
 from beatssl.files import clear_leftovers
@@ -43,11 +44,14 @@ def data_root(profile: Profile) -> Path:
 def open_workspace(name: str, jobs: int | None = None) -> Workspace:
     """Read the profile, prepare records and beats (or reuse them), and hand all of it over.
 
+    From then on the process computes with the profile's threads and precision.
+
     Args:
         name: tiny | subset | full.
         jobs: processes for the preparation; default: the cores of the machine.
     """
     profile = load_profile(name)
+    compute.use(profile.compute)
     clear_leftovers(profile.work)
     jobs = jobs or cores()
     store = prepare(profile.data, profile.work / "store", data_root(profile), jobs)

@@ -543,7 +543,7 @@ def test_every_default_is_listed_as_ours() -> None:
     data, encoder = config.DataConfig(), config.StandardisedConfig()
     pretrain = config.PretrainConfig()
     others = config.ClassifyConfig(), config.SegmentConfig(), config.CompareConfig()
-    for settings in (data, encoder, pretrain, *others):
+    for settings in (data, encoder, pretrain, config.ComputeConfig(), *others):
         for name, value in config.to_dict(settings).items():
             assert f"`{name}`" in text, f"{type(settings).__name__}.{name} is not listed"
             if value == "" or value in (False, 0) and settings is data:
