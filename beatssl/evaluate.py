@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from beatssl import results
 from beatssl.beats import pretraining_rows, training_rows
 from beatssl.config import DELINEATORS, UNTRAINED, PretrainConfig
 from beatssl.models import pick_device
 from beatssl.pretrain import DivergedError, Run, pretrain
+from beatssl.progress import progress
 from beatssl.results import frame
 from beatssl.targets import FeatureScale
 from beatssl.tasks.classify import classify_run
@@ -128,7 +128,7 @@ def evaluate_all(
     tables = []
     if absent(w, task):
         return frame([])
-    for config in tqdm(w.profile.runs, desc=task, unit="run"):
+    for config in progress(w.profile.runs, f"{task}, runs"):
         if names and config.name not in names:
             continue
         if config.has_encoder:

@@ -23,7 +23,9 @@ from pathlib import Path
 
 PACKAGE = "beatssl"
 ROOT = Path(__file__).resolve().parent.parent
-NO_CODE = ("beatssl.config", "beatssl.files", "beatssl.fingerprint")  # modules
+NO_CODE = tuple(  # modules
+    f"beatssl.{name}" for name in ("config", "files", "fingerprint", "progress")
+)
 REGISTRIES = ("METHODS", "ENCODERS", "READERS", "LISTERS", "SCORES", "TASKS")
 
 

@@ -13,7 +13,6 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from beatssl import compute, methods
 from beatssl.beats import Beats, in_unit, pretraining_rows
@@ -25,6 +24,7 @@ from beatssl.models import (
     ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
     weights_hash, with_data_statistics,
 )  # fmt: skip
+from beatssl.progress import progress
 from beatssl.store import Store
 from beatssl.targets import FeatureScale
 
@@ -187,6 +187,7 @@ def pretrain(
     rows = pretraining_rows(store, beats)
     if config.method == "random_data":
         some = np.array_split(rows, max(1, len(rows) // config.batch_size))
+        some = progress(some, "batches of statistics", delay=5)
         encoder = with_data_statistics(encoder, (torch.from_numpy(store.load(r)) for r in some))
     if config.untrained:
         return _finish(folder, config, encoder.eval(), pd.DataFrame(), parts, 0, "")
@@ -197,7 +198,7 @@ def pretrain(
     if checkpoint.is_file():
         curves = training.restore(checkpoint, key)
     model.train()
-    with tqdm(range(len(curves), config.epochs), desc=config.run_id, unit="epoch") as bar:
+    with progress(range(len(curves), config.epochs), f"{config.run_id}, epochs") as bar:
         for epoch in bar:
             if stop_after is not None and epoch >= stop_after:
                 return None

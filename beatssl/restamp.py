@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from beatssl import results
 from beatssl.config import PretrainConfig
 from beatssl.files import write_text
 from beatssl.pretrain import first_step, pretrain, run_key
+from beatssl.progress import progress
 from beatssl.tasks.classify import embed, predictor, split
 from beatssl.tasks.compare import probe_draws
 from beatssl.tasks.embedding import diagnose
@@ -55,7 +55,7 @@ def _runs(w: Workspace) -> list[str]:
                 older.setdefault(config.name, []).append((config, path.parent, note, parts))
                 break
     lines = []
-    for name, members in tqdm(older.items(), desc="runs", disable=not older):
+    for name, members in progress(older.items(), "runs"):
         config, _, note, _ = members[0]
         if first_step(config, w.profile, w.store, w.beats) != note["first_step"]:
             lines.append(f"{name}: trains differently now, left stale ({len(members)} runs)")
@@ -118,7 +118,7 @@ def _evaluations(w: Workspace) -> list[str]:
                 (path, what, code)
             )
     lines = []
-    for (kind, protocol, network, _), members in tqdm(groups.items(), desc="evaluations"):
+    for (kind, protocol, network, _), members in progress(groups.items(), "evaluations"):
         title = f"{kind}, {protocol}, {network}"
         example = next((what for _, what, _ in members if what.task == kind), None)
         if protocol != "frozen" or example is None or not example.run.has_encoder:

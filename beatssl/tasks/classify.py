@@ -18,13 +18,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-from tqdm import tqdm
 
 from beatssl import results
 from beatssl.config import ClassifyConfig, PretrainConfig, Profile
 from beatssl.methods.base import dropout_from
 from beatssl.metrics import auroc, check_classes, thresholds
 from beatssl.models import Encoder, autocast
+from beatssl.progress import progress
 from beatssl.records import SUPERCLASSES
 from beatssl.store import Store
 from beatssl.tasks import (
@@ -159,7 +159,7 @@ def probe(
     scaler = StandardScaler().fit(train_x.astype(np.float64))
     train_x, val_x, test_x = (scaler.transform(x) for x in (train_x, val_x, test_x))
     best = (-1.0, 0.0, None, None)
-    for c in REGULARISATION:
+    for c in progress(REGULARISATION, "regularisation", delay=5):
         val_score, test_score = np.empty(val_y.shape), np.empty(test_y.shape)
         for k in range(train_y.shape[1]):
             model = LogisticRegression(C=c, solver="newton-cholesky", max_iter=200)
@@ -234,7 +234,7 @@ def finetune(
     schedule = cosine_schedule(optimizer, epochs * count_batches(len(chosen), size))
     generator, dropout = (torch.Generator().manual_seed(seed) for _ in range(2))
     curve, best = [], None
-    for epoch in tqdm(range(1, epochs + 1), desc="epochs", disable=None, leave=False):
+    for epoch in progress(range(1, epochs + 1), "fine-tuning epochs"):
         model.train()
         with dropout_from(dropout, device):
             for items in batches(len(chosen), size, generator):
@@ -282,7 +282,8 @@ def _apply(
     device = device_of(model)
     out = []
     with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
+        starts = range(0, len(rows), batch_size)
+        for start in progress(starts, "batches of records", delay=5):
             signals = torch.from_numpy(store.load(rows[start : start + batch_size])).to(device)
             out.append(finish(model(signals)).cpu().numpy())
     return np.concatenate(out)
@@ -367,7 +368,7 @@ def classify_run(
     lazy = functools.cache(lambda: predictor(run, profile, store, encoder, protocol))
     require(protocol, run.method)
     rows = []
-    for fraction in profile.classify.label_fractions:
+    for fraction in progress(profile.classify.label_fractions, f"{protocol}, label fractions"):
         what = results.describe(run, profile, store, encoder, TASK, protocol, fraction)
         rows += results.reuse_or_make(
             what, profile, lambda f=fraction: lazy()(f), profile.classify.bootstrap

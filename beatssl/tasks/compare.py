@@ -19,6 +19,7 @@ from torch import nn
 from beatssl import results
 from beatssl.config import PretrainConfig, Profile
 from beatssl.metrics import MetricError, check_classes
+from beatssl.progress import progress
 from beatssl.results import FOLDS, LABELS
 from beatssl.store import Store
 from beatssl.tasks import require
@@ -70,7 +71,7 @@ def probe_draws(
     """
     train = parts["train"]
     drawn, found = [], []
-    for number in range(draws if fraction < 1 else 1):
+    for number in progress(range(draws if fraction < 1 else 1), "label draws"):
         chosen = draw_with_all_classes(train.labels, fraction, number)
         drawn.append(chosen)
         found.append(probe(
@@ -109,7 +110,7 @@ def label_run(
         return {name: embed(encoder, store, part.rows) for name, part in parts.items()}, parts
 
     rows = []
-    for fraction in profile.compare.label_fractions:
+    for fraction in progress(profile.compare.label_fractions, "label fractions"):
         what = results.describe(run, profile, store, encoder, LABELS, protocol, fraction)
         rows += results.reuse_or_make(
             what, profile,

@@ -9,6 +9,7 @@ import neurokit2 as nk
 import numpy as np
 
 from beatssl.config import DELINEATORS, Profile
+from beatssl.progress import progress
 from beatssl.records import LEADS
 from beatssl.store import Store
 
@@ -112,7 +113,7 @@ def delineated(
     rows = np.asarray(store.rows("ludb"))
     leads = store.load(rows)[:, LEADS.index(profile.segment.lead)]
     waves, failed = np.zeros(leads.shape, np.int8), []
-    for i, lead in enumerate(leads):
+    for i, lead in enumerate(progress(leads, f"records, {delineator.method}")):
         try:
             method = delineator.method.removeprefix("neurokit_")
             waves[i] = delineate(lead, store.sampling_rate, method)

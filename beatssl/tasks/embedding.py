@@ -18,6 +18,7 @@ from beatssl import results
 from beatssl.beats import Beats
 from beatssl.config import PretrainConfig, Profile
 from beatssl.models import Encoder, ResidualBlock, roi_align
+from beatssl.progress import progress
 from beatssl.store import Store
 from beatssl.tasks import device_of
 from beatssl.tasks.classify import Part, embed, split
@@ -58,7 +59,8 @@ def _views(encoder: Encoder, store: Store, part: Part, run: PretrainConfig) -> l
     place = device_of(encoder)
     pairs: list[list[np.ndarray]] = [[], []]
     with torch.no_grad():
-        for rows in np.array_split(part.rows, max(1, len(part.rows) // 128)):
+        pieces = np.array_split(part.rows, max(1, len(part.rows) // 128))
+        for rows in progress(pieces, "batches of views", delay=5):
             signals = torch.from_numpy(store.load(rows))
             for out in pairs:
                 view = augment(signals, generator, rotation_degrees=run.rotation_degrees,
@@ -158,10 +160,11 @@ def maps(
     classes = beats.classes(run.beat_classifier)[test.rows]
     before, after = run.beat_before * rate, run.beat_after * rate
     whole = (r_peak >= before) & (r_peak + after <= time - 1) & torch.from_numpy(classes >= 0)
+    pieces = np.array_split(test.rows, max(1, len(test.rows) // 128))
     with torch.no_grad():
         e = torch.cat([
             encoder(torch.from_numpy(store.load(rows)).to(device_of(encoder))).cpu()
-            for rows in np.array_split(test.rows, max(1, len(test.rows) // 128))
+            for rows in progress(pieces, "batches of records", delay=5)
         ])
         windows = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
     of_records = _components(e.mean(dim=2).numpy())

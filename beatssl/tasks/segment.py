@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from sklearn.model_selection import KFold
 from torch import nn
-from tqdm import tqdm
 
 from beatssl import results
 from beatssl.config import PretrainConfig, Profile, SegmentConfig
@@ -24,6 +23,7 @@ from beatssl.methods.base import dropout_from
 from beatssl.metrics import MetricError
 from beatssl.models import Encoder, autocast
 from beatssl.records import WAVES
+from beatssl.progress import progress
 from beatssl.store import Store
 from beatssl.tasks import (
     batches, check_loss, cosine_schedule, count_batches, device_of, require,
@@ -163,7 +163,7 @@ def train(
     )
     schedule = cosine_schedule(optimizer, steps)
     model.train()
-    for _ in range(config.epochs):
+    for _ in progress(range(config.epochs), "epochs of the fold", delay=5):
         for items in batches(len(inputs), config.batch_size, generator):
             with autocast(device):
                 logits = model(inputs[items].to(device))
@@ -182,7 +182,8 @@ def _apply(model: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torc
     model.eval()
     device = device_of(model)
     with torch.no_grad():
-        return torch.cat([model(part.to(device)).cpu() for part in inputs.split(batch_size)])
+        parts = progress(inputs.split(batch_size), "batches of records", delay=5)
+        return torch.cat([model(part.to(device)).cpu() for part in parts])
 
 
 def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
@@ -241,7 +242,7 @@ def cross_validate(
     if not trainable:
         inputs = _apply(encoder, inputs)
     prediction = np.zeros_like(truth)
-    for k in tqdm(range(config.folds), desc="folds", disable=None, leave=False):
+    for k in progress(range(config.folds), "folds"):
         seen, unseen = fold != k + 1, fold == k + 1
         check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k + 1}")
         number = seed * 1000 + k

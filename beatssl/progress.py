@@ -1,0 +1,23 @@
+"""One kind of progress bar for everything that takes longer than a breath."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+
+def progress(
+    iterable: Iterable, desc: str, total: int | None = None, delay: float = 0.0
+) -> tqdm:
+    """A bar with the time left on stderr, a notebook's too; silent where TQDM_DISABLE=1.
+
+    Args:
+        total: number of items where `iterable` does not tell.
+        delay: s; a loop that is over by then shows no bar. For loops inside others.
+    """
+    return tqdm(
+        iterable, desc=desc, total=total, delay=delay, mininterval=5.0, leave=False,
+        disable=os.environ.get("TQDM_DISABLE") == "1",
+    )  # fmt: skip
