@@ -305,8 +305,11 @@ class ClassifyConfig:
     bootstrap: int = 1000
     finetune_epochs: int = 15
     finetune_batch_size: int = 64
-    finetune_learning_rate: float = 1.0e-3
+    finetune_learning_rates: tuple[float, ...] = (3.0e-4, 1.0e-3, 3.0e-3)
     finetune_weight_decay: float = 1.0e-2
+
+    def __post_init__(self) -> None:
+        _some_rates(self.finetune_learning_rates)
 
 
 @dataclass(frozen=True)
@@ -317,10 +320,14 @@ class SegmentConfig:
     folds: int = 5
     epochs: int = 40
     batch_size: int = 16
-    learning_rate: float = 2.0e-3
+    learning_rate: float = 2.0e-3  # of the decoder on a frozen encoder
+    finetune_learning_rates: tuple[float, ...] = (6.0e-4, 2.0e-3, 6.0e-3)
     decoder_width: int = 32
     tolerance_ms: float = 150.0
     bootstrap: int = 1000
+
+    def __post_init__(self) -> None:
+        _some_rates(self.finetune_learning_rates)
 
 
 @dataclass(frozen=True)
@@ -377,6 +384,11 @@ class Profile:
 def _one_of(name: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
         raise ConfigError(f"{name}={value!r} is not known; known: {', '.join(map(str, allowed))}")
+
+
+def _some_rates(rates: tuple[float, ...]) -> None:
+    if not rates or min(rates) <= 0:
+        raise ConfigError(f"finetune_learning_rates={rates!r}: name one or more, all positive")
 
 
 def _convert(value: object, kind: type, where: str) -> object:

@@ -44,8 +44,9 @@ def small(tmp_path_factory):
                           heads=2, ffn=16, position_kernel=8, position_groups=4, entries=8,
                           target_dim=8),
             compare=CompareConfig(label_fractions=(0.5, 1.0), draws=2, folds=2, repeats=2),
-            classify=ClassifyConfig(label_fractions=(1.0,), bootstrap=50, finetune_epochs=1),
-            segment=SegmentConfig(folds=2, epochs=2, bootstrap=50),
+            classify=ClassifyConfig(label_fractions=(1.0,), bootstrap=50, finetune_epochs=1,
+                                    finetune_learning_rates=(1e-3,)),
+            segment=SegmentConfig(folds=2, epochs=2, bootstrap=50, finetune_learning_rates=(2e-3,)),
             runs=(PretrainConfig(epochs=3, batch_size=32), PretrainConfig(method="random")),
         )
         store = prepare(profile.data, profile.work / "store", profile.work)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from beatssl.config import ClassifyConfig, PretrainConfig, Profile
+from beatssl.config import (
+    ClassifyConfig, ConfigError, PretrainConfig, Profile, SegmentConfig,
+)  # fmt: skip
 from beatssl.metrics import MetricError
 from beatssl.records import SUPERCLASSES
 from beatssl.tasks import batches, classify, cosine_schedule
@@ -60,7 +64,7 @@ class TinyEncoder(nn.Module):
 
 
 CONFIG = ClassifyConfig(label_fractions=(0.5, 1.0), bootstrap=20, finetune_epochs=2,
-                        finetune_batch_size=32)  # fmt: skip
+                        finetune_batch_size=32, finetune_learning_rates=(1e-3,))  # fmt: skip
 RANDOM = PretrainConfig(method="random", seed=3)
 TRAINED = PretrainConfig(seed=3)
 PROFILE = Profile("fake", classify=CONFIG, runs=(RANDOM, TRAINED))
@@ -226,12 +230,68 @@ def test_finetuning_is_deterministic_changes_with_the_seed_and_copies_the_encode
 
 def test_finetuning_learns_and_takes_the_best_validated_epoch():
     store = FakeStore(400)
-    config = ClassifyConfig(finetune_epochs=8, finetune_learning_rate=0.01)
+    config = ClassifyConfig(finetune_epochs=8, finetune_learning_rates=(0.01,))
     parts = classify.split(store)
     chosen = np.arange(len(parts["train"].rows))
     found = classify.finetune(TinyEncoder(), store, parts, chosen, config, seed=0)
     assert found["epoch"] == 1 + np.argmax(found["validation_auroc"])
     assert classify.macro_auroc(found["truth"], found["score"]) > 0.85
+
+
+def test_the_learning_rate_with_the_best_validated_epoch_is_kept(monkeypatch):
+    store, parts = FakeStore(), classify.split(FakeStore())
+    curves = {1e-4: [0.6, 0.7], 1e-3: [0.9, 0.5], 1e-2: [0.8, 0.8], 1e-1: [0.9], 1.0: None}
+    models = {rate: classify.Classifier(TinyEncoder(i), 5) for i, rate in enumerate(curves)}
+    for model in models.values():
+        nn.init.ones_(model.head.weight)
+
+    def fit(encoder, store, train, val, chosen, config, rate, seed):
+        if curves[rate] is None:
+            raise FloatingPointError("diverged")
+        return classify.Tuned(models[rate], 7, curves[rate], np.full(val.labels.shape, rate))
+
+    monkeypatch.setattr(classify, "fit", fit)
+
+    def tune(*rates):
+        config = replace(CONFIG, finetune_learning_rates=rates)
+        return classify.finetune(TinyEncoder(), store, parts, np.arange(80), config, seed=0)
+
+    found = tune(1.0, *list(curves)[:4])
+    assert found["learning_rate"] == 1e-3  # of equals the first
+    assert found["epoch"] == 7 and found["validation_auroc"].tolist() == [0.9, 0.5]
+    np.testing.assert_array_equal(found["rate_auroc"], [np.nan, 0.7, 0.9, 0.8, 0.9])
+    assert np.array_equal(found["score"], tune(1e-3)["score"])
+    assert not np.array_equal(found["score"], tune(1e-2)["score"])
+    with pytest.raises(FloatingPointError, match="no finite loss with 1: lower"):
+        tune(1.0)
+
+
+@pytest.mark.parametrize("rates", [(), (1e-3, 0.0)])
+def test_learning_rates_that_train_nothing_are_refused(rates):
+    for kind in (ClassifyConfig, SegmentConfig):
+        with pytest.raises(ConfigError, match="finetune_learning_rates"):
+            kind(finetune_learning_rates=rates)
+
+
+def test_the_test_part_does_not_reach_the_choice_of_the_learning_rate():
+    store = FakeStore()
+    config = replace(CONFIG, finetune_learning_rates=(1e-5, 1e-2))
+
+    def tune():
+        parts = classify.split(store)
+        return classify.finetune(TinyEncoder(), store, parts, np.arange(160), config, seed=0)
+
+    before = tune()
+    names, test = list(SUPERCLASSES), store.rows("ptbxl", [10])
+    store.table.loc[test, names] = 1 - store.table.loc[test, names]
+    store.data[test] = -store.data[test]
+    after = tune()
+    for name in ("learning_rate", "epoch", "rate_auroc", "validation_auroc", "threshold"):
+        assert np.array_equal(before[name], after[name]), name
+    assert before["rate_auroc"][0] != before["rate_auroc"][1]
+    assert before["learning_rate"] == config.finetune_learning_rates[before["rate_auroc"].argmax()]
+    assert before["validation_auroc"].max() == before["rate_auroc"].max()
+    assert not np.array_equal(before["score"], after["score"])
 
 
 def test_finetuning_that_diverges_stops_with_an_error():

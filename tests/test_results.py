@@ -539,7 +539,7 @@ def test_ranks_and_agreement_follow_the_papers_order(profile, tmp_path, sign):
     best = 1 if sign == 1 else 5
     assert f"**AUROC**, 5 rows: of the paper's rows, the first (*soft_1 / hard / 50*) is number " \
         f"{best}," in words
-    assert f"the third (*hard / - / 1*) is number 3 here." in words
+    assert "the third (*hard / - / 1*) is number 3 here." in words
 
 
 def test_order_of_the_committed_rows():

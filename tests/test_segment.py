@@ -16,7 +16,8 @@ from beatssl.models import build_encoder
 from beatssl.records import wave_marks
 from beatssl.tasks import segment
 
-CONFIG = SegmentConfig(folds=3, epochs=6, batch_size=4, decoder_width=8, bootstrap=20)
+CONFIG = SegmentConfig(folds=3, epochs=6, batch_size=4, decoder_width=8, bootstrap=20,
+                       finetune_learning_rates=(2e-3,))  # fmt: skip
 RANDOM = PretrainConfig(method="random", seed=1)
 TRAINED = PretrainConfig(seed=1)
 PROFILE = Profile("fake", segment=CONFIG, runs=(RANDOM, TRAINED))
@@ -129,7 +130,8 @@ def test_interpolation_is_numpys_at_the_samples_of_the_steps(stride):
         assert found[step * stride] == 1 == found.max()
         if step < 8:  # the last one is held
             assert found.argmax() == step * stride and (found == 1).sum() == 1
-    assert segment.upsample(torch.tensor([[[0.0, 2.0, 6.0]]]), 2, 6).tolist() == [[[0, 1, 2, 4, 6, 6]]]
+    x = torch.tensor([[[0.0, 2.0, 6.0]]])
+    assert segment.upsample(x, 2, 6).tolist() == [[[0, 1, 2, 4, 6, 6]]]
 
 
 def test_decoder_ignores_the_scale_of_an_encoder():
@@ -226,6 +228,75 @@ def test_annotation_of_a_test_record_does_not_reach_its_prediction(trainable):
     hidden = before["fold"] == 1
     store.truth[hidden, :100] = (store.truth[hidden, :100] + 1) % 4
     after = segment.cross_validate(encoder, store, CONFIG, 0, trainable)
+    assert np.array_equal(after["prediction"][hidden], before["prediction"][hidden])
+
+
+class Levels(nn.Module):
+    """Reads the waves of `FakeStore` from the level of the leads; `shift` makes it read wrongly."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(shift))
+
+    def forward(self, x):
+        level = torch.tensor([0.0, 1.0, -2.0, 3.0])[:, None] + self.shift
+        return -((x.mean(dim=1, keepdim=True) - level) ** 2)
+
+
+def test_the_rate_that_is_best_on_a_held_out_fifth_is_used_in_all_folds(monkeypatch):
+    store, calls, diverging = FakeStore(30), [], set()
+    shift = {1e-4: 0.7, 1e-3: 0.0, 1e-2: 0.9}
+
+    def fitted(encoder, trainable, inputs, target, config, rate, seed):
+        calls.append((rate, {x.numpy().tobytes() for x in inputs}, seed))
+        if rate in diverging:
+            raise FloatingPointError
+        return Levels(shift[rate])
+
+    monkeypatch.setattr(segment, "fitted", fitted)
+    config = dataclasses.replace(CONFIG, finetune_learning_rates=tuple(shift), learning_rate=1e-4)
+    found = segment.cross_validate(TinyEncoder(), store, config, 0, trainable=True)
+    assert found["learning_rate"] == 1e-3
+    assert [rate for rate, *_ in calls] == [1e-4, 1e-3, 1e-2, 1e-3, 1e-3, 1e-3]
+    inner, whole = calls[0][1], calls[3][1]
+    assert inner == calls[1][1] == calls[2][1] and inner < whole  # within the training part
+    assert (len(inner), len(whole)) == (16, 20)
+    tested = {store.data[i].tobytes() for i in np.flatnonzero(found["fold"] == 1)}
+    assert not tested & whole
+    again = list(calls)
+    calls.clear()
+    segment.cross_validate(TinyEncoder(), store, config, 5, trainable=True)
+    assert [c[1] for c in calls] == [c[1] for c in again]  # the same fifth for every seed
+    diverging.add(1e-3)
+    found = segment.cross_validate(TinyEncoder(), store, config, 0, trainable=True)
+    assert found["learning_rate"] == 1e-4
+    diverging.update(shift)
+    with pytest.raises(FloatingPointError, match="lower the learning rates"):
+        segment.cross_validate(TinyEncoder(), store, config, 0, trainable=True)
+
+
+def test_a_frozen_decoder_and_a_single_rate_need_no_choice(monkeypatch):
+    monkeypatch.setattr(segment, "folds", lambda ids, count, real=segment.folds: (
+        real(ids, count) if len(ids) == 12 else pytest.fail("records were held out")))
+    for trainable, rate in ((False, 3e-3), (True, 2e-3)):
+        config = dataclasses.replace(CONFIG, learning_rate=3e-3, epochs=1)
+        found = segment.cross_validate(TinyEncoder(), FakeStore(), config, 0, trainable)
+        assert found["learning_rate"] == rate
+
+
+def test_records_tested_in_the_first_fold_do_not_reach_the_choice_of_the_rate():
+    store, encoder = FakeStore(24), TinyEncoder()
+    rates = (1e-5, 1e-2)
+    config = dataclasses.replace(CONFIG, finetune_learning_rates=rates, epochs=3)
+    before = segment.cross_validate(encoder, store, config, 0, True)
+    hidden = before["fold"] == 1
+    one = [segment.cross_validate(encoder, store, dataclasses.replace(
+        config, finetune_learning_rates=(rate,)), 0, True)["prediction"] for rate in rates]
+    assert np.array_equal(before["prediction"], one[rates.index(before["learning_rate"])])
+    assert not np.array_equal(*one)
+    store.truth[hidden, :100] = (store.truth[hidden, :100] + 1) % 4
+    after = segment.cross_validate(encoder, store, config, 0, True)
+    assert after["learning_rate"] == before["learning_rate"]
     assert np.array_equal(after["prediction"][hidden], before["prediction"][hidden])
 
 

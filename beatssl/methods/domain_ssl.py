@@ -310,7 +310,8 @@ class DomainSSL(Method):
         c, n = self.config, len(batch.signals)
         views = [augment(batch.signals, generator, c, self.sampling_rate) for _ in range(2)]
         with autocast(batch.signals.device):
-            z = self.projector(self.encoder.layers(torch.cat(views)).mean(dim=2)).float()  # (2N, dim)
+            e = self.encoder.layers(torch.cat(views))  # (2N, C, steps)
+            z = self.projector(e.mean(dim=2)).float()  # (2N, dim)
         features = self.feature_scale.standardise(batch.record_features)
         instance = instance_loss(z, features, c.temperature)
         ids = self.ids[batch.items].repeat(2)  # (2N,)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from beatssl.config import UNTRAINED
 from beatssl.pretrain import warmup_cosine
 
+T = TypeVar("T")
 WARMUP = 0.05  # share of the steps over which the learning rate rises
 
 
@@ -64,3 +68,32 @@ def check_loss(loss: torch.Tensor, what: str) -> None:
     """
     if not torch.isfinite(loss):
         raise FloatingPointError(f"{what}: the loss is {loss.item()}; lower the learning rate")
+
+
+def best_rate(
+    rates: Sequence[float], quality: Callable[[float], tuple[float, T]]
+) -> tuple[float, np.ndarray, T]:
+    """The learning rate of the best validation, of equals the first; what it made, too.
+
+    Args:
+        quality: trains with a rate; its validation score, and what it made.
+
+    Returns:
+        the rate, the score of every rate (NaN where its loss left the finite numbers), and what the
+        best one made.
+
+    Raises:
+        FloatingPointError: no rate is left.
+    """
+    scores, best = np.full(len(rates), np.nan), None
+    for i, rate in enumerate(rates):
+        try:
+            scores[i], made = quality(rate)
+        except FloatingPointError:
+            continue
+        if np.isfinite(scores[i]) and (best is None or scores[i] > best[0]):
+            best = (scores[i], rate, made)
+    if best is None:
+        tried = ", ".join(f"{rate:g}" for rate in rates)
+        raise FloatingPointError(f"no finite loss with {tried}: lower the learning rates")
+    return best[1], scores, best[2]

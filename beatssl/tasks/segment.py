@@ -3,8 +3,9 @@
 K-fold cross-validation by record (every LUDB record is another patient), the same folds for all
 methods and seeds, so that each record is tested once. The decoder has no skip connections: all it
 knows of the signal is the encoder's output. No epoch is selected: training ends at a fixed number
-of epochs, so no labelled record is needed beside training and test records. Unannotated samples
-(-1) enter neither loss nor score (paper.md 2.5).
+of epochs, so no labelled record is needed beside training and test records; only the learning rate
+of fine-tuning is chosen, within the training part of the first fold. Unannotated samples (-1) enter
+neither loss nor score (paper.md 2.5).
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from torch import nn
 from beatssl import results
 from beatssl.config import PretrainConfig, Profile, SegmentConfig
 from beatssl.methods.base import dropout_from
-from beatssl.metrics import MetricError
+from beatssl.metrics import MetricError, f1, wave_counts
 from beatssl.models import Encoder, autocast
 from beatssl.records import WAVES
 from beatssl.progress import progress
 from beatssl.store import Store
 from beatssl.tasks import (
-    batches, check_loss, cosine_schedule, count_batches, device_of, require,
+    batches, best_rate, check_loss, cosine_schedule, count_batches, device_of, require,
 )  # fmt: skip
 
 TASK = "ludb_segmentation"
 CLASSES = 1 + len(WAVES)
 WEIGHT_DECAY = 1.0e-2
+INNER_FOLDS = 5  # one of them chooses the learning rate of fine-tuning
 KERNEL = 9  # samples, of the decoder's convolutions at the input rate
 
 Predictions = dict[str, np.ndarray]
@@ -148,19 +150,19 @@ def train(
     inputs: torch.Tensor,
     truth: torch.Tensor,
     config: SegmentConfig,
+    rate: float,
     generator: torch.Generator,
 ) -> None:
     """Train in place: cross-entropy over annotated samples, AdamW, warm-up and cosine decay.
 
     Args:
+        rate: learning rate after the warm-up.
         inputs: (n, 12, time) signals, or (n, channels, steps) where the encoder is frozen.
         truth: (n, time) int64, -1 left out.
     """
     device = device_of(model)
     steps = config.epochs * count_batches(len(inputs), config.batch_size)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
     schedule = cosine_schedule(optimizer, steps)
     model.train()
     for _ in progress(range(config.epochs), "epochs of the fold", delay=5):
@@ -224,11 +226,12 @@ def cross_validate(
     Args:
         encoder: left as it is; each fold trains a copy where `trainable`.
         seed: of decoder weights, shuffling and dropout.
-        trainable: whether the encoder learns too.
+        trainable: whether the encoder learns too; its learning rate is that of `choose_rate` on the
+            training part of fold 1.
         split: of the records into folds.
 
     Returns:
-        `shared`, and prediction (n, time) int8.
+        `shared`, and prediction (n, time) int8, learning_rate of all folds.
 
     Raises:
         MetricError: too few records, or a wave without a single annotated sample in a training
@@ -241,19 +244,60 @@ def cross_validate(
     inputs = torch.from_numpy(store.load(store.rows("ludb")))
     if not trainable:
         inputs = _apply(encoder, inputs)
+    rate = None if trainable else config.learning_rate
     prediction = np.zeros_like(truth)
     for k in progress(range(config.folds), "folds"):
         seen, unseen = fold != k + 1, fold == k + 1
         check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k + 1}")
         number = seed * 1000 + k
-        decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, number)
-        own = copy.deepcopy(encoder).requires_grad_(True) if trainable else None
-        model = Segmenter(own, decoder, truth.shape[1]).to(device_of(encoder))
-        generator = torch.Generator().manual_seed(number)
-        with dropout_from(torch.Generator().manual_seed(number), device_of(encoder)):
-            train(model, inputs[seen], target[seen], config, generator)
+        if rate is None:
+            names = found["record_id"][seen]
+            rate = choose_rate(encoder, inputs[seen], target[seen], names, config, number)
+        model = fitted(encoder, trainable, inputs[seen], target[seen], config, rate, number)
         prediction[unseen] = _apply(model, inputs[unseen]).argmax(dim=1).numpy()
-    return found | {"prediction": prediction}
+    return found | {"prediction": prediction, "learning_rate": np.array(rate)}
+
+
+def fitted(
+    encoder: nn.Module, trainable: bool, inputs: torch.Tensor, target: torch.Tensor,
+    config: SegmentConfig, rate: float, seed: int,
+) -> Segmenter:
+    """A new decoder, and a copy of the encoder where `trainable`, trained as `train` says."""
+    decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, seed)
+    own = copy.deepcopy(encoder).requires_grad_(True) if trainable else None
+    model = Segmenter(own, decoder, target.shape[1]).to(device_of(encoder))
+    with dropout_from(torch.Generator().manual_seed(seed), device_of(encoder)):
+        train(model, inputs, target, config, rate, torch.Generator().manual_seed(seed))
+    return model
+
+
+def choose_rate(
+    encoder: nn.Module, inputs: torch.Tensor, target: torch.Tensor, record_id: np.ndarray,
+    config: SegmentConfig, seed: int,
+) -> float:
+    """The rate of `finetune_learning_rates` with the best macro F1 on a held-out fifth of these
+    records, the same fifth for every encoder and seed. Where there is one rate nothing is trained.
+
+    Args: inputs (n, 12, time), target (n, time), record_id (n,): of a training part.
+
+    Raises:
+        MetricError: fewer than five records, or a wave that is missing in one of the two parts.
+        FloatingPointError: the loss of every rate is NaN or infinite.
+    """
+    rates = config.finetune_learning_rates
+    if len(rates) == 1:
+        return rates[0]
+    seen, held = next(folds(record_id, INNER_FOLDS))
+    truth = target[held].numpy()
+    for part, name in ((target[seen].numpy(), "training"), (truth, "selection")):
+        check_waves(part, f"LUDB lead {config.lead}, {name} part for the learning rate")
+
+    def quality(rate: float) -> tuple[float, None]:
+        model = fitted(encoder, True, inputs[seen], target[seen], config, rate, seed)
+        found = _apply(model, inputs[held]).argmax(dim=1).numpy()
+        return float(f1(wave_counts(truth, found).sum(axis=0)).mean()), None
+
+    return best_rate(rates, quality)[0]
 
 
 def evaluate(
