@@ -406,7 +406,7 @@ def _main_table(root: Path) -> str:
     )
     compared = (
         "The compared methods, by the paper's other protocol: PTB-XL with a tenth of the labels, "
-        f"mean over {shown.compare.draws} draws; LUDB in {shown.compare.folds} folds. The paper: "
+        f"mean over {shown.compare.draws} draws; LUDB in cross-validation. The paper: "
         "medians read off its violin plots."
     )
     rows = results.read(root / "results" / f"{SHOWN}.csv")

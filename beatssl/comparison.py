@@ -19,6 +19,7 @@ from beatssl.config import DELINEATORS, UNTRAINED, Profile
 from beatssl.evaluate import COMPARED, train
 from beatssl.records import WAVES
 from beatssl.results import FOLDS, LABELS, Evaluation
+from beatssl.tasks.compare import STACKED
 from beatssl.workspace import Workspace
 
 BEST = "beatssl-soft_1-hard-50"  # the paper's best row
@@ -94,7 +95,7 @@ def _in_shared_repeats(sides: Sequence[dict[int, Mapping]]) -> list[dict[int, Ma
         for side, cut in zip(sides, out, strict=True):
             if len(numbers):
                 at = np.isin(side[seed]["repeat"], numbers)
-                parts = {n: side[seed][n][at] for n in ("repeat", "fold", "prediction")}
+                parts = {n: side[seed][n][at] for n in STACKED if n in side[seed]}
                 cut[seed] = {**side[seed], **parts}
     return out
 
@@ -297,7 +298,7 @@ def friedman_texts(values: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def pairs(table: pd.DataFrame, first: str) -> pd.DataFrame:
-    """`first`, if it was run, against every other method, read twice. First as the paper's figures say: the mean
+    """`first` against every other method, read twice. First as the paper's figures say: the mean
     ranks after Friedman's test, by Nemenyi, among all methods of the table. Then by Wilcoxon's
     signed-rank test, corrected by Holm within two families: the compared methods, which are the
     paper's question, and the references.
@@ -305,13 +306,15 @@ def pairs(table: pd.DataFrame, first: str) -> pd.DataFrame:
     Args: table: `blocks`.
 
     Returns:
-        Columns second, family (compared | reference), blocks; rank_difference (mean rank of the
+        Empty where `first` was not run, else columns second, family (compared | reference), blocks; rank_difference (mean rank of the
         second minus that of the first: positive where the first is better), p_nemenyi,
         smallest_p_nemenyi, verdict; median (of the differences), rank_biserial, p, p_holm,
         smallest_p, smallest_p_holm, second_reading. A verdict is higher | lower | no difference
         shown | cannot be shown, where no values could give a p of 5 %.
     """
-    names, values = list(table) if first in table else [], table.to_numpy()
+    if first not in table:
+        return pd.DataFrame(columns=["second"])
+    names, values = list(table), table.to_numpy()
     families = {
         "compared": [n for n in names if n != first and n not in REFERENCES],
         "reference": [n for n in names if n != first and n in REFERENCES],

@@ -11,13 +11,14 @@ from tqdm import tqdm
 def progress(
     iterable: Iterable, desc: str, total: int | None = None, delay: float = 0.0
 ) -> tqdm:
-    """A bar with the time left on stderr, a notebook's too; silent where TQDM_DISABLE=1.
+    """A bar with the time left on stderr, a notebook's too; silent where TQDM_DISABLE=1. Bars inside
+    one another share one line: a notebook cannot move its cursor up.
 
     Args:
         total: number of items where `iterable` does not tell.
         delay: s; a loop that is over by then shows no bar. For loops inside others.
     """
     return tqdm(
-        iterable, desc=desc, total=total, delay=delay, mininterval=5.0, leave=False,
+        iterable, desc=desc, total=total, delay=delay, mininterval=5.0, leave=False, position=0,
         disable=os.environ.get("TQDM_DISABLE") == "1",
     )  # fmt: skip

@@ -22,7 +22,7 @@ from beatssl.files import write_text
 from beatssl.pretrain import first_step, pretrain, run_key
 from beatssl.progress import progress
 from beatssl.tasks.classify import embed, predictor, split
-from beatssl.tasks.compare import probe_draws
+from beatssl.tasks.compare import STACKED, probe_draws, repeated
 from beatssl.tasks.embedding import diagnose
 from beatssl.tasks.segment import cross_validate
 from beatssl.workspace import Workspace
@@ -83,7 +83,17 @@ def _label_draws(w: Workspace, what: results.Evaluation, encoder: object) -> Arr
 
 
 def _segmentation(w: Workspace, what: results.Evaluation, encoder: object) -> Arrays:
-    return cross_validate(encoder, w.store, w.profile.segment, what.run.seed, False)
+    made = cross_validate(encoder, w.store, w.profile.segment, what.run.seed, False, only=[1])
+    tested = made["fold"] == 1
+    return {**made, "prediction": np.where(tested[:, None], made["prediction"], -1)}
+
+
+def _more_folds(w: Workspace, what: results.Evaluation, encoder: object) -> Arrays:
+    config = dataclasses.replace(w.profile.segment, folds=w.profile.compare.folds)
+    repeat = w.profile.repeats_of(what.run)[:1]
+    made = repeated(encoder, w.store, config, repeat, False, only=[1])
+    tested = made["fold"] == 1
+    return {**made, "prediction": np.where(tested[..., None], made["prediction"], -1)}
 
 
 def _health(w: Workspace, what: results.Evaluation, encoder: object) -> Arrays:
@@ -95,8 +105,8 @@ REPLAYS: dict[str, Callable[[Workspace, results.Evaluation, object], Arrays]] = 
     results.LABELS: _label_draws,
     results.SEGMENT: _segmentation,
     results.EMBED: _health,
+    results.FOLDS: _more_folds,
 }
-SAME_CODE = {results.FOLDS: results.SEGMENT}  # predicted by the same function
 
 
 def _evaluations(w: Workspace) -> list[str]:
@@ -113,20 +123,23 @@ def _evaluations(w: Workspace) -> list[str]:
         )
         if code != what.code and now == what.config_hash:
             network = type(w.profile.encoder_of(run)).__name__ if run.has_encoder else run.method
-            kind = SAME_CODE.get(what.task, what.task)
-            groups.setdefault((kind, what.protocol, network, what.code), []).append(
-                (path, what, code)
-            )
+            group = what.task, what.protocol, network, what.code
+            groups.setdefault(group, []).append((path, what, code))
     lines = []
     for (kind, protocol, network, _), members in progress(groups.items(), "evaluations"):
         title = f"{kind}, {protocol}, {network}"
-        example = next((what for _, what, _ in members if what.task == kind), None)
-        if protocol != "frozen" or example is None or not example.run.has_encoder:
+        example = members[0][1]
+        if protocol != "frozen" or not example.run.has_encoder:
             lines.append(f"{title}: cannot be replayed in minutes, left stale ({len(members)})")
             continue
         encoder = pretrain(listed[example.run.run_id], w.profile, w.store, w.beats).encoder
         made = REPLAYS[kind](w, example, encoder)
         stored = results.load_predictions(w.profile, example)
+        if kind == results.FOLDS:  # of the first repeat
+            stored |= {name: stored[name][:1] for name in STACKED}
+        if kind in (results.SEGMENT, results.FOLDS):  # of the records that the first fold tests
+            tested = (stored["fold"] == 1)[..., None]
+            stored["prediction"] = np.where(tested, stored["prediction"], -1)
         differing = [name for name in made if not _equal(made[name], stored.get(name))]
         if results.content_hash(encoder) != example.weights or differing:
             what = ", ".join(differing) or "the encoder"

@@ -178,7 +178,8 @@ def settings_hash(
     if task == SEGMENT:
         settings = profile.segment
     elif task == FOLDS:
-        settings = dataclasses.replace(profile.segment, folds=profile.compare.folds)
+        folds = dataclasses.replace(profile.segment, folds=profile.compare.folds)
+        settings = [to_dict(folds), list(profile.repeats_of(run))]
     elif task == CLASSIFY:
         settings = dataclasses.replace(profile.classify, label_fractions=(label_fraction,))
     elif task == LABELS:
@@ -199,7 +200,7 @@ PREDICTING = {  # what makes the predictions of a task
     EMBED: ("beatssl.tasks.embedding.diagnose",),
     LABELS: ("beatssl.tasks.compare.probe_draws", "beatssl.tasks.classify.embed",
              "beatssl.tasks.classify.split"),
-    FOLDS: ("beatssl.tasks.segment.cross_validate",),
+    FOLDS: ("beatssl.tasks.compare.repeated",),
 }
 
 

@@ -10,7 +10,7 @@ from beatssl import evaluate, metrics, results
 from beatssl.config import DELINEATORS, PretrainConfig
 from beatssl.metrics import MetricError
 from beatssl.pretrain import pretrain
-from beatssl.records import wave_runs
+from beatssl.records import wave_marks, wave_runs
 from beatssl.tasks import compare, delineate
 from beatssl.tasks.classify import embed, probe, split, stratified_draw
 from beatssl.tasks.segment import folds
@@ -106,6 +106,7 @@ def test_scores_of_repeats_are_the_mean_of_the_repeats():
     rng = np.random.default_rng(0)
     saved = {"truth": rng.integers(0, 4, (9, 80)), "prediction": rng.integers(0, 4, (3, 9, 80)),
              "sampling_rate": np.array(100), "tolerance_ms": np.array(150.0)}
+    saved["marks"] = wave_marks(saved["truth"], 100)
     weights = rng.multinomial(9, np.full(9, 1 / 9), size=4)
     found = metrics.fold_scores(saved, weights)
     for name in ("f1_macro", "dice", "event_f1_QRS_onset"):

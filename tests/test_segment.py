@@ -105,14 +105,14 @@ def test_decoder_is_the_same_for_every_stride_and_beyond_the_first_convolution_f
         }  # fmt: skip
 
 
-def test_decoder_reaches_eight_samples_either_way_at_every_stride():
+def test_decoder_reaches_twelve_samples_either_way_at_every_stride():
     for stride in (1, 4, 5):
         decoder = segment.build_decoder(3, stride, 8, seed=0).eval()
         e = torch.zeros(1, 3, 40, requires_grad=True)
         middle = 20 * stride
         gradient = torch.autograd.grad(decoder(e, 40 * stride)[0, :, middle].sum(), e)[0]
         touched = gradient.abs().sum(dim=(0, 1)).nonzero().ravel()
-        reach = -(-(8 + stride) // stride) - 1  # steps whose hat lies within 8 samples
+        reach = -(-(12 + stride) // stride) - 1  # steps whose hat lies within 12 samples
         assert touched.tolist() == list(range(20 - reach, 20 + reach + 1))
 
 
@@ -145,11 +145,10 @@ def test_decoder_ignores_the_scale_of_an_encoder():
 def test_number_of_weights_is_that_of_the_decoder():
     channels, width = 6, 8
     first = channels * width + width
-    second = width * width * 9 + 2 * width
-    third = width * (width // 2) * 9 + 2 * (width // 2)
-    last = (width // 2) * 4 + 4
+    inner = 3 * (width * width * 9 + 2 * width)
+    last = width * 4 + 4
     for stride in (1, 4):
-        assert segment.decoder_parameters(channels, stride, width) == first + second + third + last
+        assert segment.decoder_parameters(channels, stride, width) == first + inner + last
 
 
 def test_decoder_is_reproducible_and_leaves_the_global_generator_alone():
@@ -276,8 +275,8 @@ def test_the_rate_that_is_best_on_a_held_out_fifth_is_used_in_all_folds(monkeypa
 
 
 def test_a_frozen_decoder_and_a_single_rate_need_no_choice(monkeypatch):
-    monkeypatch.setattr(segment, "folds", lambda ids, count, real=segment.folds: (
-        real(ids, count) if len(ids) == 12 else pytest.fail("records were held out")))
+    monkeypatch.setattr(segment, "folds", lambda ids, count, *split, real=segment.folds: (
+        real(ids, count, *split) if len(ids) == 12 else pytest.fail("records were held out")))
     for trainable, rate in ((False, 3e-3), (True, 2e-3)):
         config = dataclasses.replace(CONFIG, learning_rate=3e-3, epochs=1)
         found = segment.cross_validate(TinyEncoder(), FakeStore(), config, 0, trainable)

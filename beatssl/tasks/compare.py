@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import nn
 
 from beatssl import results
-from beatssl.config import PretrainConfig, Profile
+from beatssl.config import PretrainConfig, Profile, SegmentConfig
 from beatssl.metrics import MetricError, check_classes
 from beatssl.progress import progress
 from beatssl.results import FOLDS, LABELS
@@ -120,6 +120,25 @@ def label_run(
     return rows
 
 
+STACKED = ("fold", "prediction", "learning_rate", "repeat")  # arrays with a first axis of repeats
+
+
+def stacked(each: Sequence[Predictions], repeats: Sequence[int]) -> Predictions:
+    """Predictions of all repeats; what all have in common stands there once."""
+    own = [name for name in STACKED if name in each[0]]
+    together = {name: np.stack([one[name] for one in each]) for name in own}
+    return each[0] | together | {"repeat": np.array(repeats)}
+
+
+def repeated(
+    encoder: nn.Module, store: Store, config: SegmentConfig, repeats: Sequence[int],
+    trainable: bool, only: Sequence[int] | None = None,
+) -> Predictions:
+    """`segment.cross_validate` in several repeats, whose number gives split and seed."""
+    each = [cross_validate(encoder, store, config, k, trainable, k, only) for k in repeats]
+    return stacked(each, repeats)
+
+
 def folds_run(
     run: PretrainConfig, profile: Profile, store: Store, encoder: nn.Module | Delineator,
     protocol: str,
@@ -145,16 +164,11 @@ def folds_run(
     what = results.describe(run, profile, store, encoder, FOLDS, protocol, 1.0)
 
     def predict() -> Predictions:
-        if isinstance(encoder, Delineator):
-            waves, failed = delineated(encoder, profile, store)
-            each = [shared(store, config, k) | {"prediction": waves} for k in repeats]
-            more = {"failed": np.array(failed, dtype=str)}
-        else:
-            trainable = protocol != "frozen"
-            each = [cross_validate(encoder, store, config, k, trainable, k) for k in repeats]
-            more = {}
-        stacked = {name: np.stack([one[name] for one in each]) for name in ("fold", "prediction")}
-        return each[0] | stacked | {"repeat": np.array(repeats)} | more
+        if not isinstance(encoder, Delineator):
+            return repeated(encoder, store, config, repeats, protocol != "frozen")
+        waves, failed = delineated(encoder, profile, store)
+        each = [shared(store, config, k) | {"prediction": waves} for k in repeats]
+        return stacked(each, repeats) | {"failed": np.array(failed, dtype=str)}
 
     return results.reuse_or_make(what, profile, predict, config.bootstrap)
 

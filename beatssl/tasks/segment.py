@@ -11,7 +11,7 @@ neither loss nor score (paper.md 2.5).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from beatssl.tasks import (
 
 TASK = "ludb_segmentation"
 CLASSES = 1 + len(WAVES)
+DEPTH = 3  # convolutions of the decoder at the input rate
 WEIGHT_DECAY = 1.0e-2
 INNER_FOLDS = 5  # one of them chooses the learning rate of fine-tuning
 KERNEL = 9  # samples, of the decoder's convolutions at the input rate
@@ -57,9 +58,9 @@ class Decoder(nn.Module):
     """Light decoder without skips: (batch, channels, steps) -> logits (batch, 4, time).
 
     Per-channel standardisation (so that the scale of an encoder's output does not matter), a 1x1
-    convolution to `width`, `upsample` to the input rate; there two convolutions, each with batch
-    normalisation and GELU, the second of half the width, and a 1x1 convolution to the classes. All
-    but the first convolution is the same for every encoder, in weights and in reach.
+    convolution to `width`, `upsample` to the input rate; there three convolutions, each with batch
+    normalisation and GELU, and a 1x1 convolution to the classes. All but the first convolution is
+    the same for every encoder, in weights and in reach.
 
     Args:
         channels: of the encoder's output.
@@ -69,10 +70,10 @@ class Decoder(nn.Module):
 
     def __init__(self, channels: int, stride: int, width: int):
         super().__init__()
-        self.stride, half = stride, max(1, width // 2)
-        self.layers = nn.Sequential(  # made first: one seed gives every encoder the same ones
-            *_convolve(width, width), *_convolve(width, half), nn.Conv1d(half, CLASSES, 1)
-        )
+        self.stride = stride
+        inner = [layer for _ in range(DEPTH) for layer in _convolve(width, width)]
+        # made first: one seed gives every encoder the same ones
+        self.layers = nn.Sequential(*inner, nn.Conv1d(width, CLASSES, 1))
         self.narrow = nn.Sequential(
             nn.BatchNorm1d(channels, affine=False), nn.Conv1d(channels, width, 1)
         )
@@ -219,7 +220,7 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
 
 def cross_validate(
     encoder: nn.Module, store: Store, config: SegmentConfig, seed: int, trainable: bool,
-    split: int = 0,
+    split: int = 0, only: Sequence[int] | None = None,
 ) -> Predictions:
     """Predict every LUDB record once, by a model that was not trained on it.
 
@@ -229,6 +230,7 @@ def cross_validate(
         trainable: whether the encoder learns too; its learning rate is that of `choose_rate` on the
             training part of fold 1.
         split: of the records into folds.
+        only: folds to predict, from 1; default all. Records of the others stay background.
 
     Returns:
         `shared`, and prediction (n, time) int8, learning_rate of all folds.
@@ -246,10 +248,10 @@ def cross_validate(
         inputs = _apply(encoder, inputs)
     rate = None if trainable else config.learning_rate
     prediction = np.zeros_like(truth)
-    for k in progress(range(config.folds), "folds"):
-        seen, unseen = fold != k + 1, fold == k + 1
-        check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k + 1}")
-        number = seed * 1000 + k
+    for k in progress(only or range(1, config.folds + 1), "folds"):
+        seen, unseen = fold != k, fold == k
+        check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k}")
+        number = seed * 1000 + k - 1
         if rate is None:
             names = found["record_id"][seen]
             rate = choose_rate(encoder, inputs[seen], target[seen], names, config, number)
