@@ -92,7 +92,7 @@ class Beats:
 
     @functools.cached_property
     def content(self) -> str:
-        """Twelve hexadecimal digits of all arrays: the same beats have the same, whoever made them."""
+        """Twelve hexadecimal digits of all arrays: the same beats have the same, ever."""
         digest = hashlib.sha256()
         for array in (self.r_peak, self.features, self.rules, self.clusters, self.record_features):
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -514,7 +514,7 @@ def _short(reason: str) -> str:
 
 
 def build(profile_name: str = "tiny", root: Path = ROOT) -> int:
-    """Render the book offline; 1 if a page of `profile_name` is not fit to be shown or Sphinx warns.
+    """Render the book offline; 1 if a page of `profile_name` is unfit to be shown or Sphinx warns.
 
     The book shows the committed pages of real recordings and, apart from them, those of
     `profile_name`. A page that is older than the code is shown, and says so; a committed page that

@@ -306,11 +306,11 @@ def pairs(table: pd.DataFrame, first: str) -> pd.DataFrame:
     Args: table: `blocks`.
 
     Returns:
-        Empty where `first` was not run, else columns second, family (compared | reference), blocks; rank_difference (mean rank of the
-        second minus that of the first: positive where the first is better), p_nemenyi,
-        smallest_p_nemenyi, verdict; median (of the differences), rank_biserial, p, p_holm,
-        smallest_p, smallest_p_holm, second_reading. A verdict is higher | lower | no difference
-        shown | cannot be shown, where no values could give a p of 5 %.
+        Empty where `first` was not run, else columns second, family (compared | reference), blocks;
+        rank_difference (mean rank of the second minus that of the first: positive where the first
+        is better), p_nemenyi, smallest_p_nemenyi, verdict; median (of the differences),
+        rank_biserial, p, p_holm, smallest_p, smallest_p_holm, second_reading. A verdict is higher |
+        lower | no difference shown | cannot be shown, where no values could give a p of 5 %.
     """
     if first not in table:
         return pd.DataFrame(columns=["second"])

@@ -20,7 +20,7 @@ _limits: threadpool_limits | None = None  # of BLAS and OpenMP, in force while t
 
 
 def use(config: ComputeConfig) -> None:
-    """Compute with so many threads (PyTorch, NumPy, scikit-learn) and in this precision from now on,
+    """Compute with so many threads (PyTorch, NumPy, scikit-learn) and this precision from now on,
     whatever OMP_NUM_THREADS says."""
     global _used, _limits
     _used, _limits = config, threadpool_limits(limits=config.threads)

@@ -40,8 +40,8 @@ COMPARED = (  # names of the methods of the comparison
 
 
 def protocols(run: PretrainConfig, finetune: bool = False) -> list[str]:
-    """Every encoder is probed frozen; the untrained ResNet, trained on the labels, is the supervised
-    reference (not so its variants); those that were trained are fine-tuned on request."""
+    """Every encoder is probed frozen; the untrained ResNet, trained on the labels, is the
+    supervised reference (not so its variants); trained ones are fine-tuned on request."""
     if run.untrained:
         return ["frozen", "scratch"] if run.name == "random" else ["frozen"]
     return ["frozen", "finetune"] if finetune else ["frozen"]

@@ -162,8 +162,8 @@ def _resolve(module: str, name: str, root: Path) -> tuple[str, str] | None:
 
 
 class _Names(ast.NodeTransformer):
-    """Collects the definitions that a node names, and writes `metrics.auroc` as `auroc`, so that the
-    text does not tell in which file it stands."""
+    """Collects the definitions that a node names, and writes `metrics.auroc` as `auroc`, so that
+    the text does not tell in which file it stands."""
 
     def __init__(self, module: str, parsed: _Module, imports: dict, root: Path):
         self.module, self.parsed, self.imports, self.root = module, parsed, imports, root

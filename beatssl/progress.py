@@ -11,8 +11,8 @@ from tqdm import tqdm
 def progress(
     iterable: Iterable, desc: str, total: int | None = None, delay: float = 0.0
 ) -> tqdm:
-    """A bar with the time left on stderr, a notebook's too; silent where TQDM_DISABLE=1. Bars inside
-    one another share one line: a notebook cannot move its cursor up.
+    """A bar with the time left on stderr, a notebook's too; silent where TQDM_DISABLE=1. Bars
+    inside one another share one line: a notebook cannot move its cursor up.
 
     Args:
         total: number of items where `iterable` does not tell.

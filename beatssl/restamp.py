@@ -1,8 +1,8 @@
 """An edit that changes no number must not cost ten hours: replay a little, compare bit for bit, and
 give what is identical the key of today's code.
 
-A run is replayed by its first optimiser step, one seed of each set of settings; an evaluation by one
-prediction of its kind from the stored encoder. What differs, and what cannot be replayed in
+A run is replayed by its first optimiser step, one seed of each set of settings; an evaluation by
+one prediction of its kind from the stored encoder. What differs, and what cannot be replayed in
 minutes (fine-tuned encoders), is left stale and named.
 """
 

@@ -173,8 +173,8 @@ def settings_hash(
     protocol: str,
     label_fraction: float,
 ) -> str:
-    """Digits of what an evaluation is made with, its code apart: the settings of the run that concern
-    its method, of its encoder and of the task, the data, the protocol, threads and precision."""
+    """Digits of what an evaluation is made with, its code apart: the settings of the run that
+    concern its method, of its encoder and of the task, the data, protocol, threads, precision."""
     if task == SEGMENT:
         settings = profile.segment
     elif task == FOLDS:
@@ -481,7 +481,7 @@ def collect(profile: Profile, folder: Path = RESULTS, add: bool = False) -> Coll
         table = frame([*held.to_dict("records"), *table[new].to_dict("records")])
         write_table(path, table)
         return Collection(path, table)
-    missing += [f"{' '.join(map(str, group))}: seeds {seeds}" for group, seeds in incomplete.items()]
+    missing += [f"{' '.join(map(str, group))}: seeds {gone}" for group, gone in incomplete.items()]
     missing += _lost(profile, held, table)
     if table.empty:
         return Collection(None, table, tuple(missing) or ("nothing has been evaluated",))

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from . import overlap, records
 from .config import ConfigError, DataConfig, config_hash
 from .files import part_of, write_text
-from .fingerprint import ROOT, code_hash, name_of
+from .fingerprint import ROOT, code_hash
 from .records import LEADS, SUPERCLASSES, Record, RecordError
 
 STORE_VERSION = 2  # raise it when the meaning of a row changes: older stores are built again
@@ -423,7 +423,7 @@ def _plain(value: object) -> str:
 def store_code(root: Path = ROOT) -> str:
     """Hash of the code that makes a store. Args: root: folder of the package."""
     readers = [f"{records.__name__}.{verb}_{d}" for verb in ("list", "read") for d in DATASETS]
-    return code_hash(name_of(_build), *readers, root=root)
+    return code_hash(f"{__name__}._build", *readers, root=root)
 
 
 def _signature(tasks: list[dict], settings: dict) -> str:

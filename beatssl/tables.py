@@ -61,7 +61,8 @@ def rank(method: tuple) -> tuple:
     if name != "beatssl":
         place = {name: i for i, name in enumerate((*UNTRAINED, "supervised", "features"))}
         return (place.get(name, len(place) + 1), name, variant)
-    return (len(UNTRAINED) + 2, RHYTHM_TARGETS.index(rhythm), BEAT_TARGETS.index(beat), exponent, variant)
+    row = RHYTHM_TARGETS.index(rhythm), BEAT_TARGETS.index(beat), exponent, variant
+    return (len(UNTRAINED) + 2, *row)
 
 
 def cell(value: float, sd: float, low: float, high: float) -> str:
