@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from beatssl.beats import BEAT_CLASSES
+from beatssl.config import UNTRAINED
 from beatssl.records import LEADS, WAVES
 
 WAVE_COLOURS = {"P": "#4c9f70", "QRS": "#c8553d", "T": "#4a6fa5"}
@@ -337,12 +338,14 @@ def layer_spread(encoders: dict[str, pd.DataFrame]) -> Figure:
 def health_against_scores(
     table: pd.DataFrame, measures: dict[str, str], scores: tuple[str, ...]
 ) -> Figure:
-    """Each encoder as a point: a health measure against a score, coloured by rhythm target.
+    """Each encoder as a point: a health measure against a score, coloured by rhythm target, or as
+    untrained or one of the compared methods.
 
     Args: table: `tables.health_and_scores`. measures: column -> axis label. scores: columns."""
-    kinds = {"": "untrained", "hard": "hard", "soft_1": "soft_1", "soft_2": "soft_2"}
-    palette = dict(zip(kinds.values(), ("#222222", "#4a6fa5", "#c8553d", "#e0a030")))
-    shown = table.assign(rhythm=table["rhythm"].map(kinds))
+    palette = {"untrained": "#222222", "hard": "#4a6fa5", "soft_1": "#c8553d", "soft_2": "#e0a030",
+               "compared method": "#9aa0a6"}  # fmt: skip
+    bare = np.where(table["method"].isin(UNTRAINED), "untrained", "compared method")
+    shown = table.assign(rhythm=table["rhythm"].where(table["rhythm"] != "", bare))
     size = (3.4 * len(measures) + 1, 2.8 * len(scores))
     fig, axes = plt.subplots(len(scores), len(measures), figsize=size, squeeze=False,
                              sharex="col", sharey="row")

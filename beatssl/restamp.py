@@ -130,7 +130,8 @@ def _evaluations(w: Workspace) -> list[str]:
         title = f"{kind}, {protocol}, {network}"
         example = members[0][1]
         if protocol != "frozen" or not example.run.has_encoder:
-            lines.append(f"{title}: cannot be replayed in minutes, left stale ({len(members)})")
+            why = "cannot be replayed in" if example.run.has_encoder else "is made again in"
+            lines.append(f"{title}: {why} minutes, left stale ({len(members)})")
             continue
         encoder = pretrain(listed[example.run.run_id], w.profile, w.store, w.beats).encoder
         made = REPLAYS[kind](w, example, encoder)
