@@ -106,7 +106,8 @@ def test_figures_label_their_axes(small):
                             "effect": [True, False]})
     records = np.eye(4)[:, :2], np.eye(4, 5), np.array([0.5, 0.2])
     of_beats = records[0], np.array([0, 1, 0, 1]), records[2]
-    healthy = pd.DataFrame({"rhythm": ["", "hard"], "uniformity": [-1.0, -3], "AUROC": [0.8, 0.9]})
+    healthy = pd.DataFrame({"method": ["random", "cmsc", "beatssl"], "rhythm": ["", "", "hard"],
+                            "uniformity": [-1.0, -2, -3], "AUROC": [0.8, 0.85, 0.9]})
     counted = pd.DataFrame({"target": ["hard", "soft_1"] * 20, "context": "records",
                             "share": np.linspace(0, 1, 40)})
     layers = pd.DataFrame({"layer": ["input", "stem", "block 1", "block 2"],
@@ -129,6 +130,8 @@ def test_figures_label_their_axes(small):
         plots.health_against_scores(healthy, {"uniformity": "uniformity"}, ("AUROC",)),
         plots.target_shares(counted, "share of the others"),
     ]
+    named = [text.get_text() for text in figures[-2].axes[-1].get_legend().get_texts()]
+    assert named == ["untrained", "compared method", "hard"]
     shown = [[line.get_label() for line in ax.lines] for ax in figures[0].axes if ax.get_visible()]
     assert shown == [["total"], ["rhythm_kl", "beat_kl"], ["row_entropy"]]
     for figure in figures:
