@@ -42,12 +42,10 @@ def restamp(w: Workspace) -> list[str]:
 def _runs(w: Workspace) -> list[str]:
     older: dict[str, list[tuple[PretrainConfig, Path, dict, dict]]] = {}
     for config in w.profile.runs:
-        if not config.has_encoder or config.method == "ecg_fm" or config.untrained:
+        if _at_hand(w, config):
             continue
         parts = run_key(config, w.profile.encoder_of(config), w.store, w.beats)
         folder = w.profile.work / "runs"
-        if (folder / f"{config.run_id}-{parts['key']}" / "run.json").is_file():
-            continue
         for path in sorted(folder.glob(f"{config.run_id}-*/run.json")):
             note = json.loads(path.read_text())
             same = all(note.get(name) == parts[name] for name in ("settings", "data"))
@@ -109,6 +107,14 @@ REPLAYS: dict[str, Callable[[Workspace, results.Evaluation, object], Arrays]] = 
 }
 
 
+def _at_hand(w: Workspace, config: PretrainConfig) -> bool:
+    """Whether `pretrain` would hand the run over without training it."""
+    if not config.has_encoder or config.method == "ecg_fm" or config.untrained:
+        return True
+    key = run_key(config, w.profile.encoder_of(config), w.store, w.beats)["key"]
+    return (w.profile.work / "runs" / f"{config.run_id}-{key}" / "run.json").is_file()
+
+
 def _evaluations(w: Workspace) -> list[str]:
     listed = {run.run_id: run for run in w.profile.runs}
     groups: dict[tuple, list[tuple[Path, results.Evaluation, str]]] = {}
@@ -128,7 +134,11 @@ def _evaluations(w: Workspace) -> list[str]:
     lines = []
     for (kind, protocol, network, _), members in progress(groups.items(), "evaluations"):
         title = f"{kind}, {protocol}, {network}"
-        example = members[0][1]
+        ready = [what for _, what, _ in members if _at_hand(w, listed[what.run.run_id])]
+        if not ready:
+            lines.append(f"{title}: their runs are stale, left stale ({len(members)})")
+            continue
+        example = ready[0]
         if protocol != "frozen" or not example.run.has_encoder:
             why = "cannot be replayed in" if example.run.has_encoder else "is made again in"
             lines.append(f"{title}: {why} minutes, left stale ({len(members)})")
