@@ -6,8 +6,10 @@ import argparse
 import os
 import sys
 
-from beatssl import book
-from beatssl.config import ConfigError, load_profile
+from beatssl.pages import build
+from beatssl.pages import run as book
+from beatssl.profile import load_profile
+from beatssl.settings import ConfigError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,8 +26,11 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--profile", help="default: every profile that has executed pages")
     collect = commands.add_parser("collect", help="write results/<profile>.csv")
     collect.add_argument("--profile", default="tiny", help="profile of runs.yml (default: tiny)")
-    collect.add_argument("--add", action="store_true",
-                         help="put methods that the file lacks into it, change no other line")
+    collect.add_argument(
+        "--add",
+        action="store_true",
+        help="put methods that the file lacks into it, change no other line",
+    )
     again = commands.add_parser(
         "restamp", help="keep products of older code that the code of today makes bit for bit"
     )
@@ -38,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
 
 def collect(profile: str, add: bool) -> int:
     """Write the results file, or say why it was left alone (then 1)."""
-    from beatssl import compute, results  # late: the other commands need no torch
+    from beatssl import compute
+    from beatssl.results import collect as results
 
     settings = load_profile(profile)
     compute.use(settings.compute)
@@ -54,8 +60,8 @@ def collect(profile: str, add: bool) -> int:
 
 def restamp(profile: str, data: str | None) -> int:
     """Replay and re-stamp; says what was done."""
+    from beatssl.profile import open_workspace
     from beatssl.restamp import restamp as replay  # late: the other commands need no torch
-    from beatssl.workspace import open_workspace
 
     if data:
         os.environ["BEATSSL_DATA"] = data
@@ -78,7 +84,7 @@ def main(words: list[str] | None = None) -> int:
             return collect(options.profile, options.add)
         if options.command == "restamp":
             return restamp(options.profile, options.data)
-        return book.build(options.profile)
+        return build.build(options.profile)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ import sklearn  # noqa: F401
 import torch
 from threadpoolctl import threadpool_limits
 
-from beatssl.config import ComputeConfig
+from beatssl.settings import ComputeConfig
 
 _used = ComputeConfig()
 _limits: threadpool_limits | None = None  # of BLAS and OpenMP, in force while the process lives

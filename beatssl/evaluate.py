@@ -9,21 +9,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from beatssl import results
-from beatssl.beats import pretraining_rows, training_rows
-from beatssl.config import DELINEATORS, UNTRAINED, PretrainConfig
-from beatssl.models import pick_device
-from beatssl.pretrain import DivergedError, Run, pretrain
+from beatssl.data.beats import pretraining_rows, training_rows
+from beatssl.methods.encoder import pick_device
+from beatssl.methods.settings import DELINEATORS, UNTRAINED, PretrainConfig
+from beatssl.methods.targets import FeatureScale
+from beatssl.profile import Workspace
 from beatssl.progress import progress
-from beatssl.results import frame
-from beatssl.targets import FeatureScale
+from beatssl.results import saved as results
+from beatssl.results.saved import frame
 from beatssl.tasks.classify import classify_run
 from beatssl.tasks.compare import folds_run, label_run
 from beatssl.tasks.delineate import Delineator
 from beatssl.tasks.embedding import embedding_run
 from beatssl.tasks.monitor import probe_monitor
 from beatssl.tasks.segment import segment_run
-from beatssl.workspace import Workspace
+from beatssl.train import DivergedError, Run, pretrain
 
 TASKS = {
     "classification": (results.CLASSIFY, classify_run),
@@ -34,9 +34,17 @@ TASKS = {
 }
 DATA_OF = {"segmentation": "ludb", "more folds": "ludb"}  # of a task; of all others PTB-XL
 COMPARED = (  # names of the methods of the comparison
-    *UNTRAINED, "features", *DELINEATORS, "beatssl-hard-none-1", "cmsc", "domain_ssl", "ts2vec",
-    "w2v", "ecg_fm", "beatssl-soft_1-hard-50",
-)  # fmt: skip
+    *UNTRAINED,
+    "features",
+    *DELINEATORS,
+    "beatssl-hard-none-1",
+    "cmsc",
+    "domain_ssl",
+    "ts2vec",
+    "w2v",
+    "ecg_fm",
+    "beatssl-soft_1-hard-50",
+)
 
 
 def protocols(run: PretrainConfig, finetune: bool = False) -> list[str]:

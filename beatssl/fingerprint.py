@@ -6,7 +6,7 @@ Files are read once in a process, as Python itself does.
 Names are followed from their definitions, imports and annotations; nothing is imported. Methods are
 not followed one by one: a class counts as a whole, wherever its name stands (`store: Store`).
 
-Left out are settings (`beatssl.config`: their values stand in the keys), the writing of files, and
+Left out are settings (`beatssl.settings`: their values stand in the keys), the writing of files, and
 registries: dictionaries from a name to what it stands for. Who picks an entry names its code too.
 Docstrings, comments, layout, and the file in which a definition stands do not count.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 PACKAGE = "beatssl"
 ROOT = Path(__file__).resolve().parent.parent
 NO_CODE = tuple(  # modules
-    f"beatssl.{name}" for name in ("config", "files", "fingerprint", "progress")
+    f"beatssl.{name}" for name in ("settings", "cache", "fingerprint", "progress")
 )
 REGISTRIES = ("METHODS", "ENCODERS", "READERS", "LISTERS", "SCORES", "TASKS")
 
@@ -57,7 +57,7 @@ def code_hash(*roots: str, root: Path = ROOT) -> str:
     """Twelve hexadecimal digits of the closure of these definitions.
 
     Args:
-        roots: dotted names, "beatssl.metrics.thresholds".
+        roots: dotted names, "beatssl.tasks.scores.thresholds".
         root: folder that holds the package.
 
     Raises:

@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 
-def progress(
-    iterable: Iterable, desc: str, total: int | None = None, delay: float = 0.0
-) -> tqdm:
+def progress(iterable: Iterable, desc: str, total: int | None = None, delay: float = 0.0) -> tqdm:
     """A bar with the time left on stderr, a notebook's too; silent where TQDM_DISABLE=1. Bars
     inside one another share one line: a notebook cannot move its cursor up.
 
@@ -19,6 +17,12 @@ def progress(
         delay: s; a loop that is over by then shows no bar. For loops inside others.
     """
     return tqdm(
-        iterable, desc=desc, total=total, delay=delay, mininterval=5.0, leave=False, position=0,
+        iterable,
+        desc=desc,
+        total=total,
+        delay=delay,
+        mininterval=5.0,
+        leave=False,
+        position=0,
         disable=os.environ.get("TQDM_DISABLE") == "1",
-    )  # fmt: skip
+    )

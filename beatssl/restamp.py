@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from beatssl import results
-from beatssl.config import PretrainConfig
-from beatssl.files import write_text
-from beatssl.pretrain import first_step, pretrain, run_key
+from beatssl.cache import write_text
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Workspace
 from beatssl.progress import progress
+from beatssl.results import saved as results
 from beatssl.tasks.classify import embed, predictor, split
 from beatssl.tasks.compare import STACKED, probe_draws, repeated
 from beatssl.tasks.embedding import diagnose
 from beatssl.tasks.segment import cross_validate
-from beatssl.workspace import Workspace
+from beatssl.train import first_step, pretrain, run_key
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -24,28 +24,46 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """A small synthetic workspace: 160 PTB-XL-like, 8 LUDB-like, 4 Challenge-like records."""
-    from beatssl.beats import prepare_beats
-    from beatssl.config import (
-        ClassifyConfig, CompareConfig, DataConfig, EncoderConfig, PretrainConfig, Profile,
-        SegmentConfig, TS2VecConfig, W2VConfig,
-    )  # fmt: skip
-    from beatssl.store import prepare
-    from beatssl.workspace import Workspace
+    from beatssl.data.beats import prepare_beats
+    from beatssl.data.store import prepare
+    from beatssl.methods.ecg_fm import W2VConfig
+    from beatssl.methods.encoder import EncoderConfig
+    from beatssl.methods.settings import PretrainConfig
+    from beatssl.methods.ts2vec import TS2VecConfig
+    from beatssl.profile import CompareConfig, Profile, Workspace
+    from beatssl.settings import DataConfig
+    from beatssl.tasks.classify import ClassifyConfig
+    from beatssl.tasks.segment import SegmentConfig
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("work")))
         profile = Profile(
             name="small",
-            data=DataConfig(synthetic=True, synthetic_ptbxl=160, synthetic_ludb=8,
-                            synthetic_challenge=4),
+            data=DataConfig(
+                synthetic=True, synthetic_ptbxl=160, synthetic_ludb=8, synthetic_challenge=4
+            ),
             encoder=EncoderConfig(widths=(8, 16), strides=(1, 2), dilations=(1, 2), blocks=1),
             ts2vec=TS2VecConfig(hidden=4, depth=3, channels=8),
-            w2v=W2VConfig(sampling_rate=100, conv_blocks=2, conv_channels=8, width=16, layers=1,
-                          heads=2, ffn=16, position_kernel=8, position_groups=4, entries=8,
-                          target_dim=8),
+            w2v=W2VConfig(
+                sampling_rate=100,
+                conv_blocks=2,
+                conv_channels=8,
+                width=16,
+                layers=1,
+                heads=2,
+                ffn=16,
+                position_kernel=8,
+                position_groups=4,
+                entries=8,
+                target_dim=8,
+            ),
             compare=CompareConfig(label_fractions=(0.5, 1.0), draws=2, folds=2, repeats=2),
-            classify=ClassifyConfig(label_fractions=(1.0,), bootstrap=50, finetune_epochs=1,
-                                    finetune_learning_rates=(1e-3,)),
+            classify=ClassifyConfig(
+                label_fractions=(1.0,),
+                bootstrap=50,
+                finetune_epochs=1,
+                finetune_learning_rates=(1e-3,),
+            ),
             segment=SegmentConfig(folds=2, epochs=2, bootstrap=50, finetune_learning_rates=(2e-3,)),
             runs=(PretrainConfig(epochs=3, batch_size=32), PretrainConfig(method="random")),
         )

@@ -17,8 +17,10 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import nbformat
 
-from beatssl import pages, results
-from beatssl.config import ROOT, load_profile
+from beatssl.pages import plan as pages
+from beatssl.profile import load_profile
+from beatssl.results.collect import collect
+from beatssl.settings import ROOT
 
 FIRST_OF_RESULTS = "08_ablation"  # from here on the notebooks read results/<profile>.csv
 
@@ -57,7 +59,7 @@ def main(name: str) -> int:
     for page in pages.plan(profile):
         notebook = nbformat.read(ROOT / "notebooks" / f"{page.notebook}.ipynb", as_version=4)
         if page.notebook >= FIRST_OF_RESULTS:
-            results.collect(profile)
+            collect(profile)
         print(f"== {page.name}", flush=True)
         namespace = {"__name__": "__main__"}
         for number, cell in enumerate(notebook.cells):

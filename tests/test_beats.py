@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from beatssl import beats as b
-from beatssl.targets import FeatureScale
+from beatssl.data import beats as b
+from beatssl.methods.targets import FeatureScale
 
 RATE = 100
 
@@ -50,8 +50,15 @@ def test_beat_features_of_hand_made_waves():
     np.testing.assert_allclose(got["rr0"], [np.nan, np.nan, 800])
     np.testing.assert_allclose(got["rr_mean"], 1000)
     np.testing.assert_allclose(got["rr2_rr1"], [np.nan, 1.5, np.nan])
-    for name, expected in {"time_PR": 160, "time_QR": 40, "time_RS": 50, "time_RT": 300,
-                           "time_QT": 340, "time_PT": 460, "time_ST": 250}.items():
+    for name, expected in {
+        "time_PR": 160,
+        "time_QR": 40,
+        "time_RS": 50,
+        "time_RT": 300,
+        "time_QT": 340,
+        "time_PT": 460,
+        "time_ST": 250,
+    }.items():
         np.testing.assert_allclose(got[name], expected, err_msg=name)
     np.testing.assert_allclose(got["amplitude_QR"], 1.1, rtol=1e-6)
     np.testing.assert_allclose(got["amplitude_PT"], 0.2, rtol=1e-5)
@@ -80,13 +87,14 @@ def test_classes_do_not_depend_on_the_amplitude_of_the_record():
     r = [100, 200, 300, 370, 500, 570, 700, 800]
     x = train_of_beats(r, [(1, 0.015)] * 5 + [(-1, 0.06)] * 3)
     np.testing.assert_array_equal(
-        b.classify_beats(x, np.array(r), RATE), b.classify_beats(7 * x, np.array(r), RATE))
+        b.classify_beats(x, np.array(r), RATE), b.classify_beats(7 * x, np.array(r), RATE)
+    )
 
 
-@pytest.mark.parametrize("signal, words", [
-    (np.zeros((12, 1000)), "R peaks"),
-    (train_of_beats([500], [(1, 0.015)]), "R peaks found"),
-])
+@pytest.mark.parametrize(
+    "signal, words",
+    [(np.zeros((12, 1000)), "R peaks"), (train_of_beats([500], [(1, 0.015)]), "R peaks found")],
+)
 def test_flat_lead_and_one_beat_leave_nan_and_a_reason(signal, words):
     found = b.analyse(signal, RATE)
     assert words in found["trouble"] and len(found["r_peak"]) < 2

@@ -16,8 +16,18 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from beatssl import book, config, freshness, pages, plots
+from beatssl import settings as config
 from beatssl.__main__ import main
+from beatssl.methods.encoder import StandardisedConfig
+from beatssl.methods.settings import PretrainConfig
+from beatssl.pages import build
+from beatssl.pages import fresh as freshness
+from beatssl.pages import plan as pages
+from beatssl.pages import run as book
+from beatssl.profile import CompareConfig, load_profile
+from beatssl.report import figures as plots
+from beatssl.tasks.classify import ClassifyConfig
+from beatssl.tasks.segment import SegmentConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = 'profile: str = "tiny"'
@@ -62,7 +72,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fake_run(root: Path, profile_name: str = "tiny", cells=()) -> None:
     """Pages as if executed, without starting a kernel."""
-    profile = config.load_profile(profile_name, root / "runs.yml")
+    profile = load_profile(profile_name, root / "runs.yml")
     for page in pages.plan(profile, root):
         notebook = pages.read_notebook(root / "notebooks" / f"{page.notebook}.ipynb")
         notebook.cells += cells
@@ -123,7 +133,7 @@ def test_failed_page_keeps_its_stage_but_stops_the_next(
 def test_fresh_page_runs_again_when_its_products_are_needed(root: Path) -> None:
     """Committed pages on a fresh clone: the store is not there, so a stale later page needs it."""
     fake_run(root)
-    profile = config.load_profile("tiny", root / "runs.yml")
+    profile = load_profile("tiny", root / "runs.yml")
     planned = pages.plan(profile, root)
     assert book._to_run(planned, profile, None, False, root)[0] == []
     write_notebook(root, "12_summary", "print('other')")
@@ -158,7 +168,7 @@ def test_pages_that_left_runs_yml_are_set_aside(root: Path, capfd) -> None:
 
 
 def plan_tiny(root: Path) -> list[pages.Page]:
-    return pages.plan(config.load_profile("tiny", root / "runs.yml"), root)
+    return pages.plan(load_profile("tiny", root / "runs.yml"), root)
 
 
 def test_one_page_for_each_run_with_declared_parameters(root: Path) -> None:
@@ -169,9 +179,7 @@ def test_one_page_for_each_run_with_declared_parameters(root: Path) -> None:
     )
     planned = plan_tiny(root)
     assert [p.name for p in planned] == ["05_pretraining--random-s0", "05_pretraining--random-s7"]
-    assert planned[1].parameters == {
-        "profile": "tiny", "method": "random", "seed": 7, "epochs": 3,
-    }  # fmt: skip
+    assert planned[1].parameters == {"profile": "tiny", "method": "random", "seed": 7, "epochs": 3}
     words = book.command(planned[1], Path("out.ipynb"), root)
     assert words[words.index("seed") - 1 :][:3] == ["-p", "seed", "7"]
     assert words[words.index("profile") - 1 :][:3] == ["-r", "profile", "tiny"]
@@ -277,18 +285,19 @@ def test_code_change_is_stale_but_a_docstring_is_not(root: Path) -> None:
 
 
 def test_code_of_figures_is_no_reason_to_refuse_a_page_but_one_to_run_it_again(root: Path) -> None:
-    (root / "beatssl" / "plots.py").write_text("def draw():\n    return 1\n")
+    (root / "beatssl" / "report").mkdir()
+    (root / "beatssl" / "report" / "figures.py").write_text("def draw():\n    return 1\n")
     path = root / "notebooks" / "12_summary.ipynb"
     notebook = nbformat.read(path, 4)
-    notebook.cells[2].source = "import beatssl.plots\n" + notebook.cells[2].source
+    notebook.cells[2].source = "import beatssl.report.figures\n" + notebook.cells[2].source
     nbformat.write(notebook, path)
     fake_run(root)
-    (root / "beatssl" / "plots.py").write_text("def draw():\n    return 2\n")
+    (root / "beatssl" / "report" / "figures.py").write_text("def draw():\n    return 2\n")
     assert lines(root) == []
-    profile = config.load_profile("tiny", root / "runs.yml")
+    profile = load_profile("tiny", root / "runs.yml")
     page = next(p for p in pages.plan(profile, root) if p.name == "12_summary")
     problems = book.page_problems(page, profile, root, look=True)
-    assert problems == ["stale: look changed: beatssl.plots"]
+    assert problems == ["stale: look changed: beatssl.report.figures"]
 
 
 def test_settings_and_notebook_changes_are_stale(root: Path) -> None:
@@ -356,7 +365,7 @@ def test_pictures_become_smaller_and_keep_their_colours() -> None:
 
 def test_scrub_gives_equal_bytes(root: Path) -> None:
     """Two runs that differ in ids, times, stderr and folders give the same page."""
-    profile = config.load_profile("tiny", root / "runs.yml")
+    profile = load_profile("tiny", root / "runs.yml")
     page = pages.plan(profile, root)[0]
 
     def executed(n: int) -> str:
@@ -384,13 +393,17 @@ def test_scrub_gives_equal_bytes(root: Path) -> None:
 
 def prepare_book(root: Path) -> None:
     """The real prose around the pages of the small project."""
-    shutil.copytree(ROOT / "book", root / "book", dirs_exist_ok=True,
-                    ignore=shutil.ignore_patterns("runs", "_generated"))
+    shutil.copytree(
+        ROOT / "book",
+        root / "book",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("runs", "_generated"),
+    )
     shutil.copy(ROOT / "_config.yml", root)
 
 
 def test_build_gates_on_pages(root: Path, capsys: pytest.CaptureFixture) -> None:
-    assert book.build("tiny", root) == 1
+    assert build.build("tiny", root) == 1
     assert "tiny/01_data: missing" in capsys.readouterr().out
 
 
@@ -406,14 +419,14 @@ def test_a_page_older_than_the_code_is_no_reason_not_to_build(root: Path) -> Non
 
 def test_built_pages_say_how_old_they_are(root: Path) -> None:
     fake_run(root)
-    profile = config.load_profile("tiny", root / "runs.yml")
+    profile = load_profile("tiny", root / "runs.yml")
     html = root / "_build" / "html"
     page = html / "runs" / "tiny" / "01_data.html"
 
     def shown() -> str:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text("<h1>Printed</h1><article><h1>Data</h1><p>Text.</p></article>")
-        older = book.say_how_old(profile, html, root)
+        older = build.say_how_old(profile, html, root)
         text = page.read_text()
         assert ("has changed since" in text) == bool(older)
         return text
@@ -429,14 +442,17 @@ def test_toc_keeps_real_results_apart(root: Path) -> None:
     prepare_book(root)
     fake_run(root, "tiny")
     fake_run(root, "subset")
-    parts = yaml.safe_load(book.write_sources("tiny", root).read_text())["parts"]
+    parts = yaml.safe_load(build.write_sources("tiny", root).read_text())["parts"]
     files = [[chapter["file"] for chapter in part["chapters"]] for part in parts]
     assert files[1] == ["runs/subset/01_data", "runs/subset/12_summary"]
     assert files[-1] == ["runs/tiny/01_data", "runs/tiny/12_summary"]
     assert parts[-1]["caption"].endswith("tiny (synthetic)")
-    book.page_path(pages.plan(config.load_profile("subset", root / "runs.yml"), root)[0],
-                   config.load_profile("subset", root / "runs.yml"), root).unlink()
-    only = yaml.safe_load(book.write_sources("subset", root).read_text())["parts"]
+    book.page_path(
+        pages.plan(load_profile("subset", root / "runs.yml"), root)[0],
+        load_profile("subset", root / "runs.yml"),
+        root,
+    ).unlink()
+    only = yaml.safe_load(build.write_sources("subset", root).read_text())["parts"]
     assert [chapter["file"] for chapter in only[1]["chapters"]] == ["runs/subset/12_summary"]
     assert len(only) == len(parts) - 1
 
@@ -446,10 +462,14 @@ def test_runs_are_named_in_the_sidebar_by_the_run_alone(root: Path) -> None:
         "stages: [[05_pretraining]]\n"
         "profiles: {tiny: {runs: [{method: random}, {rhythm: soft_1, exponent: 50}]}}\n"
     )
-    write_notebook(root, "05_pretraining", "1", RUN_PARAMETERS + "\nrhythm: str = 'hard'\n"
-                   "exponent: float = 1.0")  # fmt: skip
+    write_notebook(
+        root,
+        "05_pretraining",
+        "1",
+        RUN_PARAMETERS + "\nrhythm: str = 'hard'\nexponent: float = 1.0",
+    )
     fake_run(root)
-    (chapter,) = book._chapters(config.load_profile("tiny", root / "runs.yml"), root)
+    (chapter,) = build._chapters(load_profile("tiny", root / "runs.yml"), root)
     titles = [section["title"] for section in chapter["sections"]]
     assert titles == ["random-s0", "soft_1-none-50-s0"]
 
@@ -465,12 +485,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table = new_output("display_data", data={"text/html": f"<table><tr>{row}</tr></table>"})
         code = "a_rather_long_line_of_code = " + " + ".join(["1"] * 60)
         fake_run(project, cells=[new_code_cell(code, outputs=[table])])
-        assert book.build("tiny", project) == 0
+        assert build.build("tiny", project) == 0
     return project / "_build" / "html"
 
 
 def test_built_book_has_no_foreign_host(built: Path) -> None:
-    assert book.foreign_hosts(built) == []
+    assert build.foreign_hosts(built) == []
     html = (built / "method.html").read_text()
     assert "mathjax/tex-mml-chtml.js" in html
     assert (built / "mathjax" / "tex-mml-chtml.js").is_file()
@@ -486,14 +506,14 @@ def test_foreign_hosts_are_found(tmp_path: Path) -> None:
         '<img src="http://example.org/a.png">',
     ]
     (tmp_path / "a.html").write_text("\n".join(bad) + '<a href="https://arxiv.org">fine</a>')
-    assert len(book.foreign_hosts(tmp_path)) == len(bad)
+    assert len(build.foreign_hosts(tmp_path)) == len(bad)
 
 
 def test_intervals_in_tables_are_not_broken(tmp_path: Path) -> None:
     cell = "<td><p>0.879 (0.002) [0.853, 0.903]</p></td>\n<td>+.01 [−.02, +.03] of [1, 2]</td>"
     text = f"<p>[0.853, 0.903]</p>{cell}"
     (tmp_path / "a.html").write_text(text, encoding="utf-8")
-    book.keep_intervals_whole(tmp_path)
+    build.keep_intervals_whole(tmp_path)
     found = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert found.count("&nbsp;") == 2 and found.replace("&nbsp;", " ") == text
     assert "0.853,&nbsp;0.903]</p></td>" in found and "[−.02,&nbsp;+.03] of [1, 2]" in found
@@ -524,10 +544,18 @@ def test_page_fits_a_phone(built: Path, tmp_path: Path, page: str) -> None:
         "const d = f.contentDocument.documentElement;"
         "out.textContent = d.scrollWidth + ' of ' + d.clientWidth}, 1000)</script>"
     )
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-             "--disable-background-networking", "--allow-file-access-from-files",
-             f"--user-data-dir={tmp_path / 'chromium'}", "--virtual-time-budget=4000",
-             "--dump-dom", frame.as_uri()]  # fmt: skip
+    words = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={tmp_path / 'chromium'}",
+        "--virtual-time-budget=4000",
+        "--dump-dom",
+        frame.as_uri(),
+    ]
     dom = subprocess.run([browser, *words], capture_output=True, text=True, timeout=60).stdout
     found = re.search(r'<pre id="out">(\d+) of (\d+)</pre>', dom)
     assert found, "the page did not load in chromium"
@@ -540,9 +568,9 @@ def test_page_fits_a_phone(built: Path, tmp_path: Path, page: str) -> None:
 def test_every_default_is_listed_as_ours() -> None:
     """Each setting of config.py stands in 'What the paper does not say', with its default."""
     text = (ROOT / "book" / "choices.md").read_text()
-    data, encoder = config.DataConfig(), config.StandardisedConfig()
-    pretrain = config.PretrainConfig()
-    others = config.ClassifyConfig(), config.SegmentConfig(), config.CompareConfig()
+    data, encoder = config.DataConfig(), StandardisedConfig()
+    pretrain = PretrainConfig()
+    others = ClassifyConfig(), SegmentConfig(), CompareConfig()
     for settings in (data, encoder, pretrain, config.ComputeConfig(), *others):
         for name, value in config.to_dict(settings).items():
             assert f"`{name}`" in text, f"{type(settings).__name__}.{name} is not listed"

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from beatssl.config import (
-    ClassifyConfig, ConfigError, PretrainConfig, Profile, SegmentConfig,
-)  # fmt: skip
-from beatssl.metrics import MetricError
-from beatssl.records import SUPERCLASSES
+from beatssl.data.records import SUPERCLASSES
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Profile
+from beatssl.settings import ConfigError
 from beatssl.tasks import batches, classify, cosine_schedule
+from beatssl.tasks.classify import ClassifyConfig
+from beatssl.tasks.scores import MetricError
+from beatssl.tasks.segment import SegmentConfig
 
 
 class FakeStore:
@@ -63,8 +65,13 @@ class TinyEncoder(nn.Module):
         return self.dropout(self.norm(self.conv(x)))
 
 
-CONFIG = ClassifyConfig(label_fractions=(0.5, 1.0), bootstrap=20, finetune_epochs=2,
-                        finetune_batch_size=32, finetune_learning_rates=(1e-3,))  # fmt: skip
+CONFIG = ClassifyConfig(
+    label_fractions=(0.5, 1.0),
+    bootstrap=20,
+    finetune_epochs=2,
+    finetune_batch_size=32,
+    finetune_learning_rates=(1e-3,),
+)
 RANDOM = PretrainConfig(method="random", seed=3)
 TRAINED = PretrainConfig(seed=3)
 PROFILE = Profile("fake", classify=CONFIG, runs=(RANDOM, TRAINED))

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl.config import EncoderConfig
-from beatssl.losses import soft_target_nce
 from beatssl.methods import cmsc
 from beatssl.methods.base import Batch
-from beatssl.models import build_encoder
+from beatssl.methods.encoder import EncoderConfig, build_encoder
+from beatssl.methods.losses import soft_target_nce
 
 Z_1, Z_2 = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
 
@@ -23,8 +22,11 @@ def test_halves_are_adjacent_and_do_not_overlap():
     out = cmsc.halves(x)
     assert out.shape == (4, 12, 4)
     assert out[:, 3].tolist() == [
-        [0, 1, 2, 3], [100, 101, 102, 103], [4, 5, 6, 7], [104, 105, 106, 107]
-    ]  # fmt: skip
+        [0, 1, 2, 3],
+        [100, 101, 102, 103],
+        [4, 5, 6, 7],
+        [104, 105, 106, 107],
+    ]
     assert torch.equal(torch.cat(cmsc.halves(x[:, :, :8]).split(2), dim=2), x[:, :, :8])
 
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl import evaluate, metrics, results
-from beatssl.config import DELINEATORS, PretrainConfig
-from beatssl.metrics import MetricError
-from beatssl.pretrain import pretrain
-from beatssl.records import wave_marks, wave_runs
+from beatssl import evaluate
+from beatssl.data.records import wave_marks, wave_runs
+from beatssl.methods.settings import DELINEATORS, PretrainConfig
+from beatssl.results import saved as results
 from beatssl.tasks import compare, delineate
+from beatssl.tasks import scores as metrics
 from beatssl.tasks.classify import embed, probe, split, stratified_draw
+from beatssl.tasks.scores import MetricError
 from beatssl.tasks.segment import folds
+from beatssl.train import pretrain
 
 RANDOM = PretrainConfig(method="random")
 
@@ -43,15 +45,23 @@ def test_a_draw_with_all_classes_is_the_stratified_one_drawn_again():
 def test_each_draw_is_a_probe_of_its_records(small):
     parts = split(small.store)
     rng = np.random.default_rng(0)
-    x = {name: rng.normal(size=(len(part.rows), 6)) + part.labels[:, :1] for name, part in
-         parts.items()}
+    x = {
+        name: rng.normal(size=(len(part.rows), 6)) + part.labels[:, :1]
+        for name, part in parts.items()
+    }
     found = compare.probe_draws(x, parts, 0.5, 3)
     train, val, test = parts["train"], parts["validation"], parts["test"]
     assert found["score"].shape == (3, len(test.rows), 5) and found["drawn"].shape[0] == 3
     for number in range(3):
         chosen = found["drawn"][number]
-        alone = probe(x["train"][chosen], train.labels[chosen], x["validation"], val.labels,
-                      x["test"], test.labels)
+        alone = probe(
+            x["train"][chosen],
+            train.labels[chosen],
+            x["validation"],
+            val.labels,
+            x["test"],
+            test.labels,
+        )
         np.testing.assert_array_equal(found["score"][number], alone["score"])
         np.testing.assert_array_equal(found["threshold"][number], alone["threshold"])
     whole = compare.probe_draws(x, parts, 1.0, 3)
@@ -64,9 +74,12 @@ def test_scores_of_draws_are_the_mean_of_the_draws():
     weights = rng.multinomial(60, np.full(60, 1 / 60), size=4)
     found = metrics.draw_scores(draws, weights)
     for name in ("auroc_macro", "f1_macro", "f1_MI"):
-        each = [metrics.classification_scores(
-            {"truth": draws["truth"], "score": s, "threshold": t}, weights)[name]
-            for s, t in zip(draws["score"], draws["threshold"], strict=True)]
+        each = [
+            metrics.classification_scores(
+                {"truth": draws["truth"], "score": s, "threshold": t}, weights
+            )[name]
+            for s, t in zip(draws["score"], draws["threshold"], strict=True)
+        ]
         np.testing.assert_allclose(found[name], sum(each) / 3)
 
 
@@ -104,14 +117,20 @@ def test_both_protocols_run_are_saved_and_reused(small, tmp_path, monkeypatch):
 
 def test_scores_of_repeats_are_the_mean_of_the_repeats():
     rng = np.random.default_rng(0)
-    saved = {"truth": rng.integers(0, 4, (9, 80)), "prediction": rng.integers(0, 4, (3, 9, 80)),
-             "sampling_rate": np.array(100), "tolerance_ms": np.array(150.0)}
+    saved = {
+        "truth": rng.integers(0, 4, (9, 80)),
+        "prediction": rng.integers(0, 4, (3, 9, 80)),
+        "sampling_rate": np.array(100),
+        "tolerance_ms": np.array(150.0),
+    }
     saved["marks"] = wave_marks(saved["truth"], 100)
     weights = rng.multinomial(9, np.full(9, 1 / 9), size=4)
     found = metrics.fold_scores(saved, weights)
     for name in ("f1_macro", "dice", "event_f1_QRS_onset"):
-        each = [metrics.segmentation_scores({**saved, "prediction": p}, weights)[name]
-                for p in saved["prediction"]]
+        each = [
+            metrics.segmentation_scores({**saved, "prediction": p}, weights)[name]
+            for p in saved["prediction"]
+        ]
         np.testing.assert_allclose(found[name], sum(each) / 3)
 
 
@@ -125,8 +144,11 @@ def test_a_repeat_is_the_task_with_its_split_and_seed(small, tmp_path, monkeypat
     assert w.profile.repeats_of(replace(RANDOM, seed=5)) == (2,)  # a third one
     for task in ("more folds", "segmentation"):
         evaluate.evaluate_all(w, task)
-    of = {(what.task, what.run.seed): results.load_predictions(w.profile, what)
-          for what, _ in results.evaluations(w.profile) if what.protocol == "frozen"}
+    of = {
+        (what.task, what.run.seed): results.load_predictions(w.profile, what)
+        for what, _ in results.evaluations(w.profile)
+        if what.protocol == "frozen"
+    }
     repeated, once = of[results.FOLDS, 0], of[results.SEGMENT, 0]
     np.testing.assert_array_equal(repeated["prediction"][0], once["prediction"])
     np.testing.assert_array_equal(repeated["fold"][0], once["fold"])
@@ -156,9 +178,15 @@ def test_delineators_find_the_waves_of_a_simulated_heart(small, method):
     rows = np.asarray(small.store.rows("ludb"))
     truth = small.store.wave_targets(rows, lead="II")
     assert found.shape == truth.shape and len(failed) < len(rows) / 2
-    scores = metrics.segmentation_scores({
-        "truth": truth, "marks": small.store.wave_marks(rows, lead="II"), "prediction": found,
-        "sampling_rate": np.array(100), "tolerance_ms": np.array(150.0)})
+    scores = metrics.segmentation_scores(
+        {
+            "truth": truth,
+            "marks": small.store.wave_marks(rows, lead="II"),
+            "prediction": found,
+            "sampling_rate": np.array(100),
+            "tolerance_ms": np.array(150.0),
+        }
+    )
     assert scores["f1_QRS"][0] > 0.4 and scores["f1_macro"][0] > 0.4
 
 
@@ -187,9 +215,13 @@ def test_peak_draws_all_other_waves_where_one_onset_is_missing(monkeypatch):
     """The lists of LUDB's record 6 have 9 P peaks and 8 P onsets."""
     beats = np.array([100, 200, 300])
     marks = {
-        "ECG_P_Onsets": [185, 285], "ECG_P_Peaks": beats - 10, "ECG_Q_Peaks": beats - 2,
-        "ECG_S_Peaks": beats + 3, "ECG_T_Peaks": beats + 30, "ECG_T_Offsets": beats + 38,
-    }  # fmt: skip
+        "ECG_P_Onsets": [185, 285],
+        "ECG_P_Peaks": beats - 10,
+        "ECG_Q_Peaks": beats - 2,
+        "ECG_S_Peaks": beats + 3,
+        "ECG_T_Peaks": beats + 30,
+        "ECG_T_Offsets": beats + 38,
+    }
     monkeypatch.setattr(delineate.nk, "ecg_clean", lambda lead, **_: lead)
     monkeypatch.setattr(delineate.nk, "ecg_peaks", lambda *_, **__: (0, {"ECG_R_Peaks": beats}))
     monkeypatch.setattr(delineate.nk, "ecg_delineate", lambda *_, **__: (0, marks))
@@ -219,9 +251,7 @@ def go(w, config, **options):
 
 
 @pytest.mark.parametrize("method", OTHERS)
-def test_every_method_trains_resumes_exactly_and_is_read_back(
-    small, tmp_path, monkeypatch, method
-):
+def test_every_method_trains_resumes_exactly_and_is_read_back(small, tmp_path, monkeypatch, method):
     config = PretrainConfig(method=method, epochs=2, batch_size=16, learning_rate=0.003)
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "a"))
     whole = go(small, config)

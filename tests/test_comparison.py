@@ -7,9 +7,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from beatssl import comparison, evaluate, metrics, plots, results, stats
-from beatssl.config import PretrainConfig
-from beatssl.records import wave_marks
+from beatssl import evaluate
+from beatssl.data.records import wave_marks
+from beatssl.methods.settings import PretrainConfig
+from beatssl.report import comparison
+from beatssl.report import figures as plots
+from beatssl.results import saved as results
+from beatssl.results import uncertainty as stats
+from beatssl.tasks import scores as metrics
 
 OURS = comparison.BEST_LABEL
 
@@ -19,10 +24,11 @@ def done(small, tmp_path_factory):
     """Both protocols run for an untrained encoder of two seeds, the best row, which is fine-tuned
     too, and a delineator."""
     runs = (
-        PretrainConfig(method="random"), PretrainConfig(method="random", seed=1),
+        PretrainConfig(method="random"),
+        PretrainConfig(method="random", seed=1),
         PretrainConfig(method="neurokit_prominence"),
         PretrainConfig(rhythm="soft_1", beat="hard", exponent=50.0, epochs=1, batch_size=32),
-    )  # fmt: skip
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("comparison")))
         compare = replace(small.profile.compare, label_fractions=(0.1, 1.0), draws=3)
@@ -38,11 +44,14 @@ def done(small, tmp_path_factory):
 def test_value_of_a_fold_is_the_score_of_its_records_alone():
     rng = np.random.default_rng(0)
     saved = {
-        "truth": rng.integers(0, 4, (12, 80)), "prediction": rng.integers(0, 4, (2, 12, 80)),
+        "truth": rng.integers(0, 4, (12, 80)),
+        "prediction": rng.integers(0, 4, (2, 12, 80)),
         "fold": np.stack([np.repeat([1, 2, 3], 4), np.tile([1, 2, 3], 4)]),
-        "repeat": np.array([0, 3]), "sampling_rate": np.array(100),
-        "tolerance_ms": np.array(150.0), "record_id": np.arange(12).astype(str),
-    }  # fmt: skip
+        "repeat": np.array([0, 3]),
+        "sampling_rate": np.array(100),
+        "tolerance_ms": np.array(150.0),
+        "record_id": np.arange(12).astype(str),
+    }
     saved["marks"] = wave_marks(saved["truth"], 100)
     for metric in ("f1_macro", "dice"):
         found = comparison.block_scores(results.FOLDS, saved, metric)
@@ -50,8 +59,10 @@ def test_value_of_a_fold_is_the_score_of_its_records_alone():
         for at, repeat in enumerate((1, 4)):
             for k in (1, 2, 3):
                 own = saved["fold"][at] == k
-                part = saved | {"truth": saved["truth"][own],
-                                "prediction": saved["prediction"][at, own]}
+                part = saved | {
+                    "truth": saved["truth"][own],
+                    "prediction": saved["prediction"][at, own],
+                }
                 part["marks"] = wave_marks(part["truth"], 100)
                 alone = metrics.segmentation_scores(part)[metric][0]
                 assert found[repeat, k] == pytest.approx(alone)
@@ -71,8 +82,12 @@ def test_draws_are_means_over_encoders_and_folds_are_of_the_encoder_of_their_rep
         labels = design.task == results.LABELS
         expected = ["Untrained, as initialised", OURS]
         if not labels:
-            expected = ["Untrained, as initialised", "Supervised from scratch", OURS,
-                        "NeuroKit2, prominence"]
+            expected = [
+                "Untrained, as initialised",
+                "Supervised from scratch",
+                OURS,
+                "NeuroKit2, prominence",
+            ]
         assert list(table) == expected and len(table) == (3 if labels else 4)
         saved = saved_of(done, design.task, "random", fraction=0.1 if labels else 1.0)
         each = [comparison.block_scores(design.task, saved[s], design.metric) for s in (0, 1)]
@@ -117,21 +132,26 @@ def test_the_table_beside_the_paper_has_means_with_intervals(done):
     for design in comparison.DESIGNS:
         fraction = 0.1 if design.task == results.LABELS else 1.0
         one = rows[
-            (rows["run_id"] == "random") & (rows["task"] == design.task)
-            & (rows["metric"] == design.metric) & (rows["label_fraction"] == fraction)
+            (rows["run_id"] == "random")
+            & (rows["task"] == design.task)
+            & (rows["metric"] == design.metric)
+            & (rows["label_fraction"] == fraction)
             & (rows["protocol"] == "frozen")
-        ].squeeze()  # fmt: skip
+        ].squeeze()
         text = table.loc["Untrained, as initialised", f"{design.heading}, ours"]
         assert text.startswith(f"{one.value:.3f} (")
         interval = f"[{one.ci_low:.3f}, {one.ci_high:.3f}]"  # none where resamples lack a class
         assert text.endswith(")" if np.isnan(one.ci_low) else interval)
 
 
-@pytest.mark.parametrize("task, heading, metric, fraction", [
-    (results.CLASSIFY, "AUROC, 50% of labels", "auroc_macro", 0.5),
-    (results.CLASSIFY, "F1, 100% of labels", "f1_macro", 1.0),
-    (results.FOLDS, "Dice", "dice", 1.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "task, heading, metric, fraction",
+    [
+        (results.CLASSIFY, "AUROC, 50% of labels", "auroc_macro", 0.5),
+        (results.CLASSIFY, "F1, 100% of labels", "f1_macro", 1.0),
+        (results.FOLDS, "Dice", "dice", 1.0),
+    ],
+)
 @pytest.mark.parametrize("base", ["supervised", "frozen"])
 def test_fine_tuning_is_held_against_the_same_seed(done, task, heading, metric, fraction, base):
     rows = results.with_combined(done.profile, task)
@@ -162,11 +182,20 @@ def test_tests_say_what_the_design_cannot_show():
     assert table["verdict"].tolist() == ["no difference shown", "higher"]  # Nemenyi can show two
     two = comparison.pairs(five.iloc[:2], "ours")
     assert set(two["verdict"]) == {"cannot be shown"} and (two["smallest_p_nemenyi"] > 0.05).all()
-    ten = pd.DataFrame({"ours": 1 + rng.random(10), "b": rng.random(10), "c": 3 + rng.random(10),
-                        "d": 1 + rng.random(10)})  # fmt: skip
+    ten = pd.DataFrame(
+        {
+            "ours": 1 + rng.random(10),
+            "b": rng.random(10),
+            "c": 3 + rng.random(10),
+            "d": 1 + rng.random(10),
+        }
+    )
     table = comparison.pairs(ten, "ours").set_index("second")
     assert table["second_reading"].to_dict() == {
-        "b": "higher", "c": "lower", "d": "no difference shown"}
+        "b": "higher",
+        "c": "lower",
+        "d": "no difference shown",
+    }
     ranks = ten.rank(axis=1, ascending=False).mean()
     found = stats.friedman(ten.to_numpy())
     for name, row in table.iterrows():
@@ -183,14 +212,22 @@ def test_tests_say_what_the_design_cannot_show():
 
 def test_references_are_a_family_of_their_own():
     rng = np.random.default_rng(0)
-    ten = pd.DataFrame({"ours": 1 + rng.random(10), "TS2Vec": rng.random(10),
-                        "Untrained, as initialised": rng.random(10), "CMSC (CLOCS)": rng.random(10),
-                        "NeuroKit2, dwt": rng.random(10)})  # fmt: skip
+    ten = pd.DataFrame(
+        {
+            "ours": 1 + rng.random(10),
+            "TS2Vec": rng.random(10),
+            "Untrained, as initialised": rng.random(10),
+            "CMSC (CLOCS)": rng.random(10),
+            "NeuroKit2, dwt": rng.random(10),
+        }
+    )
     table = comparison.pairs(ten, "ours").set_index("second")
     assert table["family"].to_dict() == {
-        "TS2Vec": "compared", "CMSC (CLOCS)": "compared",
-        "Untrained, as initialised": "reference", "NeuroKit2, dwt": "reference",
-    }  # fmt: skip
+        "TS2Vec": "compared",
+        "CMSC (CLOCS)": "compared",
+        "Untrained, as initialised": "reference",
+        "NeuroKit2, dwt": "reference",
+    }
     np.testing.assert_allclose(table["p"], 2 / 2**10)
     np.testing.assert_allclose(table["p_holm"], 2 * 2 / 2**10)  # two in each family
 
@@ -223,7 +260,13 @@ def test_delineation_at_a_stricter_tolerance_finds_fewer_borders(done):
 def test_published_borders_stand_above_ours(done):
     table = comparison.borders_f1(done.profile, 150)
     assert table.loc["U-Net (2024) (published)"].tolist() == [
-        "0.972", "0.973", "0.995", "0.998", "0.997", "0.995"]
+        "0.972",
+        "0.973",
+        "0.995",
+        "0.998",
+        "0.997",
+        "0.995",
+    ]
     assert table.loc["wavelets (published)", "T onset"] == "–"
     assert list(table.index[-4:]) == list(comparison.delineation(done.profile, 150).index)
 
@@ -239,9 +282,10 @@ def test_claims_are_judged_only_by_what_was_run():
     names = [OURS, "TS2Vec", "Domain-SSL", "W2V+CMSC+RLM (small)"]
     values = {
         "PTB-XL F1": pd.DataFrame({n: np.full(5, 0.6) for n in names}),
-        "LUDB F1": pd.DataFrame({n: 0.9 - 0.01 * i + 1e-3 * rng.random(10)
-                                 for i, n in enumerate(names)}),
-    }  # fmt: skip
+        "LUDB F1": pd.DataFrame(
+            {n: 0.9 - 0.01 * i + 1e-3 * rng.random(10) for i, n in enumerate(names)}
+        ),
+    }
     text = comparison.headline_claims(values)
     assert "cannot be judged without the released file" in text and "100%" in text
     nemenyi = float(stats.nemenyi(1, 4, 10))  # in every fold one rank apart
@@ -265,7 +309,8 @@ def test_figures(done):
     found = stats.friedman(table)
     groups = stats.cliques(found.mean_rank, found.critical_difference)
     figure = plots.critical_differences(
-        list(values["LUDB F1"]), found.mean_rank, found.critical_difference, groups)
+        list(values["LUDB F1"]), found.mean_rank, found.critical_difference, groups
+    )
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert any(t.startswith("Untrained, as initialised (") for t in texts)
     table = comparison.label_efficiency(done.profile, "f1_macro")

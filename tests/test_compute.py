@@ -8,9 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from beatssl import compute, models, results, workspace
-from beatssl.config import ROOT, ComputeConfig, ConfigError, PretrainConfig, Profile
-from beatssl.pretrain import run_key
+from beatssl import compute
+from beatssl import profile as workspace
+from beatssl.methods import encoder as models
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Profile
+from beatssl.results import saved as results
+from beatssl.settings import ROOT, ComputeConfig, ConfigError
+from beatssl.train import run_key
 
 CPU = torch.device("cpu")
 TRAIN = """
@@ -18,8 +23,8 @@ import hashlib, sys
 import numpy as np, torch
 from sklearn.linear_model import LogisticRegression
 from beatssl import compute
-from beatssl.config import ComputeConfig
-from beatssl.models import autocast
+from beatssl.settings import ComputeConfig
+from beatssl.methods.encoder import autocast
 
 compute.use(ComputeConfig(threads=int(sys.argv[1])))
 torch.manual_seed(0)
@@ -71,8 +76,11 @@ def test_precision_decides_mixed_precision_and_stands_in_the_key(restored):
 
     untrained, run, profile = PretrainConfig(method="random"), PretrainConfig(), Profile("p")
     keys, hashes, layer = {}, {}, torch.nn.Linear(2, 2)
-    for config in (ComputeConfig(precision="bf16"), ComputeConfig(precision="float32"),
-                   ComputeConfig(2, "float32")):  # fmt: skip
+    for config in (
+        ComputeConfig(precision="bf16"),
+        ComputeConfig(precision="float32"),
+        ComputeConfig(2, "float32"),
+    ):
         compute.use(config)
         with models.autocast(CPU):
             kind = layer(torch.ones(1, 2)).dtype
@@ -95,8 +103,10 @@ def test_auto_is_what_the_hardware_has(restored):
     assert found == compute.name(ComputeConfig()) == compute.name(same)
     profile = Profile("p")  # the resolved precision is hashed, not the word auto
     assert results.settings_hash(PretrainConfig(), profile, "", results.SEGMENT, "frozen", 1.0) == (
-        results.settings_hash(PretrainConfig(), replace(profile, compute=same), "",
-                              results.SEGMENT, "frozen", 1.0))  # fmt: skip
+        results.settings_hash(
+            PretrainConfig(), replace(profile, compute=same), "", results.SEGMENT, "frozen", 1.0
+        )
+    )
 
 
 def test_a_workspace_computes_with_the_settings_of_its_profile(restored, monkeypatch, tmp_path):

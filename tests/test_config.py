@@ -6,8 +6,13 @@ import typing
 import nbformat
 import pytest
 
-from beatssl import config, pages, results
-from beatssl.config import ConfigError, EncoderConfig, PretrainConfig, from_dict
+from beatssl import settings as config
+from beatssl.methods.encoder import EncoderConfig
+from beatssl.methods.settings import ROW, PretrainConfig
+from beatssl.pages import plan as pages
+from beatssl.profile import load_profile, run_of
+from beatssl.results import saved as results
+from beatssl.settings import ConfigError, from_dict
 
 
 def test_unknown_key_lists_the_known_ones():
@@ -15,9 +20,9 @@ def test_unknown_key_lists_the_known_ones():
         from_dict(PretrainConfig, {"epoch": 3})
 
 
-@pytest.mark.parametrize("key, value", [
-    ("epochs", 2.5), ("epochs", True), ("temperature", "0.1"), ("rhythm", 1),
-])
+@pytest.mark.parametrize(
+    "key, value", [("epochs", 2.5), ("epochs", True), ("temperature", "0.1"), ("rhythm", 1)]
+)
 def test_wrong_type_names_the_setting(key, value):
     with pytest.raises(ConfigError, match=f"PretrainConfig.{key}: expected"):
         from_dict(PretrainConfig, {key: value})
@@ -28,21 +33,37 @@ def test_yaml_float_trap_is_explained():
         from_dict(PretrainConfig, {"learning_rate": "1e-3"})
 
 
-@pytest.mark.parametrize("key, value", [
-    ("rhythm", "soft_3"), ("beat", "soft"), ("method", "simclr"), ("beat_scope", "patient"),
-    ("exponent", 0.0), ("batch_size", 1), ("loss", "triplet"), ("soft_1", "dtw"), ("soft_2", "dtw"),
-    ("amplitude_unit", "µV"),
-    ("variant", "a b"), ("variant", "../x"),
-])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("rhythm", "soft_3"),
+        ("beat", "soft"),
+        ("method", "simclr"),
+        ("beat_scope", "patient"),
+        ("exponent", 0.0),
+        ("batch_size", 1),
+        ("loss", "triplet"),
+        ("soft_1", "dtw"),
+        ("soft_2", "dtw"),
+        ("amplitude_unit", "µV"),
+        ("variant", "a b"),
+        ("variant", "../x"),
+    ],
+)
 def test_values_outside_their_range_are_refused(key, value):
     with pytest.raises(ConfigError, match=key):
         from_dict(PretrainConfig, {key: value})
 
 
-@pytest.mark.parametrize("key, known", [
-    ("rhythm", "hard, soft_1, soft_2"), ("beat", "none, hard, soft_1, soft_2"),
-    ("loss", "normalised, unnormalised, bce, mse"), ("soft_1", "cosine, cosine_standardised"),
-])
+@pytest.mark.parametrize(
+    "key, known",
+    [
+        ("rhythm", "hard, soft_1, soft_2"),
+        ("beat", "none, hard, soft_1, soft_2"),
+        ("loss", "normalised, unnormalised, bce, mse"),
+        ("soft_1", "cosine, cosine_standardised"),
+    ],
+)
 def test_an_unknown_row_target_or_loss_lists_the_known_ones(key, known):
     with pytest.raises(ConfigError, match=known):
         from_dict(PretrainConfig, {key: "new"})
@@ -64,7 +85,7 @@ def test_variants_change_the_base_and_have_names_of_their_own(tmp_path):
         "{base: {rhythm: soft_1, beat: hard, seeds: [0, 1]}, mse: {loss: mse}, "
         "coarse: {method: random, encoder_stride: 8}}}}"
     )
-    row, *bases, mse, coarse = config.load_profile("a", tmp_path / "runs.yml").runs
+    row, *bases, mse, coarse = load_profile("a", tmp_path / "runs.yml").runs
     same = {"rhythm": "soft_1", "beat": "hard", "epochs": 7}
     assert bases == [PretrainConfig(**same, variant="base", seed=s) for s in (0, 1)]
     assert mse == PretrainConfig(**same, variant="mse", loss="mse")
@@ -88,7 +109,7 @@ def test_hash_changes_with_every_setting():
 
 def test_all_profiles_of_runs_yml_are_valid_and_hold_the_rows_of_the_paper():
     for name in ("tiny", "subset", "full"):
-        profile = config.load_profile(name)
+        profile = load_profile(name)
         rows = {(r.method, r.rhythm, r.beat, r.exponent) for r in profile.runs}
         assert ("beatssl", "hard", "none", 1.0) in rows  # the baseline
         assert ("beatssl", "soft_1", "hard", 50.0) in rows  # the paper's best
@@ -99,7 +120,7 @@ def test_all_profiles_of_runs_yml_are_valid_and_hold_the_rows_of_the_paper():
 
 
 def test_subset_holds_every_row_of_table_1():
-    runs = config.load_profile("subset").runs
+    runs = load_profile("subset").runs
     rows = [r for r in results.paper().query("source == 'Table 1'").itertuples()]
     names = {(r.rhythm, r.beat, r.exponent) for r in rows}
     assert len(names) == 14
@@ -109,16 +130,19 @@ def test_subset_holds_every_row_of_table_1():
         assert len(seeds) >= 3, (rhythm, beat, exponent)
 
 
-@pytest.mark.parametrize("text, words", [
-    ("profiles: {a: {date: {}}}", "unknown key 'date'"),
-    ("profiles: {a: {data: {ptbxl: 3}}}", "expected str"),
-    ("profiles: {a: {runs: [{seeds: [0, 0]}]}}", "twice"),
-    ("profiles: {b: {}}", "known: b"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("profiles: {a: {date: {}}}", "unknown key 'date'"),
+        ("profiles: {a: {data: {ptbxl: 3}}}", "expected str"),
+        ("profiles: {a: {runs: [{seeds: [0, 0]}]}}", "twice"),
+        ("profiles: {b: {}}", "known: b"),
+    ],
+)
 def test_a_faulty_runs_yml_is_refused(tmp_path, text, words):
     (tmp_path / "runs.yml").write_text(text)
     with pytest.raises(ConfigError, match=words):
-        config.load_profile("a", tmp_path / "runs.yml")
+        load_profile("a", tmp_path / "runs.yml")
 
 
 # --- parameters of the pretraining notebook ------------------------------------------------------
@@ -130,11 +154,11 @@ def by_hand(profile: str, **given) -> PretrainConfig:
     """What the notebook does with `-p profile ... -p name value`: its cell, then the given ones."""
     namespace: dict = {}
     exec(NOTEBOOK.cells[1].source, namespace)
-    return config.run_of(config.load_profile(profile), {**namespace, "profile": profile, **given})
+    return run_of(load_profile(profile), {**namespace, "profile": profile, **given})
 
 
 def run(profile: str, run_id: str) -> PretrainConfig:
-    return {r.run_id: r for r in config.load_profile(profile).runs}[run_id]
+    return {r.run_id: r for r in load_profile(profile).runs}[run_id]
 
 
 def test_the_notebook_declares_every_setting_with_its_type_and_leaves_it_to_the_profile():
@@ -143,44 +167,50 @@ def test_the_notebook_declares_every_setting_with_its_type_and_leaves_it_to_the_
     cell: dict = {}
     exec(NOTEBOOK.cells[1].source, cell)
     real = {name for name in kinds if cell[name] is not None}
-    assert real == {"profile", "method", *config.ROW, "variant", "seed"}
+    assert real == {"profile", "method", *ROW, "variant", "seed"}
 
 
 @pytest.mark.parametrize("name", ["tiny", "subset", "full"])
 def test_every_page_of_the_runner_has_exactly_its_run(name):
-    profile = config.load_profile(name)
+    profile = load_profile(name)
     planned = [page for page in pages.plan(profile) if page.run]
     assert len(planned) == sum(r.has_encoder for r in profile.runs) > 0
     for page in planned:
-        assert config.run_of(profile, page.parameters) == page.run
+        assert run_of(profile, page.parameters) == page.run
 
 
-@pytest.mark.parametrize("given, run_id", [
-    ({}, "beatssl-soft_1-hard-50-s0"),
-    ({"seed": 2, "rhythm": "hard", "beat": "none", "exponent": 1.0}, "beatssl-hard-none-1-s2"),
-    ({"variant": "temperature_0.05"}, "beatssl-soft_1-hard-50-temperature_0.05-s0"),
-    ({"method": "ts2vec"}, "ts2vec-s0"),  # epochs and batch of its own, and no row
-    ({"method": "random", "variant": "untrained_stride_8"}, "random-untrained_stride_8-s0"),
-    ({"epochs": 20, "temperature": 0.1}, "beatssl-soft_1-hard-50-s0"),  # given, but no change
-])
+@pytest.mark.parametrize(
+    "given, run_id",
+    [
+        ({}, "beatssl-soft_1-hard-50-s0"),
+        ({"seed": 2, "rhythm": "hard", "beat": "none", "exponent": 1.0}, "beatssl-hard-none-1-s2"),
+        ({"variant": "temperature_0.05"}, "beatssl-soft_1-hard-50-temperature_0.05-s0"),
+        ({"method": "ts2vec"}, "ts2vec-s0"),  # epochs and batch of its own, and no row
+        ({"method": "random", "variant": "untrained_stride_8"}, "random-untrained_stride_8-s0"),
+        ({"epochs": 20, "temperature": 0.1}, "beatssl-soft_1-hard-50-s0"),  # given, but no change
+    ],
+)
 def test_by_hand_what_the_profile_says_holds(given, run_id):
     assert by_hand("subset", **given) == run("subset", run_id)
 
 
-@pytest.mark.parametrize("given, variant", [
-    ({"epochs": 3}, "epochs_3"),
-    ({"temperature": 1, "loss": "bce"}, "loss_bce.temperature_1"),
-    ({"learning_rate": 1e-5}, "learning_rate_0.00001"),
-    ({"amplitude_unit": "uV"}, "amplitude_unit_uv"),
-    ({"variant": "loss_mse", "mask_fraction": 0.3}, "loss_mse.mask_fraction_0.3"),
-    ({"variant": "mine", "mask_fraction": 0.3}, "mine"),
-    ({"method": "ts2vec", "epochs": 20}, "epochs_20"),
-    ({"temperature": 0.5}, "temperature_0.5.epochs_20"),  # the profile's temperature_0.5 has 6
-])
+@pytest.mark.parametrize(
+    "given, variant",
+    [
+        ({"epochs": 3}, "epochs_3"),
+        ({"temperature": 1, "loss": "bce"}, "loss_bce.temperature_1"),
+        ({"learning_rate": 1e-5}, "learning_rate_0.00001"),
+        ({"amplitude_unit": "uV"}, "amplitude_unit_uv"),
+        ({"variant": "loss_mse", "mask_fraction": 0.3}, "loss_mse.mask_fraction_0.3"),
+        ({"variant": "mine", "mask_fraction": 0.3}, "mine"),
+        ({"method": "ts2vec", "epochs": 20}, "epochs_20"),
+        ({"temperature": 0.5}, "temperature_0.5.epochs_20"),  # the profile's temperature_0.5 has 6
+    ],
+)
 def test_by_hand_a_changed_setting_is_a_variant_of_its_own(given, variant):
     made = by_hand("subset", **given)
     assert made.variant == variant
-    assert made.run_id not in {r.run_id for r in config.load_profile("subset").runs}
+    assert made.run_id not in {r.run_id for r in load_profile("subset").runs}
     for name, value in given.items():
         assert name == "variant" or getattr(made, name) == value
     if "variant" not in given and "epochs" not in given:
@@ -189,21 +219,38 @@ def test_by_hand_a_changed_setting_is_a_variant_of_its_own(given, variant):
 
 def test_by_hand_a_row_that_the_profile_does_not_list_has_its_common_settings():
     made = by_hand("full", rhythm="soft_2", exponent=5)
-    assert made == PretrainConfig(rhythm="soft_2", beat="hard", exponent=5.0, epochs=50,
-                                  batch_size=256)  # fmt: skip
+    assert made == PretrainConfig(
+        rhythm="soft_2", beat="hard", exponent=5.0, epochs=50, batch_size=256
+    )
     assert by_hand("full", method="cmsc", epochs=2).run_id == "cmsc-epochs_2-s0"
     other = by_hand("subset", seed=7)  # a seed more is no variant
     assert other == dataclasses.replace(run("subset", "beatssl-soft_1-hard-50-s0"), seed=7)
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"rhythm": "soft_3"}, "known: hard, soft_1, soft_2"),
-    ({"epochs": 2.5}, "epochs: expected int"),
-    ({"learning_rate": "1e-3"}, r"write 1\.0e-3"),
-    ({name: 0.9 for name in ("temperature", "weight_decay", "warmup_fraction", "beat_weight",
-                             "rhythm_weight", "beat_before", "beat_after", "scale_max")},
-     "name these changes with the parameter variant"),
-])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"rhythm": "soft_3"}, "known: hard, soft_1, soft_2"),
+        ({"epochs": 2.5}, "epochs: expected int"),
+        ({"learning_rate": "1e-3"}, r"write 1\.0e-3"),
+        (
+            dict.fromkeys(
+                (
+                    "temperature",
+                    "weight_decay",
+                    "warmup_fraction",
+                    "beat_weight",
+                    "rhythm_weight",
+                    "beat_before",
+                    "beat_after",
+                    "scale_max",
+                ),
+                0.9,
+            ),
+            "name these changes with the parameter variant",
+        ),
+    ],
+)
 def test_by_hand_a_faulty_parameter_is_refused(given, words):
     with pytest.raises(ConfigError, match=words):
         by_hand("subset", **given)
@@ -214,7 +261,7 @@ def test_results_of_a_run_by_hand_do_not_stop_the_profile(small, tmp_path, monke
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
     profile = dataclasses.replace(small.profile, pretrain=small.profile.runs[0])
     for given in ({}, {"temperature": 0.5}):
-        made = config.run_of(profile, {"rhythm": "hard", "beat": "none", **given})
+        made = run_of(profile, {"rhythm": "hard", "beat": "none", **given})
         what = results.describe(made, profile, small.store, None, results.CLASSIFY, "frozen", 1.0)
         results.failed(what, profile, "not trained in this test")
     with pytest.warns(UserWarning, match="left out: beatssl-hard-none-1-temperature_0.5-s0"):

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl import losses
-from beatssl.beats import BEAT_FEATURES, RECORD_FEATURES
-from beatssl.config import StandardisedConfig
+from beatssl.data.beats import BEAT_FEATURES, RECORD_FEATURES
 from beatssl.methods import domain_ssl as d
+from beatssl.methods import losses
 from beatssl.methods.base import Batch
-from beatssl.models import StandardisedEncoder, build_encoder, zscore
-from beatssl.targets import FeatureScale
+from beatssl.methods.encoder import StandardisedConfig, StandardisedEncoder, build_encoder, zscore
+from beatssl.methods.targets import FeatureScale
 from beatssl.tasks.classify import Classifier
 
 CONFIG = d.DomainSSLConfig()
@@ -40,10 +39,12 @@ def unit(z):
 
 def test_the_54_features_are_the_sources_groups():
     """8 of the R peaks, 20 of the waves, 25 of hrv_time, 1 of quality (Gu et al. 2025)."""
-    times = {f"time_{w}" for w in "PR QR RS RT PQ PS PT QS QT ST".split()}
-    amplitudes = {f"amplitude_{w}" for w in "PQ QR RS ST PS PT QS QT".split()}
+    times = {f"time_{w}" for w in ["PR", "QR", "RS", "RT", "PQ", "PS", "PT", "QS", "QT", "ST"]}
+    amplitudes = {f"amplitude_{w}" for w in ["PQ", "QR", "RS", "ST", "PS", "PT", "QS", "QT"]}
     waves = times | amplitudes | {"time_ST_over_QS", "time_RS_over_QR"}
-    peaks = set("r_amplitude rr0 rr1 rr2 rr_mean rr0_rr1 rr2_rr1 rr_mean_rr1".split())
+    peaks = set(
+        ["r_amplitude", "rr0", "rr1", "rr2", "rr_mean", "rr0_rr1", "rr2_rr1", "rr_mean_rr1"]
+    )
     hrv = {name for name in RECORD_FEATURES if name.startswith("HRV_")}
     assert (len(peaks), len(waves), len(hrv)) == (8, 20, 25)
     assert set(BEAT_FEATURES) == peaks | waves
@@ -152,9 +153,9 @@ def test_augmentation_is_decided_by_the_generator_and_leaves_its_input():
         d.augment(x[:, :3], generator(), CONFIG, 100)
 
 
-@pytest.mark.parametrize("wrong", [
-    {"temperature": 0}, {"noise_sd": -0.1}, {"cutout": 1.5}, {"time_scale": (1.2, 0.8)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0}, {"noise_sd": -0.1}, {"cutout": 1.5}, {"time_scale": (1.2, 0.8)}]
+)
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         d.DomainSSLConfig(**wrong)
@@ -166,8 +167,7 @@ def test_settings_outside_their_range_are_refused(wrong):
 def test_neighbours_are_those_of_hand_made_features_and_not_symmetric():
     """On a line at 0, 1 and 3: the nearest are 1, 0 and 1. Record 2 points at 1, 1 not at 2."""
     t = d.nearest_neighbour_targets(torch.tensor([[0.0, 5.0], [1.0, 5.0], [3.0, 5.0]]))
-    positives = {0: [1, 3, 4], 1: [0, 3, 4], 2: [1, 4, 5],
-                 3: [0, 1, 4], 4: [0, 1, 3], 5: [1, 2, 4]}  # fmt: skip
+    positives = {0: [1, 3, 4], 1: [0, 3, 4], 2: [1, 4, 5], 3: [0, 1, 4], 4: [0, 1, 3], 5: [1, 2, 4]}
     expected = np.zeros((6, 6))
     for row, columns in positives.items():
         expected[row, columns] = 1
@@ -291,8 +291,13 @@ def numpy_prototypes(batches, clusters, dim, beta=0.5, m=10, mean_tau=0.07):
 def test_prototype_loss_equals_plain_numpy():
     config = d.DomainSSLConfig(clusters=6, projector_out=5)
     z = torch.randn(3, 10, 5, generator=generator(2))
-    ids = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3, 3, 3], [0, 0, 0, 0, 1, 1, 1, 3, 3, 3],
-                        [2, 2, 2, 0, 0, 0, 1, 1, 1, 1]])  # fmt: skip
+    ids = torch.tensor(
+        [
+            [0, 0, 1, 1, 2, 2, 3, 3, 3, 3],
+            [0, 0, 0, 0, 1, 1, 1, 3, 3, 3],
+            [2, 2, 2, 0, 0, 0, 1, 1, 1, 1],
+        ]
+    )
     p = d.Prototypes(config)
     for step in zip(z, ids, strict=True):
         p.update(*step)
@@ -432,5 +437,11 @@ def test_a_few_steps_lower_the_loss():
 
 def test_ids_outside_the_clusters_are_refused():
     with pytest.raises(ValueError, match="expected 0 to 7"):
-        d.DomainSSL(Doubler(), d.DomainSSLConfig(clusters=8), SCALE, torch.tensor([0, 8]), 100,
-                    total_steps=1)
+        d.DomainSSL(
+            Doubler(),
+            d.DomainSSLConfig(clusters=8),
+            SCALE,
+            torch.tensor([0, 8]),
+            100,
+            total_steps=1,
+        )

@@ -16,15 +16,32 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from beatssl.config import W2V_SMALL, W2VConfig
 from beatssl.methods import ecg_fm
 from beatssl.methods.base import Batch
-from beatssl.methods.ecg_fm import CheckpointError, EcgFm, W2VCmscRlm, W2VEncoder
+from beatssl.methods.ecg_fm import (
+    W2V_SMALL,
+    CheckpointError,
+    EcgFm,
+    W2VCmscRlm,
+    W2VConfig,
+    W2VEncoder,
+)
 
-TINY = W2VConfig(conv_channels=8, width=16, layers=2, heads=2, ffn=24, position_kernel=6,
-                 position_groups=4, entries=5, target_dim=6)
-SPELLINGS = {"parametrizations.weight.original0": "weight_g",
-             "parametrizations.weight.original1": "weight_v"}
+TINY = W2VConfig(
+    conv_channels=8,
+    width=16,
+    layers=2,
+    heads=2,
+    ffn=24,
+    position_kernel=6,
+    position_groups=4,
+    entries=5,
+    target_dim=6,
+)
+SPELLINGS = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+}
 
 
 def seed(n: int) -> torch.Generator:
@@ -81,14 +98,29 @@ def test_published_names():
     def both(*names):
         return {f"{name}.{part}" for name in names for part in ("weight", "bias")}
 
-    layer = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj",
-             "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm"]
+    layer = [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+        "self_attn_layer_norm",
+        "fc1",
+        "fc2",
+        "final_layer_norm",
+    ]
     names = (
         {"mask_emb", "quantizer.vars", "conv_pos.pos_conv.0.bias"}
         | {f"conv_pos.pos_conv.0.{spelling}" for spelling in SPELLINGS}
         | {f"feature_extractor.conv_layers.{i}.0.weight" for i in range(4)}
-        | both("feature_extractor.conv_layers.0.2", "layer_norm", "post_extract_proj",
-               "encoder.layer_norm", "quantizer.weight_proj", "project_q", "final_proj")
+        | both(
+            "feature_extractor.conv_layers.0.2",
+            "layer_norm",
+            "post_extract_proj",
+            "encoder.layer_norm",
+            "quantizer.weight_proj",
+            "project_q",
+            "final_proj",
+        )
         | both(*(f"encoder.layers.{i}.{part}" for i in range(12) for part in layer))
     )
     with torch.device("meta"):
@@ -117,23 +149,31 @@ def test_encoder_equals_torch_layers_with_the_same_weights():
     x = x @ w["post_extract_proj.weight"].T + w["post_extract_proj.bias"]
     g, v = (w[f"conv_pos.pos_conv.0.{spelling}"] for spelling in SPELLINGS)
     kernel = g * v / v.pow(2).sum((0, 1), keepdim=True).sqrt()
-    position = F.conv1d(x.transpose(1, 2), kernel, w["conv_pos.pos_conv.0.bias"], padding=3,
-                        groups=4)[..., :-1]
+    position = F.conv1d(
+        x.transpose(1, 2), kernel, w["conv_pos.pos_conv.0.bias"], padding=3, groups=4
+    )[..., :-1]
     x = x + F.gelu(position).transpose(1, 2)
     x = F.layer_norm(x, (16,), w["encoder.layer_norm.weight"], w["encoder.layer_norm.bias"])
     for i in range(2):
         ours = {k.removeprefix(f"encoder.layers.{i}."): t for k, t in w.items()}
-        layer = nn.TransformerEncoderLayer(16, 2, 24, 0.1, "gelu", batch_first=True,
-                                           norm_first=False).eval()
+        layer = nn.TransformerEncoderLayer(
+            16, 2, 24, 0.1, "gelu", batch_first=True, norm_first=False
+        ).eval()
         stacked = {
             f"self_attn.in_proj_{p}": torch.cat([ours[f"self_attn.{q}_proj.{p}"] for q in "qkv"])
             for p in ("weight", "bias")
         }
-        rest = {"self_attn.out_proj": "self_attn.out_proj", "linear1": "fc1", "linear2": "fc2",
-                "norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"}
-        layer.load_state_dict(stacked | {
-            f"{a}.{p}": ours[f"{b}.{p}"] for a, b in rest.items() for p in ("weight", "bias")
-        })
+        rest = {
+            "self_attn.out_proj": "self_attn.out_proj",
+            "linear1": "fc1",
+            "linear2": "fc2",
+            "norm1": "self_attn_layer_norm",
+            "norm2": "final_layer_norm",
+        }
+        layer.load_state_dict(
+            stacked
+            | {f"{a}.{p}": ours[f"{b}.{p}"] for a, b in rest.items() for p in ("weight", "bias")}
+        )
         x = layer(x)
     with torch.no_grad():
         torch.testing.assert_close(encoder(signals), x.transpose(1, 2), rtol=1e-4, atol=1e-5)
@@ -288,8 +328,10 @@ class Means(nn.Module):
         return F.avg_pool1d(x[:, :1], 16)
 
 
-@pytest.mark.parametrize("time, rate", [(1000, 100), (1001, 100), (999, 100), (640, 100),
-                                        (300, 100), (5000, 500), (2570, 257)])
+@pytest.mark.parametrize(
+    "time, rate",
+    [(1000, 100), (1001, 100), (999, 100), (640, 100), (300, 100), (5000, 500), (2570, 257)],
+)
 def test_step_j_lies_on_sample_j_times_stride(time, rate):
     """A ramp comes back as a ramp, across the borders of segments; the ends are kept."""
     ramp = torch.arange(time).float().expand(1, 12, time)
@@ -306,7 +348,7 @@ def test_step_j_lies_on_sample_j_times_stride(time, rate):
 @pytest.mark.parametrize("seconds", [0.3, 3.21, 4.99, 5.02, 7.5, 9.7])
 def test_a_peak_is_found_where_it_was(seconds):
     t = torch.arange(1000) / 100
-    peak = torch.exp(-((t - seconds) / 0.05) ** 2).expand(3, 12, 1000)
+    peak = torch.exp(-(((t - seconds) / 0.05) ** 2)).expand(3, 12, 1000)
     e = EcgFm(Means(), 100)(peak)
     assert e.shape == (3, 1, 250)
     assert (e.argmax(dim=2) * 0.04 - seconds).abs().max() <= 0.03
@@ -453,7 +495,7 @@ def test_training_step_hangs_on_its_generator_alone():
 def test_training_step_adds_up_and_reaches_every_parameter():
     model = method().train()
     out = step(model)
-    parts = (out["info_nce"] + 0.1 * out["diversity"] + 10 * out["penalty"] + out["cmsc"])
+    parts = out["info_nce"] + 0.1 * out["diversity"] + 10 * out["penalty"] + out["cmsc"]
     torch.testing.assert_close(out["total"].detach(), parts)
     assert [k for k, v in out.items() if v.requires_grad] == ["total"]
     assert out["diversity"] == (10 - out["perplexity"]) / 10 and 2 <= out["perplexity"] <= 10

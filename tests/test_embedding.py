@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl import losses, metrics, tables
-from beatssl.config import EncoderConfig, PretrainConfig
 from beatssl.evaluate import evaluate_run, train
-from beatssl.models import build_encoder, with_data_statistics
+from beatssl.methods import losses
+from beatssl.methods.encoder import EncoderConfig, build_encoder, with_data_statistics
+from beatssl.methods.settings import PretrainConfig
+from beatssl.report import tables
 from beatssl.tasks import embedding
+from beatssl.tasks import scores as metrics
 from beatssl.tasks.classify import split
 
 Z = torch.nn.functional.normalize(
@@ -58,9 +60,7 @@ def test_resamples_repeat_records_but_make_no_pairs_of_them():
     weights[1] = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40))
     drawn = np.repeat(np.arange(40), weights[1].astype(int))
     z = Z.double().numpy()
-    kernel = [
-        np.exp(-2 * ((z[i] - z[j]) ** 2).sum()) for i in drawn for j in drawn if i != j
-    ]
+    kernel = [np.exp(-2 * ((z[i] - z[j]) ** 2).sum()) for i in drawn for j in drawn if i != j]
     pairs = 40**2 - (weights[1] ** 2).sum()
     second = np.roll(z, 7, axis=0)
     got = metrics.embedding_scores(predictions(Z, z, second), weights)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from beatssl import files
+from beatssl import cache as files
 
 
 def dead_process() -> int:
@@ -38,7 +38,7 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_start_clears_its_part(
     path = tmp_path / "table.csv"
     files.write_text(path, "old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from beatssl.files import replacing\n"
+        "import os, signal, sys; from pathlib import Path; from beatssl.cache import replacing\n"
         f"with replacing(Path({str(path)!r})) as part:\n"
         "    part.write_text('new'); os.kill(os.getpid(), signal.SIGKILL)"
     )

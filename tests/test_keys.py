@@ -11,17 +11,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beatssl import fingerprint, results
-from beatssl.beats import Beats, beats_fingerprint
-from beatssl.config import PretrainConfig, Profile
+from beatssl import fingerprint
+from beatssl.data.beats import Beats, beats_fingerprint
+from beatssl.data.store import store_code
 from beatssl.evaluate import evaluate_all
-from beatssl.pretrain import Training, pretrain, run_key
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Profile
 from beatssl.restamp import restamp
-from beatssl.store import store_code
+from beatssl.results import saved as results
+from beatssl.train import Training, pretrain, run_key
 
 PACKAGE = Path(fingerprint.__file__).parent
-RUNS = {name: PretrainConfig(method=name) for name in
-        ("random", "beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v")}  # fmt: skip
+RUNS = {
+    name: PretrainConfig(method=name)
+    for name in ("random", "beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v")
+}
 TRAINED = ("beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v")
 CLASSIFIED = (results.CLASSIFY, results.LABELS)
 PROFILE = Profile("keys")
@@ -76,32 +80,49 @@ def test_nothing_is_stale_without_an_edit(tmp_path, before):
 # every edit here changes numbers: exactly what depends on it is made again
 MUTATIONS = {
     "what the store loads is doubled": (
-        ("store.py", "return signal / np.maximum(", "return 2 * signal / np.maximum("),
-        of(("run",), TRAINED) | of(results.PREDICTING) | {
-            ("beats",), ("no encoder", "neurokit_dwt"), ("no encoder", "features")},
+        ("data/store.py", "return signal / np.maximum(", "return 2 * signal / np.maximum("),
+        of(("run",), TRAINED)
+        | of(results.PREDICTING)
+        | {("beats",), ("no encoder", "neurokit_dwt"), ("no encoder", "features")},
     ),
     "thresholds of the classes": (
-        ("metrics.py", "cuts[np.argmax(", "cuts[np.argmin("), of(CLASSIFIED)),
+        ("tasks/scores.py", "cuts[np.argmax(", "cuts[np.argmin("),
+        of(CLASSIFIED),
+    ),
     "how a method is built": (
-        ("methods/__init__.py", "return METHODS[setup.config.method](setup)",
-         "return METHODS[setup.config.method](setup).eval()"), of(("run",), TRAINED)),
+        (
+            "methods/__init__.py",
+            "return METHODS[setup.config.method](setup)",
+            "return METHODS[setup.config.method](setup).eval()",
+        ),
+        of(("run",), TRAINED),
+    ),
     "the augmentation, which health looks at too": (
-        ("vcg.py", "return view * keep.to(view)", "return view"),
-        of(("run",), ("beatssl",)) | of((results.EMBED,))),
+        ("methods/views.py", "return view * keep.to(view)", "return view"),
+        of(("run",), ("beatssl",)) | of((results.EMBED,)),
+    ),
     "the folds of PTB-XL": (
         ("tasks/classify.py", '"validation": (9,)', '"validation": (8,)'),
-        of((*CLASSIFIED, results.EMBED))),
+        of((*CLASSIFIED, results.EMBED)),
+    ),
     "a constant of one method": (
-        ("methods/ts2vec.py", "ALPHA = 0.5", "ALPHA = 0.25"), of(("run",), ("ts2vec",))),
-    "the loop of training": (
-        ("pretrain.py", "self.schedule.step()", "pass"), of(("run",), TRAINED)),
+        ("methods/ts2vec.py", "ALPHA = 0.5", "ALPHA = 0.25"),
+        of(("run",), ("ts2vec",)),
+    ),
+    "the loop of training": (("train.py", "self.schedule.step()", "pass"), of(("run",), TRAINED)),
     "the network of one method": (
-        ("methods/ts2vec.py", "class TS2VecEncoder(nn.Module):",
-         "class TS2VecEncoder(nn.Module):\n    other = 1\n"),
-        {*of(("run", *results.PREDICTING), ("ts2vec",))}),
+        (
+            "methods/ts2vec.py",
+            "class TS2VecEncoder(nn.Module):",
+            "class TS2VecEncoder(nn.Module):\n    other = 1\n",
+        ),
+        {*of(("run", *results.PREDICTING), ("ts2vec",))},
+    ),
     "how a record is filtered": (
-        ("store.py", "FILTER_ORDER = ", "FILTER_ORDER = 1 + "), {("store",)}),
-}  # fmt: skip
+        ("data/store.py", "FILTER_ORDER = ", "FILTER_ORDER = 1 + "),
+        {("store",)},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -113,32 +134,45 @@ def test_an_edit_makes_exactly_what_depends_on_it_stale(tmp_path, before, name):
 # and these change none
 HARMLESS = {
     "words": [
-        ("metrics.py", '"""Per class the threshold', '"""For each class the threshold'),
-        ("vcg.py", "    n, leads, time = signals.shape\n",
-         "    # a comment\n    n, leads, time = (signals.shape)\n"),
+        ("tasks/scores.py", '"""Per class the threshold', '"""For each class the threshold'),
+        (
+            "methods/views.py",
+            "    n, leads, time = signals.shape\n",
+            "    # a comment\n    n, leads, time = (signals.shape)\n",
+        ),
     ],
     "a new method": [
-        ("methods/__init__.py", '    "w2v": ecg_fm.build,\n',
-         '    "w2v": ecg_fm.build,\n    "new": new.build,\n'),
+        (
+            "methods/__init__.py",
+            '    "w2v": ecg_fm.build,\n',
+            '    "w2v": ecg_fm.build,\n    "new": new.build,\n',
+        ),
         ("methods/__init__.py", "import beatssl, cmsc", "import new, beatssl, cmsc"),
         ("methods/new.py", "", "def build(setup):\n    return setup.encoder\n"),
-        ("config.py", '"domain_ssl", "ts2vec"', '"domain_ssl", "new", "ts2vec"'),
+        ("settings.py", '"domain_ssl", "ts2vec"', '"domain_ssl", "new", "ts2vec"'),
     ],
     "a new setting of another method": [
-        ("config.py", "    temporal_unit: int = 0\n", "    temporal_unit: int = 0\n    new: int = 0\n"),
+        (
+            "settings.py",
+            "    temporal_unit: int = 0\n",
+            "    temporal_unit: int = 0\n    new: int = 0\n",
+        )
     ],
     "a moved function": [
-        ("metrics.py", "def thresholds(", "def _gone("),
-        ("metrics.py", "from beatssl.records import", "from beatssl.moved import thresholds\n"
-         "from beatssl.records import"),
+        ("tasks/scores.py", "def thresholds(", "def _gone("),
+        (
+            "tasks/scores.py",
+            "from beatssl.data.records import",
+            "from beatssl.moved import thresholds\nfrom beatssl.data.records import",
+        ),
         ("moved.py", "", None),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_an_edit_that_changes_no_number_changes_no_key(tmp_path, before, name):
-    text = (PACKAGE / "metrics.py").read_text()
+    text = (PACKAGE / "tasks/scores.py").read_text()
     start = text.index("def thresholds(")
     moved = "import numpy as np\n\n\n" + text[start : text.index("\n\n\n", start)] + "\n"
     edits = [(f, old, moved if new is None else new) for f, old, new in HARMLESS[name]]
@@ -156,7 +190,7 @@ def test_settings_of_another_method_do_not_concern_a_run():
 
 def test_a_root_that_is_not_there_is_named():
     with pytest.raises(fingerprint.UnknownCodeError, match="metrics.gone"):
-        fingerprint.code_hash("beatssl.metrics.gone")
+        fingerprint.code_hash("beatssl.tasks.scores.gone")
 
 
 def test_closure_follows_aliases_reexports_and_imports_inside_functions(tmp_path):
@@ -166,8 +200,8 @@ def test_closure_follows_aliases_reexports_and_imports_inside_functions(tmp_path
         "low": "ONE = 1\nTABLE = {}\nTABLE['a'] = 3\n\ndef two():\n    return 2 * ONE\n",
         "middle": "from beatssl.low import two as twice\nfrom .low import TABLE\n",
         "high": "from beatssl import middle as m\n\ndef four():\n    from beatssl.low import TABLE\n"
-                "    return 2 * m.twice(), TABLE\n\ndef unrelated():\n    return 9\n",
-    }  # fmt: skip
+        "    return 2 * m.twice(), TABLE\n\ndef unrelated():\n    return 9\n",
+    }
     for name, text in files.items():
         (tmp_path / "beatssl" / f"{name}.py").write_text(text)
     found = fingerprint.closure("beatssl.high.four", root=tmp_path)
@@ -191,15 +225,18 @@ def trained(small, tmp_path, monkeypatch):
 
 
 def products(w) -> dict[Path, bytes]:
-    return {p.relative_to(w.profile.work): p.read_bytes()
-            for p in sorted(w.profile.work.rglob("*")) if p.suffix in (".safetensors", ".csv")}
+    return {
+        p.relative_to(w.profile.work): p.read_bytes()
+        for p in sorted(w.profile.work.rglob("*"))
+        if p.suffix in (".safetensors", ".csv")
+    }
 
 
 def edited(monkeypatch, real=fingerprint.code_hash):
     """As if an edit had changed the text of all code and nothing that it does."""
     changed = lambda *roots, **kw: real(*roots, **kw)[::-1]  # noqa: E731
-    monkeypatch.setattr("beatssl.results.code_hash", changed)
-    monkeypatch.setattr("beatssl.pretrain.code_hash", changed)
+    monkeypatch.setattr("beatssl.results.saved.code_hash", changed)
+    monkeypatch.setattr("beatssl.train.code_hash", changed)
 
 
 def test_an_edit_that_changes_nothing_is_restamped_and_nothing_is_made_again(trained, monkeypatch):
@@ -216,7 +253,7 @@ def test_an_edit_that_changes_nothing_is_restamped_and_nothing_is_made_again(tra
     assert restamp(trained) == left
     frozen = results.evaluations(trained.profile, results.EMBED)
     assert len(frozen) == 2
-    monkeypatch.setattr("beatssl.pretrain.Training.begin", None)  # nothing may train again
+    monkeypatch.setattr("beatssl.train.Training.begin", None)  # nothing may train again
     run = pretrain(trained.profile.runs[0], trained.profile, trained.store, trained.beats)
     assert run.encoder is not None
     new = [p.name for p in (trained.profile.work / "runs").iterdir()]
@@ -230,14 +267,15 @@ def test_an_edit_that_changes_the_training_or_the_task_is_left_stale(trained, mo
     edited(monkeypatch)
     step = Training.step
     monkeypatch.setattr(
-        "beatssl.pretrain.Training.step",
+        "beatssl.train.Training.step",
         lambda self, batch, where: step(self, replace(batch, signals=1.01 * batch.signals), where),
     )
     monkeypatch.setattr("beatssl.tasks.embedding.NEIGHBOURS", 3)
-    monkeypatch.setattr("beatssl.pretrain.Training.epoch", None)  # nothing is trained for it
+    monkeypatch.setattr("beatssl.train.Training.epoch", None)  # nothing is trained for it
     said = restamp(trained)
     assert any("beatssl-hard-none-1: trains differently now" in line for line in said)
-    monkeypatch.setattr("beatssl.pretrain.Training.step", step)
+    monkeypatch.setattr("beatssl.train.Training.step", step)
     said = restamp(trained)
-    assert any(line.startswith("ptbxl_embedding") and "agreement differs now" in line
-               for line in said)  # fmt: skip
+    assert any(
+        line.startswith("ptbxl_embedding") and "agreement differs now" in line for line in said
+    )

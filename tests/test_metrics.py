@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from beatssl import metrics
-from beatssl.metrics import MetricError
-from beatssl.records import SUPERCLASSES, WAVES, wave_marks
-from beatssl.store import resample_labels
+from beatssl.data.records import SUPERCLASSES, WAVES, wave_marks
+from beatssl.data.store import resample_labels
+from beatssl.tasks import scores as metrics
+from beatssl.tasks.scores import MetricError
 
 
 def labelled(n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -36,17 +36,18 @@ def sums(truth: np.ndarray, predicted: np.ndarray, wave: int = 2, border: str = 
 def segmented(truth: np.ndarray, predicted: np.ndarray, tolerance_ms: float = 150.0) -> dict:
     """Predictions at 100 Hz whose marks lie on samples."""
     return {
-        "truth": truth, "marks": wave_marks(truth, 100), "prediction": predicted,
-        "sampling_rate": 100, "tolerance_ms": tolerance_ms,
-    }  # fmt: skip
+        "truth": truth,
+        "marks": wave_marks(truth, 100),
+        "prediction": predicted,
+        "sampling_rate": 100,
+        "tolerance_ms": tolerance_ms,
+    }
 
 
 def test_classification_scores_equal_scikit_learn_with_ties():
     truth, score = labelled()
     threshold = np.array([0.5, 0.4, 0.5, 0.6, 0.7])
-    found = metrics.classification_scores(
-        {"truth": truth, "score": score, "threshold": threshold}
-    )
+    found = metrics.classification_scores({"truth": truth, "score": score, "threshold": threshold})
     aucs = [roc_auc_score(truth[:, k], score[:, k]) for k in range(5)]
     called = (score >= threshold).astype(int)
     for k, name in enumerate(SUPERCLASSES):

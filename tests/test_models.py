@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl import models
-from beatssl.config import EncoderConfig, PretrainConfig
 from beatssl.evaluate import protocols
-from beatssl.pretrain import pretrain
+from beatssl.methods import encoder as models
+from beatssl.methods.encoder import EncoderConfig
+from beatssl.methods.settings import PretrainConfig
+from beatssl.train import pretrain
 
 CONFIG = EncoderConfig(widths=(8, 8, 16), strides=(1, 2, 1), dilations=(1, 1, 2), blocks=1)
 
@@ -132,8 +133,11 @@ def test_data_statistics_are_those_of_the_records_and_leave_the_weights_alone():
 def test_untrained_encoders_of_all_networks(small):
     """Only `random` is trained on the labels; the others show another network or other statistics."""
     for method, stride in {
-        "random": 4, "random_data": 4, "random_ts2vec": 1, "random_w2v": 4
-    }.items():  # fmt: skip
+        "random": 4,
+        "random_data": 4,
+        "random_ts2vec": 1,
+        "random_w2v": 4,
+    }.items():
         config = PretrainConfig(method=method)
         run = pretrain(config, small.profile, small.store, small.beats)
         assert run.encoder.stride == stride and len(run.curves) == 0 and not run.encoder.training
@@ -141,4 +145,5 @@ def test_untrained_encoders_of_all_networks(small):
         for name, value in run.encoder.state_dict().items():
             assert torch.equal(value, again.encoder.state_dict()[name]), name
         assert protocols(config, finetune=True) == (
-            ["frozen", "scratch"] if method == "random" else ["frozen"])
+            ["frozen", "scratch"] if method == "random" else ["frozen"]
+        )

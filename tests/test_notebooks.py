@@ -10,8 +10,10 @@ import nbformat
 import numpy as np
 import pytest
 
-from beatssl import book, pages, results
-from beatssl.freshness import code_cells
+from beatssl.pages import plan as pages
+from beatssl.pages import run as book
+from beatssl.pages.fresh import code_cells
+from beatssl.results import saved as results
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -91,8 +93,10 @@ def test_committed_pages_show_the_committed_results() -> None:
         printed = np.array(re.findall(r"(\d\.\d{3}) \[(\d\.\d{3}), (\d\.\d{3})\]", shown), float)
         rows = table[(table["run_id"] == run_id) & (table["protocol"] == "frozen")]
         for row in rows.itertuples():
-            whole = (row.task, row.metric) in {("ptbxl_superdiagnostic", "auroc_macro"),
-                                               ("ludb_segmentation", "f1_macro")}
+            whole = (row.task, row.metric) in {
+                ("ptbxl_superdiagnostic", "auroc_macro"),
+                ("ludb_segmentation", "f1_macro"),
+            }
             if whole and not np.isnan(row.value):
                 wanted = [row.value, row.ci_low, row.ci_high]
                 near = np.abs(printed - wanted).max(axis=1).min()

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from scipy.signal import resample_poly
 
-from beatssl import records, store
-from beatssl.beats import training_rows
-from beatssl.config import DataConfig
-from beatssl.overlap import ALIKE, Known
-from beatssl.store import prepare
-from beatssl.synthetic import _write_mat, write_folders
+from beatssl.data import records, store
+from beatssl.data.beats import training_rows
+from beatssl.data.overlap import ALIKE, Known
+from beatssl.data.store import prepare
+from beatssl.data.synthetic import _write_mat, write_folders
+from beatssl.settings import DataConfig
 
 CONFIG = DataConfig(ptbxl="ptbxl", challenge="challenge")
 
@@ -107,10 +107,16 @@ def test_nearest_and_alike_agree_with_all_correlations():
     middle = slice(20, 160)
     mean = np.mean([np.corrcoef(a[middle], b[middle])[0, 1] for a, b in zip(rows[0], rows[1])])
     mixed = next(
-        w for w in np.linspace(0, 1, 101)
-        if np.mean([np.corrcoef(a[middle], (w * a + (1 - w) * b)[middle])[0, 1]
-                    for a, b in zip(rows[0], rows[1])]) > ALIKE
-    )  # fmt: skip
+        w
+        for w in np.linspace(0, 1, 101)
+        if np.mean(
+            [
+                np.corrcoef(a[middle], (w * a + (1 - w) * b)[middle])[0, 1]
+                for a, b in zip(rows[0], rows[1])
+            ]
+        )
+        > ALIKE
+    )
     assert mean < ALIKE
     assert known.alike(rows[0], mixed * rows[0] + (1 - mixed) * rows[1])
     assert not known.alike(rows[0], (mixed - 0.02) * rows[0] + (1.02 - mixed) * rows[1])

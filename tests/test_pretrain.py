@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from beatssl import pretrain as p
-from beatssl.config import LOSSES, MEASURES, PretrainConfig
+from beatssl import train as p
 from beatssl.methods.beatssl import BeatSSL
-from beatssl.models import ArchitectureError
-from beatssl.targets import similarity
+from beatssl.methods.encoder import ArchitectureError
+from beatssl.methods.settings import LOSSES, MEASURES, PretrainConfig
+from beatssl.methods.targets import similarity
 
 CONFIG = PretrainConfig(rhythm="soft_1", beat="hard", exponent=50, epochs=3, batch_size=32)
 
@@ -55,16 +55,19 @@ def first_files(work):
     return {f: f.stat().st_mtime_ns for f in (work.profile.work / "runs").rglob("*.safetensors")}
 
 
-@pytest.mark.parametrize("change", [
-    {"rhythm": "hard", "beat": "none", "exponent": 1.0},
-    {"rhythm": "soft_2", "beat": "soft_2", "exponent": 1.0},
-    {"rhythm": "hard", "beat": "soft_1", "beat_scope": "record"},
-    {"beat_classifier": "clusters"},
-    {"loss": "unnormalised"},
-    {"loss": "bce"},
-    {"loss": "mse"},
-    {"soft_1": "cosine_minmax", "encoder_stride": 2},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rhythm": "hard", "beat": "none", "exponent": 1.0},
+        {"rhythm": "soft_2", "beat": "soft_2", "exponent": 1.0},
+        {"rhythm": "hard", "beat": "soft_1", "beat_scope": "record"},
+        {"beat_classifier": "clusters"},
+        {"loss": "unnormalised"},
+        {"loss": "bce"},
+        {"loss": "mse"},
+        {"soft_1": "cosine_minmax", "encoder_stride": 2},
+    ],
+)
 def test_kinds_of_row_train_and_the_loss_falls(work, change):
     curves = go(work, replace(CONFIG, **change, epochs=4, learning_rate=3e-3)).curves
     assert curves["total"].iloc[-1] < curves["total"].iloc[0]
@@ -79,7 +82,7 @@ def test_total_is_the_weighted_sum(work):
 
 
 def test_random_method_is_the_untrained_encoder(work):
-    from beatssl.models import build_encoder
+    from beatssl.methods.encoder import build_encoder
 
     run = go(work, PretrainConfig(method="random", seed=3))
     fresh = build_encoder(work.profile.encoder, 3).state_dict()
@@ -90,8 +93,9 @@ def test_random_method_is_the_untrained_encoder(work):
 def test_divergence_stops_with_the_last_good_checkpoint(work, monkeypatch):
     go(work, stop_after=1)
     step = BeatSSL.training_step
-    monkeypatch.setattr(BeatSSL, "training_step", lambda *a: {
-        k: v * float("nan") for k, v in step(*a).items()})
+    monkeypatch.setattr(
+        BeatSSL, "training_step", lambda *a: {k: v * float("nan") for k, v in step(*a).items()}
+    )
     with pytest.raises(p.DivergedError, match="epoch 2.*learning_rate") as told:
         go(work)
     assert len(told.value.curves) == 1
@@ -104,8 +108,9 @@ def test_a_diverged_run_is_not_tried_again_and_says_so(work, monkeypatch):
     go(work, stop_after=1)
     step = BeatSSL.training_step
     with monkeypatch.context() as patch:
-        patch.setattr(BeatSSL, "training_step", lambda *a: {
-            k: v * float("nan") for k, v in step(*a).items()})
+        patch.setattr(
+            BeatSSL, "training_step", lambda *a: {k: v * float("nan") for k, v in step(*a).items()}
+        )
         with pytest.raises(p.DivergedError) as first:
             go(work)
     monkeypatch.setattr(BeatSSL, "training_step", lambda *a: pytest.fail("trained again"))
@@ -155,8 +160,9 @@ def test_too_few_records_is_an_error(work, monkeypatch):
         go(work)
 
 
-def test_monitor_sees_an_encoder_in_evaluation_mode_and_does_not_change_the_run(work, tmp_path,
-                                                                                monkeypatch):
+def test_monitor_sees_an_encoder_in_evaluation_mode_and_does_not_change_the_run(
+    work, tmp_path, monkeypatch
+):
     plain = go(work)
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "other"))
     seen = []
@@ -185,8 +191,10 @@ def test_the_unit_of_amplitudes_matters_to_the_raw_cosine_only(work):
         for unit in ("mV", "uV")
     )
     for measure in MEASURES:
-        for of in (lambda s: (s.record_features, s.record_scale),
-                   lambda s: (s.features[s.valid][:200], s.beat_scale)):
+        for of in (
+            lambda s: (s.record_features, s.record_scale),
+            lambda s: (s.features[s.valid][:200], s.beat_scale),
+        ):
             there, here = (similarity(measure, *of(s)).triu(1) for s in (mv, uv))
             if measure == "cosine":
                 assert (there - here).abs().max() > 0.01
@@ -200,8 +208,10 @@ def test_the_curves_hold_kl_for_the_normalised_loss_only(work, loss):
     if loss != "normalised":
         assert not {"rhythm_kl", "beat_kl"} & set(curves)
         return
-    for kl, of, entropy in (("rhythm_kl", "rhythm", "row_entropy"),
-                            ("beat_kl", "beat", "beat_row_entropy")):
+    for kl, of, entropy in (
+        ("rhythm_kl", "rhythm", "row_entropy"),
+        ("beat_kl", "beat", "beat_row_entropy"),
+    ):
         np.testing.assert_allclose(curves[kl], curves[of] - curves[entropy], atol=1e-5)
         assert (curves[kl] > 0).all()
 

@@ -14,20 +14,29 @@ import pandas as pd
 import pytest
 import yaml
 
-from beatssl import comparison, evaluate, findings, results, tables
-from beatssl.beats import prepare_beats
-from beatssl.config import DataConfig, PretrainConfig
-from beatssl.store import prepare
-from beatssl.workspace import Workspace
+from beatssl import evaluate
+from beatssl.data.beats import prepare_beats
+from beatssl.data.store import prepare
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Workspace
+from beatssl.report import comparison, tables
+from beatssl.report import differences as findings
+from beatssl.results import saved as results
+from beatssl.settings import DataConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = [
-    {"method": "random"}, {"method": "features"}, {"method": "neurokit_prominence"},
-    {"rhythm": "hard"}, {"rhythm": "soft_1", "beat": "hard", "exponent": 50}, {"method": "cmsc"},
-]  # fmt: skip
+    {"method": "random"},
+    {"method": "features"},
+    {"method": "neurokit_prominence"},
+    {"rhythm": "hard"},
+    {"rhythm": "soft_1", "beat": "hard", "exponent": 50},
+    {"method": "cmsc"},
+]
 VARIANTS = {
-    "base": {"rhythm": "soft_1", "beat": "hard", "exponent": 50}, "loss_mse": {"loss": "mse"}
-}  # fmt: skip
+    "base": {"rhythm": "soft_1", "beat": "hard", "exponent": 50},
+    "loss_mse": {"loss": "mse"},
+}
 SMALL = {
     "encoder": {"widths": [8, 8], "strides": [1, 2], "dilations": [1, 1], "blocks": 1},
     "classify": {"label_fractions": [0.5, 1.0], "bootstrap": 20, "finetune_epochs": 1},
@@ -66,8 +75,12 @@ def test_every_notebook_runs_to_its_end(tmp_path, name):
     environment |= {"PYTHONPATH": str(tmp_path), "BEATSSL_WORK": str(tmp_path / "work")}
     done = subprocess.run(
         [sys.executable, "run_notebooks.py", name],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert done.returncode == 0, f"{failed}\n{done.stderr[-3000:]}"
     assert words in done.stdout and "== 16_summary" in done.stdout

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from beatssl.config import ROOT
 from beatssl.progress import progress
+from beatssl.settings import ROOT
 
 TIME_LEFT = r"\d+/3 \[\d\d:\d\d<(\d\d:\d\d|\?), "
 FOLDS = """
 import numpy as np, pandas as pd, torch
-from beatssl.config import SegmentConfig
+from beatssl.tasks.segment import SegmentConfig
 from beatssl.tasks.segment import cross_validate
 
 class Store:
@@ -67,7 +67,8 @@ def test_the_time_left_is_told_in_a_slow_loop_and_an_inner_loop_shows_only_when_
 
 def test_an_evaluation_shows_its_folds():
     env = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"} | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", FOLDS], env=env, cwd=ROOT, capture_output=True,
-                          text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", FOLDS], env=env, cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"folds: +0%.*" + TIME_LEFT, done.stderr)

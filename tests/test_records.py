@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import wfdb
 
-from beatssl import records
-from beatssl.config import DataConfig
-from beatssl.records import LEADS, SUPERCLASSES, RecordError, wave_labels
-from beatssl.synthetic import write_folders
+from beatssl.data import records
+from beatssl.data.records import LEADS, SUPERCLASSES, RecordError, wave_labels
+from beatssl.data.synthetic import write_folders
+from beatssl.settings import DataConfig
 
 MARGIN = 50  # samples left out at 500 Hz where a border is missing
 
@@ -136,9 +136,17 @@ def test_high_rate_file_is_taken_above_100_hz_where_there_is_one(ptbxl):
     table.to_csv(path, index=False)
     (ptbxl / "records500" / "00000").mkdir(parents=True)
     d = np.arange(5000 * 12).reshape(5000, 12) % 999
-    wfdb.wrsamp("00001_hr", 500, ["mV"] * 12, list(LEADS), d_signal=d, fmt=["16"] * 12,
-                adc_gain=[1000.0] * 12, baseline=[0] * 12,
-                write_dir=str(ptbxl / "records500" / "00000"))
+    wfdb.wrsamp(
+        "00001_hr",
+        500,
+        ["mV"] * 12,
+        list(LEADS),
+        d_signal=d,
+        fmt=["16"] * 12,
+        adc_gain=[1000.0] * 12,
+        baseline=[0] * 12,
+        write_dir=str(ptbxl / "records500" / "00000"),
+    )
     fast = records.list_ptbxl(ptbxl, 500)
     assert fast["filename"].str.startswith("records500").tolist() == [True] + [False] * 11
     record = records.read_ptbxl(ptbxl, fast.iloc[0])
@@ -164,14 +172,25 @@ def test_challenge_sources_and_the_overlapping_one(made):
 @pytest.mark.parametrize(
     ("place", "named"),
     [
-        ("training/ptb-xl/g1/S0001", True), ("training/PTB_PTBXL/g1/S0001", True),
-        ("WFDB_PTBXL/S0001", True), ("ptbxl/S0001", True), ("training/PTB-XL_1.0.3/S0001", True),
-        ("training/PTB XL/S0001", True), ("g1/HR00001", True), ("HR21837", True),
-        ("training/mixed/g1/hr00001", True), ("a/00001_hr", True), ("00001_lr", True),
-        ("training/ptb/g1/S0001", False), ("training/georgia/g1/E00001", False), ("A0001", False),
-        ("training/ningbo/g1/JS10647", False), ("HR0001", False), ("HR00001x", False),
+        ("training/ptb-xl/g1/S0001", True),
+        ("training/PTB_PTBXL/g1/S0001", True),
+        ("WFDB_PTBXL/S0001", True),
+        ("ptbxl/S0001", True),
+        ("training/PTB-XL_1.0.3/S0001", True),
+        ("training/PTB XL/S0001", True),
+        ("g1/HR00001", True),
+        ("HR21837", True),
+        ("training/mixed/g1/hr00001", True),
+        ("a/00001_hr", True),
+        ("00001_lr", True),
+        ("training/ptb/g1/S0001", False),
+        ("training/georgia/g1/E00001", False),
+        ("A0001", False),
+        ("training/ningbo/g1/JS10647", False),
+        ("HR0001", False),
+        ("HR00001x", False),
     ],
-)  # fmt: skip
+)
 def test_ptbxl_in_the_challenge_is_known_by_name(tmp_path, place, named):
     path = tmp_path / "challenge2021" / f"{place}.hea"
     path.parent.mkdir(parents=True)

@@ -13,12 +13,18 @@ import pytest
 import torch
 from torch import nn
 
-from beatssl import findings, metrics, results, tables
-from beatssl.config import (
-    ClassifyConfig, DataConfig, PretrainConfig, Profile, SegmentConfig,
-)  # fmt: skip
-from beatssl.records import wave_marks
-from beatssl.results import CLASSIFY, SEGMENT, ResultsError
+from beatssl.data.records import wave_marks
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Profile
+from beatssl.report import differences as findings
+from beatssl.report import tables
+from beatssl.results import saved as results
+from beatssl.results.collect import collect as write_results
+from beatssl.results.saved import CLASSIFY, SEGMENT, ResultsError
+from beatssl.settings import DataConfig
+from beatssl.tasks import scores as metrics
+from beatssl.tasks.classify import ClassifyConfig
+from beatssl.tasks.segment import SegmentConfig
 
 BASELINE = [PretrainConfig(seed=s) for s in range(3)]
 BEST = [PretrainConfig(rhythm="soft_1", beat="hard", exponent=50.0, seed=s) for s in range(2)]
@@ -54,9 +60,12 @@ def classified(seed: int, skill: float = 1.0, n: int = 60) -> dict[str, np.ndarr
     score = np.random.default_rng(seed).normal(size=(n, 5)) + skill * truth
     ids = np.arange(n).astype(str)
     return {
-        "record_id": ids, "patient_id": ids, "truth": truth, "score": score,
+        "record_id": ids,
+        "patient_id": ids,
+        "truth": truth,
+        "score": score,
         "threshold": np.full(5, 0.5),
-    }  # fmt: skip
+    }
 
 
 def segmented(seed: int, errors: float = 0.1, n: int = 8) -> dict[str, np.ndarray]:
@@ -93,7 +102,7 @@ def fill(profile) -> None:
 
 
 def collect(profile, folder) -> pd.DataFrame:
-    found = results.collect(profile, folder)
+    found = write_results(profile, folder)
     assert not found.missing and found.path == folder / "fake.csv"
     return found.table
 
@@ -105,10 +114,20 @@ def test_row_has_exactly_the_columns_and_names_what_was_measured(profile):
     row = save(profile, BEST[1])[0]
     assert tuple(row) == results.COLUMNS
     expected = {
-        "run_id": "beatssl-soft_1-hard-50-s1", "method": "beatssl", "rhythm": "soft_1",
-        "beat": "hard", "exponent": 50.0, "seed": "1", "task": CLASSIFY, "protocol": "frozen",
-        "label_fraction": 1.0, "n": 60, "data": "PTB-XL subset", "sampling_rate": 100, "source": "",
-    }  # fmt: skip
+        "run_id": "beatssl-soft_1-hard-50-s1",
+        "method": "beatssl",
+        "rhythm": "soft_1",
+        "beat": "hard",
+        "exponent": 50.0,
+        "seed": "1",
+        "task": CLASSIFY,
+        "protocol": "frozen",
+        "label_fraction": 1.0,
+        "n": 60,
+        "data": "PTB-XL subset",
+        "sampling_rate": 100,
+        "source": "",
+    }
     assert {name: row[name] for name in expected} == expected
 
 
@@ -139,9 +158,7 @@ def test_data_are_named_for_what_they_are(data, task, name):
 
 def test_saved_evaluation_is_reused_and_gives_the_same_rows(profile):
     first = save(profile, BASELINE[0])
-    what = results.describe(
-        BASELINE[0], profile, Store(), encoder(0), CLASSIFY, "frozen", 1.0
-    )
+    what = results.describe(BASELINE[0], profile, Store(), encoder(0), CLASSIFY, "frozen", 1.0)
     again = results.reuse_or_make(what, profile, lambda: pytest.fail("computed again"), 50)
     assert again == first
 
@@ -250,8 +267,9 @@ def test_collect_writes_single_seeds_and_their_mean_deterministically(profile, t
     assert tuple(table.columns) == results.COLUMNS
     chosen = table[
         (table["run_id"].str.startswith("beatssl-hard-none-1"))
-        & (table["metric"] == "auroc_macro") & (table["label_fraction"] == 1.0)
-    ]  # fmt: skip
+        & (table["metric"] == "auroc_macro")
+        & (table["label_fraction"] == 1.0)
+    ]
     single, together = chosen[chosen["seed"] != "all"], chosen[chosen["seed"] == "all"]
     assert list(single["seed"]) == ["0", "1", "2"] and len(together) == 1
     assert together["run_id"].item() == "beatssl-hard-none-1"
@@ -268,15 +286,19 @@ def test_an_empty_or_partial_work_folder_never_replaces_the_committed_file(
     collect(profile, tmp_path)
     path, before = tmp_path / "fake.csv", (tmp_path / "fake.csv").read_bytes()
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "empty"))
-    found = results.collect(profile, tmp_path)
+    found = write_results(profile, tmp_path)
     assert found.path is None and found.table.empty and path.read_bytes() == before
-    assert "beatssl-hard-none-1-s0 ludb_segmentation frozen 1.0: not evaluated here" in found.missing
+    assert (
+        "beatssl-hard-none-1-s0 ludb_segmentation frozen 1.0: not evaluated here" in found.missing
+    )
 
     save(profile, BASELINE[0])  # one of three seeds, one of two tasks
-    found = results.collect(profile, tmp_path)
+    found = write_results(profile, tmp_path)
     assert found.path == tmp_path / "fake.partial.csv" and path.read_bytes() == before
     assert set(results.read(found.path)["run_id"]) == {
-        "beatssl-hard-none-1-s0", "beatssl-hard-none-1"}
+        "beatssl-hard-none-1-s0",
+        "beatssl-hard-none-1",
+    }
     assert any("hard" in line and "seeds 1, 2" in line for line in found.missing)
 
     fill(profile)  # all of it again: the same file
@@ -295,10 +317,10 @@ def test_a_new_method_is_added_without_the_others_at_hand(profile, tmp_path, mon
     profile = dataclasses.replace(profile, runs=(*profile.runs, *new))
     save(profile, BASELINE[0], skill=9.0)  # it is in the file: it stays what it was
     save(profile, new[0])
-    results.collect(profile, tmp_path, add=True)  # without its second seed: not yet
+    write_results(profile, tmp_path, add=True)  # without its second seed: not yet
     pd.testing.assert_frame_equal(results.read(tmp_path / "fake.csv"), before, rtol=1e-5)
     save(profile, new[1])
-    results.collect(profile, tmp_path, add=True)
+    write_results(profile, tmp_path, add=True)
     table = results.read(tmp_path / "fake.csv")
     assert set(table["run_id"]) - set(before["run_id"]) == {"cmsc-s0", "cmsc-s1", "cmsc"}
     old = table[table["method"] != "cmsc"].reset_index(drop=True)
@@ -309,8 +331,7 @@ def test_the_file_has_details_of_combined_rows_only(profile, tmp_path):
     fill(profile)
     table = collect(profile, tmp_path)
     detail = table["metric"].isin(["f1_MI", "auroc_NORM", "f1_QRS", "event_f1_P_onset"])
-    assert set(table.loc[detail, "metric"]) == {
-        "f1_MI", "auroc_NORM", "f1_QRS", "event_f1_P_onset"}
+    assert set(table.loc[detail, "metric"]) == {"f1_MI", "auroc_NORM", "f1_QRS", "event_f1_P_onset"}
     assert set(table.loc[detail, "seed"]) == {"all"}
     assert {"0", "1", "2"} <= set(table.loc[table["metric"] == "f1_macro", "seed"])
 
@@ -345,7 +366,7 @@ def test_results_of_other_settings_do_not_hinder_other_tasks(profile, tmp_path):
     with pytest.raises(ResultsError, match="other settings: beatssl-hard-none-1-s0-ludb"):
         results.evaluations(changed)
     assert {what.task for what, _ in results.evaluations(changed, CLASSIFY)} == {CLASSIFY}
-    found = results.collect(dataclasses.replace(changed, runs=(BASELINE[0],)), tmp_path)
+    found = write_results(dataclasses.replace(changed, runs=(BASELINE[0],)), tmp_path)
     assert found.missing[0].startswith("ludb_segmentation: made with other settings")
     assert set(found.table["task"]) == {CLASSIFY} and found.path.name == "fake.partial.csv"
 
@@ -367,7 +388,7 @@ def test_a_file_that_is_no_results_file_is_named(profile):
     save(profile, BASELINE[0])
     (profile.work / "results" / "x.json").write_text('{"rows": ')
     with pytest.raises(ResultsError, match="x.json is not a results file.*remove it"):
-        results.collect(profile)
+        write_results(profile)
 
 
 def test_reading_refuses_a_missing_file_wrong_columns_and_text_for_numbers(tmp_path):
@@ -391,9 +412,11 @@ def test_headlines_set_the_paper_beside_ours(profile, tmp_path):
     collect(profile, tmp_path)
     table = tables.headlines(profile, folder=tmp_path)
     assert list(table["label"].drop_duplicates()) == [
-        "Untrained, as initialised", "Supervised from scratch", "hard / - / 1 (baseline, 3KG)",
+        "Untrained, as initialised",
+        "Supervised from scratch",
+        "hard / - / 1 (baseline, 3KG)",
         "soft_1 / hard / 50 (paper's best)",
-    ]  # fmt: skip
+    ]
     rows = table.set_index(["label", "score"])
     best = rows.loc["soft_1 / hard / 50 (paper's best)"]
     assert best["paper"].tolist()[:3] == [0.843, 0.622, 0.911] and np.isnan(best["paper"]["Dice"])
@@ -429,7 +452,10 @@ def test_every_row_of_the_paper_is_there_and_says_when_it_was_not_run(profile, t
     assert len(texts) == 2 + 14
     assert (texts["AUROC, ours"] == "not run").sum() == 12
     assert list(texts.index[2:5]) == [
-        "hard / - / 1 (baseline, 3KG)", "hard / hard / 1", "hard / soft_1 / 1"]
+        "hard / - / 1 (baseline, 3KG)",
+        "hard / hard / 1",
+        "hard / soft_1 / 1",
+    ]
 
 
 def test_headlines_at_another_label_fraction(profile, tmp_path):
@@ -492,9 +518,12 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
 
 
 ROWS = [
-    ("hard", "none", 1.0), ("hard", "hard", 1.0), ("soft_1", "none", 50.0), ("soft_1", "hard", 1.0),
+    ("hard", "none", 1.0),
+    ("hard", "hard", 1.0),
+    ("soft_1", "none", 50.0),
+    ("soft_1", "hard", 1.0),
     ("soft_1", "hard", 50.0),
-]  # fmt: skip
+]
 
 
 def with_runs(profile: Profile, *runs: PretrainConfig) -> Profile:
@@ -537,8 +566,10 @@ def test_ranks_and_agreement_follow_the_papers_order(profile, tmp_path, sign):
     assert bare.iloc[:3].equals(text.iloc[:3])
     words = findings.rank_findings(table)
     best = 1 if sign == 1 else 5
-    assert f"**AUROC**, 5 rows: of the paper's rows, the first (*soft_1 / hard / 50*) is number " \
+    assert (
+        f"**AUROC**, 5 rows: of the paper's rows, the first (*soft_1 / hard / 50*) is number "
         f"{best}," in words
+    )
     assert "the third (*hard / - / 1*) is number 3 here." in words
 
 
@@ -546,7 +577,7 @@ def test_order_of_the_committed_rows():
     """From results/subset.csv as it is, with SciPy's permutations of the ranks."""
     from scipy.stats import permutation_test, rankdata
 
-    from beatssl.config import load_profile
+    from beatssl.profile import load_profile
 
     if not (results.RESULTS / "subset.csv").is_file():
         pytest.skip("no committed results on real recordings")
@@ -561,15 +592,21 @@ def test_order_of_the_committed_rows():
         for score, task, metric in results.HEADLINES[:3]:
             if score not in scores:
                 continue
-            ours = raw[(raw["task"] == task) & (raw["metric"] == metric)
-                       & np.isclose(raw["label_fraction"], fraction)]
+            ours = raw[
+                (raw["task"] == task)
+                & (raw["metric"] == metric)
+                & np.isclose(raw["label_fraction"], fraction)
+            ]
             both = printed(task, metric).merge(ours, on=key, suffixes=("_paper", ""))
             assert len(both) == 14
             theirs, mine = rankdata(both["value_paper"]), rankdata(both["value"])
             found = permutation_test(
-                (theirs,), lambda x, mine=mine: np.corrcoef(x, mine)[0, 1],
-                permutation_type="pairings", n_resamples=3000, random_state=1,
-            )  # fmt: skip
+                (theirs,),
+                lambda x, mine=mine: np.corrcoef(x, mine)[0, 1],
+                permutation_type="pairings",
+                n_resamples=3000,
+                random_state=1,
+            )
             rho, p = table.loc[score].iloc[1:3].astype(float)
             assert rho == pytest.approx(found.statistic, abs=0.005)
             assert p == pytest.approx(found.pvalue, abs=0.03)
@@ -598,14 +635,16 @@ def varied(profile) -> Profile:
     base = [dataclasses.replace(r, variant="base", epochs=6) for r in BEST]
     one = base[0]
     runs = {
-        **dict.fromkeys(BASELINE, 1.5), **dict.fromkeys(BEST, 2.0), RANDOM[0]: 1.0,
+        **dict.fromkeys(BASELINE, 1.5),
+        **dict.fromkeys(BEST, 2.0),
+        RANDOM[0]: 1.0,
         **dict.fromkeys(base, 2.0),
         dataclasses.replace(one, variant="exponent_1", exponent=1.0): 3.5,
         dataclasses.replace(one, variant="loss_mse", loss="mse"): 0.2,
         dataclasses.replace(one, variant="warm", temperature=0.2): 2.02,
         PretrainConfig(method="random", variant="coarse", encoder_stride=8): 1.0,
         dataclasses.replace(one, rhythm="soft_2", soft_2="cosine_minmax", variant="both"): 2.0,
-    }  # fmt: skip
+    }
     never = dataclasses.replace(one, variant="never", exponent=2.0)
     profile = with_runs(profile, *runs, never)
     for run, skill in runs.items():
@@ -614,7 +653,7 @@ def varied(profile) -> Profile:
 
 
 def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(varied, tmp_path):
-    results.collect(varied, tmp_path)
+    write_results(varied, tmp_path)
     rows = tables.headlines(varied, folder=tmp_path)
     assert set(rows["name"]) == {"beatssl-hard-none-1", "beatssl-soft_1-hard-50", "random"}
     table, absent = findings.sensitivity(varied, rows=["beatssl-soft_1-hard-50"])
@@ -629,9 +668,9 @@ def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(varied, 
     assert auroc.loc["loss = mse", "difference"] == pytest.approx(expected, abs=1e-9)
     assert list(auroc[auroc["effect"]].index) == ["loss = mse", "exponent = 1"]
     assert "beatssl-soft_1-hard-2-never on ptbxl_superdiagnostic" in absent
-    claim = pd.DataFrame({
-        "claim": findings.CLAIMS[0][0], "score": ["AUROC"], "paper": 0.032, "difference": 0.9,
-    })
+    claim = pd.DataFrame(
+        {"claim": findings.CLAIMS[0][0], "score": ["AUROC"], "paper": 0.032, "difference": 0.9}
+    )
     words = findings.sensitivity_findings(table, claim)
     assert "best row lies +0.032 from the baseline in the paper, +0.900 here" in words
     left, table_1 = words.splitlines()[1:]
@@ -653,9 +692,16 @@ def test_effects_by_hand(varied, monkeypatch):
     table = table.query("score == 'F1'").set_index("name")
     rows = results.with_combined(varied)
     f1 = rows[(rows["metric"] == "f1_macro") & (rows["seed"] != "all")]
-    of = {name: f1.loc[f1["run_id"].str.fullmatch(f"{name}-s."), "value"].to_numpy()
-          for name in ["beatssl-hard-none-1", "beatssl-soft_1-hard-50", "random",
-                       "beatssl-soft_1-hard-50-base", *table.index]}
+    of = {
+        name: f1.loc[f1["run_id"].str.fullmatch(f"{name}-s."), "value"].to_numpy()
+        for name in [
+            "beatssl-hard-none-1",
+            "beatssl-soft_1-hard-50",
+            "random",
+            "beatssl-soft_1-hard-50-base",
+            *table.index,
+        ]
+    }
     pool = [of["beatssl-hard-none-1"], of["beatssl-soft_1-hard-50"]]
     assert [len(group) for group in pool] == [3, 2]
     sd = np.sqrt((2 * np.var(pool[0], ddof=1) + np.var(pool[1], ddof=1)) / 3)
@@ -752,8 +798,9 @@ def test_tables_of_the_task_pages(profile):
     runs = tables.per_run(results.with_combined(profile).query("seed != 'all'"), ["auroc_macro"])
     assert runs.index.str.contains("-s").all()
     saved = results.saved_predictions(profile, SEGMENT, seed=0)
-    dice = metrics.record_dice(metrics.wave_counts(saved["random"]["truth"],
-                                                   saved["random"]["prediction"]))
+    dice = metrics.record_dice(
+        metrics.wave_counts(saved["random"]["truth"], saved["random"]["prediction"])
+    )
     order = tables.records_by_dice(saved["random"])
     assert (np.diff(dice[order]) >= 0).all()
 
@@ -764,9 +811,10 @@ def test_tables_of_the_task_pages(profile):
 def printed(task: str, metric: str, source: str = "Table 1") -> pd.DataFrame:
     table = results.paper()
     return table[
-        (table["task"] == task) & (table["metric"] == metric)
+        (table["task"] == task)
+        & (table["metric"] == metric)
         & table["source"].str.startswith(source)
-    ]  # fmt: skip
+    ]
 
 
 def test_papers_table_1_has_fourteen_rows_of_three_numbers():
@@ -815,10 +863,12 @@ def test_papers_violin_medians_are_marked_as_read_off():
             assert low <= row.value <= high
             if task == CLASSIFY:  # the five runs themselves: median and quartiles are theirs
                 runs = [float(x) for x in row.source.split("runs ")[1].split(" (")[0].split()]
-                assert [low, row.value, high] == pytest.approx(np.quantile(runs, [.25, .5, .75]))
+                assert [low, row.value, high] == pytest.approx(np.quantile(runs, [0.25, 0.5, 0.75]))
     best = printed(CLASSIFY, "f1_macro", "read off").set_index("method")["source"]
-    means = {name: np.mean([float(x) for x in re.findall(r" (\.\d{3})", best[name])[:5]])
-             for name in ("beatssl", "ecg_fm")}  # fmt: skip
+    means = {
+        name: np.mean([float(x) for x in re.findall(r" (\.\d{3})", best[name])[:5]])
+        for name in ("beatssl", "ecg_fm")
+    }
     assert f"{means['beatssl'] / means['ecg_fm']:.0%}"[:2] in ("93", "94")  # 93.7: cut, not rounded
 
 
@@ -832,8 +882,9 @@ def test_paper_claims_nothing_it_does_not_state():
 
 
 def test_the_readme_shows_the_committed_results():
-    from beatssl import comparison
-    from beatssl.config import ROOT, load_profile
+    from beatssl.profile import load_profile
+    from beatssl.report import comparison
+    from beatssl.settings import ROOT
 
     path = results.RESULTS / "subset.csv"
     if not path.is_file():

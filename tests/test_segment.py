@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from beatssl.config import PretrainConfig, Profile, SegmentConfig
-from beatssl.metrics import MetricError
-from beatssl.models import build_encoder
-from beatssl.records import wave_marks
+from beatssl.data.records import wave_marks
+from beatssl.methods.encoder import build_encoder
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Profile
 from beatssl.tasks import segment
+from beatssl.tasks.scores import MetricError
+from beatssl.tasks.segment import SegmentConfig
 
-CONFIG = SegmentConfig(folds=3, epochs=6, batch_size=4, decoder_width=8, bootstrap=20,
-                       finetune_learning_rates=(2e-3,))  # fmt: skip
+CONFIG = SegmentConfig(
+    folds=3, epochs=6, batch_size=4, decoder_width=8, bootstrap=20, finetune_learning_rates=(2e-3,)
+)
 RANDOM = PretrainConfig(method="random", seed=1)
 TRAINED = PretrainConfig(seed=1)
 PROFILE = Profile("fake", segment=CONFIG, runs=(RANDOM, TRAINED))
@@ -101,8 +104,10 @@ def test_decoder_is_the_same_for_every_stride_and_beyond_the_first_convolution_f
         same = [name for name in first if other[name].shape == first[name].shape]
         assert all(torch.equal(first[name], other[name]) for name in same if "narrow" not in name)
         assert {name for name in first if name not in same} <= {
-            "narrow.0.running_mean", "narrow.0.running_var", "narrow.1.weight"
-        }  # fmt: skip
+            "narrow.0.running_mean",
+            "narrow.0.running_var",
+            "narrow.1.weight",
+        }
 
 
 def test_decoder_reaches_twelve_samples_either_way_at_every_stride():
@@ -275,8 +280,13 @@ def test_the_rate_that_is_best_on_a_held_out_fifth_is_used_in_all_folds(monkeypa
 
 
 def test_a_frozen_decoder_and_a_single_rate_need_no_choice(monkeypatch):
-    monkeypatch.setattr(segment, "folds", lambda ids, count, *split, real=segment.folds: (
-        real(ids, count, *split) if len(ids) == 12 else pytest.fail("records were held out")))
+    monkeypatch.setattr(
+        segment,
+        "folds",
+        lambda ids, count, *split, real=segment.folds: (
+            real(ids, count, *split) if len(ids) == 12 else pytest.fail("records were held out")
+        ),
+    )
     for trainable, rate in ((False, 3e-3), (True, 2e-3)):
         config = dataclasses.replace(CONFIG, learning_rate=3e-3, epochs=1)
         found = segment.cross_validate(TinyEncoder(), FakeStore(), config, 0, trainable)
@@ -289,8 +299,12 @@ def test_records_tested_in_the_first_fold_do_not_reach_the_choice_of_the_rate():
     config = dataclasses.replace(CONFIG, finetune_learning_rates=rates, epochs=3)
     before = segment.cross_validate(encoder, store, config, 0, True)
     hidden = before["fold"] == 1
-    one = [segment.cross_validate(encoder, store, dataclasses.replace(
-        config, finetune_learning_rates=(rate,)), 0, True)["prediction"] for rate in rates]
+    one = [
+        segment.cross_validate(
+            encoder, store, dataclasses.replace(config, finetune_learning_rates=(rate,)), 0, True
+        )["prediction"]
+        for rate in rates
+    ]
     assert np.array_equal(before["prediction"], one[rates.index(before["learning_rate"])])
     assert not np.array_equal(*one)
     store.truth[hidden, :100] = (store.truth[hidden, :100] + 1) % 4

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from beatssl import metrics, stats
+from beatssl.results import uncertainty as stats
+from beatssl.tasks import scores as metrics
 
 
 def predictions(n: int = 120, seed: int = 0, skill: float = 0.5) -> dict[str, np.ndarray]:
@@ -214,10 +215,12 @@ def test_rank_agreement_is_spearmans_on_the_data_and_on_every_resample():
 
     found = stats.rank_agreement(mean_score, groups, "mean", reference, 200)
     weights, share = stats.resample_weights(patients, 200, 0), stats.seed_weights([0, 1], 200, 0)
-    means = np.array([
-        sum(share[s] * mean_score(one, weights)["mean"] for s, one in group.items())
-        for group in groups
-    ])
+    means = np.array(
+        [
+            sum(share[s] * mean_score(one, weights)["mean"] for s, one in group.items())
+            for group in groups
+        ]
+    )
     expected = [spearmanr(column, reference).statistic for column in means.T]
     assert found.value == pytest.approx(expected[0])
     low, high = np.quantile(expected[1:], [0.025, 0.975])
@@ -351,11 +354,24 @@ def test_wilcoxon_of_equal_methods_and_effect_size_by_hand():
 def test_nemenyi_is_demsars_example():
     """Demsar 2006, table 2: ranks of four classifiers on 14 data sets. At 5 % nothing is shown; at
     10 % C4.5 is worse than C4.5+m and C4.5+m+cf, and no more."""
-    ranks = np.array([
-        [4, 3, 2, 1], [1, 2, 3, 4], [4, 1, 2, 3], [4, 1, 3, 2], [4, 2, 3, 1], [1, 2.5, 4, 2.5],
-        [3, 2, 4, 1], [2.5, 2.5, 4, 1], [4, 3, 2, 1], [2.5] * 4, [4, 2.5, 1, 2.5], [3, 2, 4, 1],
-        [4, 1, 2, 3], [3, 1, 4, 2],
-    ])  # fmt: skip
+    ranks = np.array(
+        [
+            [4, 3, 2, 1],
+            [1, 2, 3, 4],
+            [4, 1, 2, 3],
+            [4, 1, 3, 2],
+            [4, 2, 3, 1],
+            [1, 2.5, 4, 2.5],
+            [3, 2, 4, 1],
+            [2.5, 2.5, 4, 1],
+            [4, 3, 2, 1],
+            [2.5] * 4,
+            [4, 2.5, 1, 2.5],
+            [3, 2, 4, 1],
+            [4, 1, 2, 3],
+            [3, 1, 4, 2],
+        ]
+    )
     mean = stats.mean_ranks(-ranks)
     np.testing.assert_allclose(mean, [3.143, 2.000, 2.893, 1.964], atol=5e-4)
     p = stats.nemenyi(mean[:, None] - mean, 4, 14)

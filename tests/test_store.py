@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beatssl import records, store
-from beatssl.config import ConfigError, DataConfig
-from beatssl.records import RecordError
-from beatssl.store import StoreError, open_store, prepare
-from beatssl.synthetic import write_folders
+from beatssl.data import records, store
+from beatssl.data.records import RecordError
+from beatssl.data.store import StoreError, open_store, prepare
+from beatssl.data.synthetic import write_folders
+from beatssl.settings import ConfigError, DataConfig
 
 CONFIG = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge="challenge")
 
@@ -151,8 +151,9 @@ def test_rows_are_the_cleaned_resampled_records(root, prepared):
         own = record.waves[[records.LEADS.index(lead)]]
         waves = store.resample_labels(own, 500, 100, 1000)
         np.testing.assert_array_equal(prepared.wave_targets([where], lead), waves)
-        np.testing.assert_array_equal(prepared.wave_marks([where], lead),
-                                      records.wave_marks(own, 500))
+        np.testing.assert_array_equal(
+            prepared.wave_marks([where], lead), records.wave_marks(own, 500)
+        )
 
 
 def test_load_scales_each_row_by_one_factor(prepared):
@@ -365,8 +366,8 @@ def test_a_plain_script_may_use_several_processes(root, tmp_path):
     script = tmp_path / "plain.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from beatssl.config import DataConfig\n"
-        "from beatssl.store import prepare\n"
+        "from beatssl.settings import DataConfig\n"
+        "from beatssl.data.store import prepare\n"
         "config = DataConfig(ptbxl='ptbxl')\n"
         f"made = prepare(config, Path({str(tmp_path / 'store')!r}), Path({str(root)!r}), jobs=2)\n"
         "print(len(made))\n"

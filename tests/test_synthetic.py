@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from beatssl import records, synthetic
-from beatssl.records import LEADS, SUPERCLASSES
-from beatssl.vcg import DOWER
+from beatssl.data import records, synthetic
+from beatssl.data.records import LEADS, SUPERCLASSES
+from beatssl.data.vcg import DOWER
 
 
 def rng(*seed):
@@ -23,9 +23,7 @@ def made(tmp_path_factory):
 
 def content(folder):
     return {
-        p.relative_to(folder).as_posix(): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file()
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
     }
 
 
@@ -147,8 +145,10 @@ def test_ptbxl_layout(made):
 def test_folds_are_stratified():
     codes = [["NORM"]] * 50 + [["LVH"]] * 20 + [["AMI", "LAFB"]] * 30
     folds = np.array(synthetic._stratified_folds(codes, rng()))
-    counts = [np.bincount(folds[part], minlength=11)[1:] for part in
-              (slice(0, 50), slice(50, 70), slice(70, 100))]
+    counts = [
+        np.bincount(folds[part], minlength=11)[1:]
+        for part in (slice(0, 50), slice(50, 70), slice(70, 100))
+    ]
     assert [set(c) for c in counts] == [{5}, {2}, {3}]
 
 

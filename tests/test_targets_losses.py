@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from beatssl import losses, targets
-from beatssl.config import LOSSES, MEASURES, PretrainConfig
+from beatssl.methods import losses, targets
+from beatssl.methods.settings import LOSSES, MEASURES, PretrainConfig
 
 GEN = torch.Generator().manual_seed(0)
 Z = torch.randn(8, 5, generator=GEN)
@@ -90,9 +90,9 @@ def test_other_forms_of_the_loss_equal_their_equations():
     t = targets.record_targets("cosine", FEATURES, SCALE, 50)
     z, u = F.normalize(Z.double(), dim=1).numpy(), t.double().numpy()
     cosine, off = z @ z.T, ~np.eye(8, dtype=bool)
-    log_p = np.stack([
-        cosine[i] / 0.1 - np.log(np.exp(cosine[i][off[i]] / 0.1).sum()) for i in range(8)
-    ])
+    log_p = np.stack(
+        [cosine[i] / 0.1 - np.log(np.exp(cosine[i][off[i]] / 0.1).sum()) for i in range(8)]
+    )
     p = 1 / (1 + np.exp(-cosine / 0.1))
     expected = {
         "normalised": numpy_loss(z, u, 0.1),
@@ -195,9 +195,11 @@ def test_other_measures_equal_their_definitions():
 
     d = np.sqrt(((u[:, None] - u[None]) ** 2).mean(axis=2))
     expected = {
-        "cosine_standardised": cosine(u), "cosine_minmax": cosine(v),
-        "exp_distance": np.exp(-d), "linear_distance": 1 - d / d.max(),
-    }  # fmt: skip
+        "cosine_standardised": cosine(u),
+        "cosine_minmax": cosine(v),
+        "exp_distance": np.exp(-d),
+        "linear_distance": 1 - d / d.max(),
+    }
     for measure, s in expected.items():
         np.testing.assert_allclose(targets.similarity(measure, FEATURES, SCALE), s, atol=1e-3)
 
@@ -270,10 +272,21 @@ def test_alignment_and_uniformity_at_their_known_values():
 
 
 def test_every_row_of_the_papers_ablation_can_be_expressed():
-    rows = [("hard", "none", 1), ("hard", "hard", 1), ("hard", "soft_1", 1), ("hard", "soft_1", 50),
-            ("hard", "soft_2", 1), ("soft_1", "none", 1), ("soft_1", "none", 50),
-            ("soft_1", "hard", 1), ("soft_1", "hard", 50), ("soft_1", "soft_1", 1),
-            ("soft_1", "soft_1", 50), ("soft_2", "none", 1), ("soft_2", "hard", 1),
-            ("soft_2", "soft_2", 1)]
+    rows = [
+        ("hard", "none", 1),
+        ("hard", "hard", 1),
+        ("hard", "soft_1", 1),
+        ("hard", "soft_1", 50),
+        ("hard", "soft_2", 1),
+        ("soft_1", "none", 1),
+        ("soft_1", "none", 50),
+        ("soft_1", "hard", 1),
+        ("soft_1", "hard", 50),
+        ("soft_1", "soft_1", 1),
+        ("soft_1", "soft_1", 50),
+        ("soft_2", "none", 1),
+        ("soft_2", "hard", 1),
+        ("soft_2", "soft_2", 1),
+    ]
     names = {PretrainConfig(rhythm=r, beat=b, exponent=e).run_id for r, b, e in rows}
     assert len(names) == 14

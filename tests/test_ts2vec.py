@@ -9,8 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from beatssl.methods import ts2vec
 from beatssl.methods.base import Batch
-from beatssl.config import TS2VecConfig
-from beatssl.methods.ts2vec import TS2Vec, TS2VecEncoder
+from beatssl.methods.ts2vec import TS2Vec, TS2VecConfig, TS2VecEncoder
 
 TINY = TS2VecConfig(hidden=6, depth=2, channels=8)
 

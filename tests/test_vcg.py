@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl import vcg
+from beatssl.data.vcg import DOWER, INVERSE_DOWER
+from beatssl.methods import views as vcg
 
-LEAD = {name: i for i, name in enumerate(
-    ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"])}
+LEAD = {
+    name: i
+    for i, name in enumerate(
+        ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
+    )
+}
 
 
 def signals(n=5, time=200, seed=0):
@@ -15,8 +20,8 @@ def signals(n=5, time=200, seed=0):
 
 
 def test_published_inverse_is_the_pseudo_inverse():
-    assert np.abs(vcg.INVERSE_DOWER - np.linalg.pinv(vcg.DOWER)).max() < 6e-4
-    assert np.abs(vcg.INVERSE_DOWER @ vcg.DOWER - np.eye(3)).max() < 1e-3
+    assert np.abs(INVERSE_DOWER - np.linalg.pinv(DOWER)).max() < 6e-4
+    assert np.abs(INVERSE_DOWER @ DOWER - np.eye(3)).max() < 1e-3
 
 
 def test_vcg_of_projected_leads_is_the_vcg():
@@ -60,7 +65,7 @@ def test_augmentation_equals_a_record_by_record_derivation():
     start = torch.randint(time, (n, 12, 1), generator=g).numpy()
     for i in range(n):
         eight = x[i].numpy()[[0, 1, 6, 7, 8, 9, 10, 11]]
-        heart = vcg.INVERSE_DOWER @ eight
+        heart = INVERSE_DOWER @ eight
         for axis in order[i]:
             c, s = np.cos(angles[i, axis]), np.sin(angles[i, axis])
             heart = {
@@ -69,7 +74,7 @@ def test_augmentation_equals_a_record_by_record_derivation():
                 2: np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]),
             }[axis] @ heart
         heart = np.where(invert[i], 1 / scale[i], scale[i])[:, None] * heart
-        i_, ii, *chest = vcg.DOWER @ heart
+        i_, ii, *chest = DOWER @ heart
         leads = np.stack([i_, ii, ii - i_, -(i_ + ii) / 2, i_ - ii / 2, ii - i_ / 2, *chest])
         for lead in range(12):
             for k in range(10):  # floor(40 * 0.25) samples, wrapping
@@ -81,11 +86,16 @@ def test_rotations_are_rotations_within_the_angle_and_in_random_order():
     r = vcg.random_rotations(500, 45.0, torch.Generator().manual_seed(0)).double()
     eye = torch.eye(3, dtype=torch.float64).expand_as(r)
     torch.testing.assert_close(r @ r.transpose(1, 2), eye, atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.linalg.det(r), torch.ones(500, dtype=torch.float64),
-                               atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.linalg.det(r), torch.ones(500, dtype=torch.float64), atol=1e-5, rtol=0
+    )
     # one axis order only would pin one entry to sin of a single angle: |sin| <= sin 45
-    assert all(r[:, i, j].abs().max() > np.sin(np.pi / 4) + 0.01
-               for i in range(3) for j in range(3) if i != j)
+    assert all(
+        r[:, i, j].abs().max() > np.sin(np.pi / 4) + 0.01
+        for i in range(3)
+        for j in range(3)
+        if i != j
+    )
 
 
 def test_scales_are_inverted_half_of_the_time():

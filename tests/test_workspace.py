@@ -9,13 +9,19 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from beatssl import evaluate, plots, results, tables, workspace
-from beatssl.config import DataConfig, PretrainConfig, Profile
+from beatssl import evaluate
+from beatssl import profile as workspace
 from beatssl.methods.beatssl import BeatSSL
-from beatssl.pretrain import pretrain
-from beatssl.targets import FeatureScale, record_targets
+from beatssl.methods.settings import PretrainConfig
+from beatssl.methods.targets import FeatureScale, record_targets
+from beatssl.profile import Profile
+from beatssl.report import figures as plots
+from beatssl.report import tables
+from beatssl.results import saved as results
+from beatssl.settings import DataConfig
 from beatssl.tasks.classify import split
 from beatssl.tasks.monitor import probe_monitor
+from beatssl.train import pretrain
 
 
 def test_real_profiles_say_which_folder_they_want(monkeypatch):
@@ -38,8 +44,13 @@ def test_a_run_is_probed_frozen_and_the_untrained_one_gives_the_supervised_refer
 def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
     """Pretrain, both tasks, all protocols; done again, nothing is computed twice."""
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    run = pretrain(small.profile.runs[0], small.profile, small.store, small.beats,
-                   monitor=probe_monitor(small.store))
+    run = pretrain(
+        small.profile.runs[0],
+        small.profile,
+        small.store,
+        small.beats,
+        monitor=probe_monitor(small.store),
+    )
     assert run.curves["probe_auroc"].dropna().between(0.2, 1).all()
     random = pretrain(PretrainConfig(method="random"), small.profile, small.store, small.beats)
     for task in ("classification", "segmentation"):
@@ -57,8 +68,9 @@ def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
 def test_a_run_that_diverges_is_reported_and_the_others_go_on(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
     step = BeatSSL.training_step
-    monkeypatch.setattr(BeatSSL, "training_step", lambda *a: {
-        k: v * float("nan") for k, v in step(*a).items()})
+    monkeypatch.setattr(
+        BeatSSL, "training_step", lambda *a: {k: v * float("nan") for k, v in step(*a).items()}
+    )
     rows = evaluate.evaluate_all(small, "classification")
     lost = rows[rows["source"].str.startswith("failed: ")]
     assert set(lost["method"]) == {"beatssl"} and lost["value"].isna().all()
@@ -66,7 +78,9 @@ def test_a_run_that_diverges_is_reported_and_the_others_go_on(small, tmp_path, m
     assert rows.loc[rows["protocol"] == "frozen", "value"].notna().any()
     table = tables.by_method(results.with_combined(small.profile))
     assert table.loc[table["method"] == "beatssl", ["seeds", "failed"]].to_numpy().tolist() == [
-        [0, 1], [0, 1]]
+        [0, 1],
+        [0, 1],
+    ]
 
 
 def test_ecg_features_are_probed_without_an_encoder(small, tmp_path, monkeypatch):
@@ -101,19 +115,47 @@ def test_figures_label_their_axes(small):
     matrix = record_targets("cosine", torch.from_numpy(beats.record_features[:3]), scale, 50)
     rate = store.sampling_rate
     ranked = pd.DataFrame({"label": ["a", "b"], "score": "AUROC", "paper": [1, 2], "ours": [2, 1]})
-    changed = pd.DataFrame({"first": ["a", "b"], "score": "AUROC", "difference": [0.1, -0.1],
-                            "low": -0.2, "high": 0.2, "limit": 0.1, "block": ["x", "y"],
-                            "effect": [True, False]})
+    changed = pd.DataFrame(
+        {
+            "first": ["a", "b"],
+            "score": "AUROC",
+            "difference": [0.1, -0.1],
+            "low": -0.2,
+            "high": 0.2,
+            "limit": 0.1,
+            "block": ["x", "y"],
+            "effect": [True, False],
+        }
+    )
     records = np.eye(4)[:, :2], np.eye(4, 5), np.array([0.5, 0.2])
     of_beats = records[0], np.array([0, 1, 0, 1]), records[2]
-    healthy = pd.DataFrame({"method": ["random", "cmsc", "beatssl"], "rhythm": ["", "", "hard"],
-                            "uniformity": [-1.0, -2, -3], "AUROC": [0.8, 0.85, 0.9]})
-    counted = pd.DataFrame({"target": ["hard", "soft_1"] * 20, "context": "records",
-                            "share": np.linspace(0, 1, 40)})
-    layers = pd.DataFrame({"layer": ["input", "stem", "block 1", "block 2"],
-                           "sd": [1, 0.3, 0.1, 0.1], "branch": [np.nan, np.nan, 0.2, 0.3]})
-    curves = pd.DataFrame({"epoch": [1, 2], "total": [5.0, 4], "row_entropy": 3.9,
-                           "rhythm_kl": [1.1, 0.1], "beat_kl": [1.0, 0.2]})
+    healthy = pd.DataFrame(
+        {
+            "method": ["random", "cmsc", "beatssl"],
+            "rhythm": ["", "", "hard"],
+            "uniformity": [-1.0, -2, -3],
+            "AUROC": [0.8, 0.85, 0.9],
+        }
+    )
+    counted = pd.DataFrame(
+        {"target": ["hard", "soft_1"] * 20, "context": "records", "share": np.linspace(0, 1, 40)}
+    )
+    layers = pd.DataFrame(
+        {
+            "layer": ["input", "stem", "block 1", "block 2"],
+            "sd": [1, 0.3, 0.1, 0.1],
+            "branch": [np.nan, np.nan, 0.2, 0.3],
+        }
+    )
+    curves = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "total": [5.0, 4],
+            "row_entropy": 3.9,
+            "rhythm_kl": [1.1, 0.1],
+            "beat_kl": [1.0, 0.2],
+        }
+    )
     figures = [
         plots.training_curves(curves),
         plots.layer_spread({"as initialised": layers, "statistics of data": layers}),

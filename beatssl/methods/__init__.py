@@ -11,14 +11,19 @@ from pathlib import Path
 
 import torch
 
-from beatssl.config import (
-    RELEASED_ECG_FM, Architecture, EncoderConfig, PretrainConfig, StandardisedConfig, TS2VecConfig,
-    W2VConfig,
-)  # fmt: skip
 from beatssl.fingerprint import name_of
 from beatssl.methods import beatssl, cmsc, domain_ssl, ecg_fm, ts2vec
 from beatssl.methods.base import Method, Setup
-from beatssl.models import resnet, standardised_resnet
+from beatssl.methods.ecg_fm import W2VConfig
+from beatssl.methods.encoder import (
+    Architecture,
+    EncoderConfig,
+    StandardisedConfig,
+    resnet,
+    standardised_resnet,
+)
+from beatssl.methods.settings import RELEASED_ECG_FM, PretrainConfig
+from beatssl.methods.ts2vec import TS2VecConfig
 
 METHODS = {  # those that are trained; each makes its `Method` from a `Setup`
     "beatssl": beatssl.build,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from beatssl.config import PretrainConfig
-from beatssl.targets import FeatureScale
+from beatssl.methods.settings import PretrainConfig
+from beatssl.methods.targets import FeatureScale
 
 
 @dataclass(frozen=True)

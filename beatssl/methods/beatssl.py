@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import torch
 
-from beatssl.config import PretrainConfig
-from beatssl.losses import alignment, contrastive_loss, uniformity
 from beatssl.methods.base import Batch, Method, Setup
-from beatssl.models import Encoder, autocast, projector, roi_align
-from beatssl.targets import FeatureScale, beat_targets, record_targets, row_entropy, same_record
-from beatssl.vcg import augment
+from beatssl.methods.encoder import Encoder, autocast, projector, roi_align
+from beatssl.methods.losses import alignment, contrastive_loss, uniformity
+from beatssl.methods.settings import PretrainConfig
+from beatssl.methods.targets import (
+    FeatureScale,
+    beat_targets,
+    record_targets,
+    row_entropy,
+    same_record,
+)
+from beatssl.methods.views import augment
 
 
 class BeatSSL(Method):
@@ -44,8 +50,13 @@ class BeatSSL(Method):
     def view(self, signals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """One 3KG view of each record."""
         c = self.config
-        return augment(signals, generator, rotation_degrees=c.rotation_degrees,
-                       scale_max=c.scale_max, mask_fraction=c.mask_fraction)
+        return augment(
+            signals,
+            generator,
+            rotation_degrees=c.rotation_degrees,
+            scale_max=c.scale_max,
+            mask_fraction=c.mask_fraction,
+        )
 
     def beat_vectors(self, e: torch.Tensor, r_peak: torch.Tensor) -> torch.Tensor:
         """RoI projection: mean of e over [R - before, R + after]: (batch, beats, channels)."""
@@ -101,8 +112,13 @@ class BeatSSL(Method):
         with autocast(e.device):
             vectors = self.beat_vectors(e, batch.r_peak.repeat(2, 1))  # (2N, B, C)
             z_b = self.beat_projector(vectors[valid.repeat(2, 1)]).float()  # (2K, dim)
-        t_b = beat_targets(c.target(c.beat), batch.beat_class[valid], batch.beat_features[valid],
-                           self.beat_scale, c.exponent)
+        t_b = beat_targets(
+            c.target(c.beat),
+            batch.beat_class[valid],
+            batch.beat_features[valid],
+            self.beat_scale,
+            c.exponent,
+        )
         allowed = None
         if c.beat_scope == "record":
             record = torch.arange(len(valid), device=e.device)[:, None].expand_as(valid)[valid]

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from beatssl.losses import alignment, uniformity
 from beatssl.methods.base import Batch, Method, Setup
-from beatssl.models import Encoder, autocast, projector
+from beatssl.methods.encoder import Encoder, autocast, projector
+from beatssl.methods.losses import alignment, uniformity
 
 
 @dataclass(frozen=True)

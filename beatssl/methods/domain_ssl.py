@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import nn
 
-from beatssl.losses import alignment, soft_target_nce, uniformity
 from beatssl.methods.base import Batch, Method, Setup
-from beatssl.models import StandardisedEncoder, autocast, zscore
-from beatssl.targets import FeatureScale, two_views
+from beatssl.methods.encoder import StandardisedEncoder, autocast, zscore
+from beatssl.methods.losses import alignment, soft_target_nce, uniformity
+from beatssl.methods.targets import FeatureScale, two_views
 
 LOWEST_TEMPERATURE = 0.1  # of the mean one; ours, for a cluster whose embeddings are all alike
 
@@ -110,10 +110,7 @@ def cutout(signals: torch.Tensor, start: torch.Tensor, width: int) -> torch.Tens
 
 
 def augment(
-    signals: torch.Tensor,
-    generator: torch.Generator,
-    config: DomainSSLConfig,
-    sampling_rate: int,
+    signals: torch.Tensor, generator: torch.Generator, config: DomainSSLConfig, sampling_rate: int
 ) -> torch.Tensor:
     """One view of each record; every step is always applied, in this order.
 

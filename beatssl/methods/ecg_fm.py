@@ -17,6 +17,7 @@ import math
 import pickle
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +28,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from beatssl.config import W2VConfig
-from beatssl.files import replacing
+from beatssl.cache import replacing
 from beatssl.methods.base import Batch, Method, Setup, dropout_from
 from beatssl.methods.cmsc import cmsc_loss, halves
-from beatssl.models import autocast
+from beatssl.methods.encoder import autocast
 
 SEGMENT = 5  # s: what it was pretrained on
 
@@ -47,6 +47,56 @@ TAU_START, TAU_END, TAU_DECAY = 2.0, 0.5, 0.999995  # Gumbel temperature, decay 
 
 class CheckpointError(ValueError):
     """A file that is no ECG-FM checkpoint, or that cannot be read safely."""
+
+
+@dataclass(frozen=True)
+class W2VConfig:
+    """Sizes of a wav2vec 2.0 encoder; the defaults are those of the released ECG-FM weights
+    (`methods.ecg_fm`).
+
+    Attributes:
+        sampling_rate: Hz of what the convolutions see.
+        conv_blocks: convolutions (kernel 2, stride 2), each halves the time axis.
+        conv_channels: of the convolutions.
+        width, layers, heads, ffn: of the transformer.
+        position_kernel, position_groups: of the positional convolution.
+        dropout: everywhere (input, targets, attention, residual branches).
+        codebooks, entries: groups of the quantiser and vectors in each.
+        target_dim: length of a quantised target, all codebooks together.
+    """
+
+    sampling_rate: int = 500
+    conv_blocks: int = 4
+    conv_channels: int = 256
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    ffn: int = 3072
+    position_kernel: int = 128
+    position_groups: int = 16
+    dropout: float = 0.1
+    codebooks: int = 2
+    entries: int = 320
+    target_dim: int = 256
+
+    @property
+    def stride(self) -> int:
+        """Samples a token."""
+        return 2**self.conv_blocks
+
+
+# The recipe in small, called W2V+CMSC+RLM (small), never ECG-FM: 40 ms a token, a vector as long as
+# the ResNet's, a size that trains on two cores.
+W2V_SMALL = W2VConfig(
+    sampling_rate=100,
+    conv_blocks=2,
+    conv_channels=128,
+    width=128,
+    layers=4,
+    heads=4,
+    ffn=512,
+    position_kernel=64,
+)
 
 
 # ---------------------------------------------------------------- the encoder
@@ -80,8 +130,13 @@ class PositionalConvolution(nn.Module):
 
     def __init__(self, config: W2VConfig):
         super().__init__()
-        conv = nn.Conv1d(config.width, config.width, config.position_kernel,
-                         padding=config.position_kernel // 2, groups=config.position_groups)
+        conv = nn.Conv1d(
+            config.width,
+            config.width,
+            config.position_kernel,
+            padding=config.position_kernel // 2,
+            groups=config.position_groups,
+        )
         nn.init.normal_(conv.weight, std=math.sqrt(4 / (config.position_kernel * config.width)))
         nn.init.zeros_(conv.bias)
         self.pos_conv = nn.Sequential(weight_norm(conv, dim=2))
@@ -169,10 +224,7 @@ class W2VEncoder(nn.Module):
         self.register_parameter("mask_emb", None)  # only pretraining has one
 
     def forward(
-        self,
-        signals: torch.Tensor,
-        mask: torch.Tensor | None = None,
-        return_features: bool = False,
+        self, signals: torch.Tensor, mask: torch.Tensor | None = None, return_features: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Tokens of segments; the last `time % stride` samples are not used.
 
@@ -405,9 +457,15 @@ class W2VCmscRlm(Method):
         diversity = (size - perplexity) / size
         penalty = features.float().pow(2).mean()
         between = cmsc_loss(*tokens.mean(dim=2).chunk(2), TEMPERATURE)
-        losses = {"info_nce": contrast, "diversity": diversity, "penalty": penalty, "cmsc": between,
-                  "perplexity": perplexity, "tau": torch.tensor(self.tau, device=device),
-                  "masked": mask.float().mean()}
+        losses = {
+            "info_nce": contrast,
+            "diversity": diversity,
+            "penalty": penalty,
+            "cmsc": between,
+            "perplexity": perplexity,
+            "tau": torch.tensor(self.tau, device=device),
+            "masked": mask.float().mean(),
+        }
         self.steps += 1
         total = contrast + DIVERSITY_WEIGHT * diversity + PENALTY_WEIGHT * penalty + between
         return {"total": total, **{name: value.detach() for name, value in losses.items()}}
@@ -454,8 +512,10 @@ class EcgFm(nn.Module):
         length = min(SEGMENT * rate, time)
         tokens = length // self.encoder.stride
         if tokens < 2:
-            raise ValueError(f"a record of {time} samples at {rate} Hz is shorter than "
-                             f"two tokens ({2 * self.encoder.stride} samples)")
+            raise ValueError(
+                f"a record of {time} samples at {rate} Hz is shorter than "
+                f"two tokens ({2 * self.encoder.stride} samples)"
+            )
         starts = list(range(0, time - length + 1, length))
         if starts[-1] + length < time:
             starts.append(time - length)
@@ -557,8 +617,10 @@ def _encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     """Names as `W2VEncoder` has them: without the prefix of finetuned files, one weight norm."""
     finetuned = any(name.startswith("encoder.feature_extractor.") for name in tensors)
     prefix = "encoder." if finetuned else ""
-    spelling = {"weight_g": "parametrizations.weight.original0",
-                "weight_v": "parametrizations.weight.original1"}
+    spelling = {
+        "weight_g": "parametrizations.weight.original0",
+        "weight_v": "parametrizations.weight.original1",
+    }
     renamed = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
@@ -657,12 +719,15 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m beatssl.methods.ecg_fm",
         description="Convert an ECG-FM checkpoint to safetensors (published: 215 tensors, "
-                    "90883072 parameters).",
+        "90883072 parameters).",
     )
     parser.add_argument("input", type=Path, help="the released .pt file")
     parser.add_argument("output", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--trust", action="store_true",
-                        help="unpickle the input, which may run any code that it brings")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="unpickle the input, which may run any code that it brings",
+    )
     options = parser.parse_args(words)
     try:
         done = convert(options.input, options.output, options.trust)

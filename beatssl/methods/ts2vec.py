@@ -14,6 +14,7 @@ Dot products are raw: no temperature, no normalisation.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -21,13 +22,33 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from beatssl.config import TS2VecConfig
 from beatssl.methods.base import Batch, Method, Setup, dropout_from
-from beatssl.models import autocast
+from beatssl.methods.encoder import autocast
 
 KERNEL = 3
 ALPHA = 0.5  # weight of the instance part
 CHUNK_ELEMENTS = 2**24  # of one matrix of dot products; 64 MiB in float32
+
+
+@dataclass(frozen=True)
+class TS2VecConfig:
+    """Architecture and views of TS2Vec; the defaults are its paper's (`methods.ts2vec`).
+
+    Attributes:
+        hidden: width of the blocks.
+        depth: blocks of that width; one more, of width `channels`, follows.
+        channels: length of a time step's vector.
+        dropout: probability, after the last block.
+        mask_probability: probability that a time step is masked in a training view.
+        temporal_unit: first pooling level with a temporal part; level k has 2^k samples a step.
+    """
+
+    hidden: int = 64
+    depth: int = 10
+    channels: int = 320
+    dropout: float = 0.1
+    mask_probability: float = 0.5
+    temporal_unit: int = 0
 
 
 def receptive_field(config: TS2VecConfig) -> int:
@@ -70,10 +91,12 @@ class TS2VecEncoder(nn.Module):
         self.channels = config.channels
         self.input = nn.Linear(12, config.hidden)
         widths = [config.hidden] * (config.depth + 1) + [config.channels]
-        self.blocks = nn.Sequential(*[
-            DilatedBlock(inputs, outputs, 2**i, inputs != outputs or i == config.depth)
-            for i, (inputs, outputs) in enumerate(pairwise(widths))
-        ])
+        self.blocks = nn.Sequential(
+            *[
+                DilatedBlock(inputs, outputs, 2**i, inputs != outputs or i == config.depth)
+                for i, (inputs, outputs) in enumerate(pairwise(widths))
+            ]
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, signals: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -239,9 +262,7 @@ def overlapping_crops(
     return crop(outer_left, right), crop(left, outer_right), overlap
 
 
-def random_masks(
-    n: int, time: int, probability: float, generator: torch.Generator
-) -> torch.Tensor:
+def random_masks(n: int, time: int, probability: float, generator: torch.Generator) -> torch.Tensor:
     """Time steps to keep: each is False with `probability`. (n, time) bool on the CPU."""
     return torch.rand(n, time, generator=generator) >= probability
 

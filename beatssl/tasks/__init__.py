@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from beatssl.config import UNTRAINED
-from beatssl.pretrain import warmup_cosine
+from beatssl.methods.settings import UNTRAINED
+from beatssl.train import warmup_cosine
 
 T = TypeVar("T")
 WARMUP = 0.05  # share of the steps over which the learning rate rises

@@ -12,6 +12,7 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,17 +20,27 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from beatssl import results
-from beatssl.config import ClassifyConfig, PretrainConfig, Profile
+from beatssl.data.records import SUPERCLASSES
+from beatssl.data.store import Store
 from beatssl.methods.base import dropout_from
-from beatssl.metrics import auroc, check_classes, thresholds
-from beatssl.models import Encoder, autocast
+from beatssl.methods.encoder import Encoder, autocast
+from beatssl.methods.settings import PretrainConfig
 from beatssl.progress import progress
-from beatssl.records import SUPERCLASSES
-from beatssl.store import Store
+from beatssl.results import saved as results
+from beatssl.settings import some_rates
 from beatssl.tasks import (
-    batches, best_rate, check_loss, cosine_schedule, count_batches, device_of, require,
-)  # fmt: skip
+    batches,
+    best_rate,
+    check_loss,
+    cosine_schedule,
+    count_batches,
+    device_of,
+    require,
+)
+from beatssl.tasks.scores import auroc, check_classes, thresholds
+
+if TYPE_CHECKING:
+    from beatssl.profile import Profile
 
 TASK = "ptbxl_superdiagnostic"
 PARTS = {"train": range(1, 9), "validation": (9,), "test": (10,)}  # official folds
@@ -37,6 +48,21 @@ REGULARISATION = tuple(10.0**k for k in range(-4, 3))  # scikit-learn's C
 MOST_PASSES = 4  # fewer labels, more passes over them: at most this many times the epochs
 
 Predictions = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """Task 1, PTB-XL superdiagnostic classes."""
+
+    label_fractions: tuple[float, ...] = (0.1, 1.0)
+    bootstrap: int = 1000
+    finetune_epochs: int = 15
+    finetune_batch_size: int = 64
+    finetune_learning_rates: tuple[float, ...] = (3.0e-4, 1.0e-3, 3.0e-3)
+    finetune_weight_decay: float = 1.0e-2
+
+    def __post_init__(self) -> None:
+        some_rates(self.finetune_learning_rates)
 
 
 @dataclass(frozen=True)
@@ -107,9 +133,7 @@ def stratified_draw(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
     return np.sort(order[taken])
 
 
-def embed(
-    encoder: nn.Module, store: Store, rows: np.ndarray, batch_size: int = 128
-) -> np.ndarray:
+def embed(encoder: nn.Module, store: Store, rows: np.ndarray, batch_size: int = 128) -> np.ndarray:
     """Mean over time of the encoder's output, one vector a record (evaluation mode, float32).
 
     Returns:
@@ -370,10 +394,13 @@ def predictor(
         if protocol == "frozen":
             x = features()
             found = probe(
-                x["train"][chosen], train.labels[chosen],
-                x["validation"], parts["validation"].labels,
-                x["test"], parts["test"].labels,
-            )  # fmt: skip
+                x["train"][chosen],
+                train.labels[chosen],
+                x["validation"],
+                parts["validation"].labels,
+                x["test"],
+                parts["test"].labels,
+            )
         else:
             found = finetune(encoder, store, parts, chosen, profile.classify, run.seed)
         found["record_id"] = parts["test"].record_id

@@ -12,20 +12,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
-from beatssl import results
-from beatssl.config import PretrainConfig, Profile, SegmentConfig
-from beatssl.metrics import MetricError, check_classes
+from beatssl.data.store import Store
+from beatssl.methods.settings import PretrainConfig
 from beatssl.progress import progress
-from beatssl.results import FOLDS, LABELS
-from beatssl.store import Store
+from beatssl.results import saved as results
+from beatssl.results.saved import FOLDS, LABELS
 from beatssl.tasks import require
 from beatssl.tasks.classify import Part, embed, probe, split, stratified_draw
 from beatssl.tasks.delineate import Delineator, delineated
-from beatssl.tasks.segment import cross_validate, shared
+from beatssl.tasks.scores import MetricError, check_classes
+from beatssl.tasks.segment import SegmentConfig, cross_validate, shared
+
+if TYPE_CHECKING:
+    from beatssl.profile import Profile
 
 REDRAWS = 100
 
@@ -74,11 +78,16 @@ def probe_draws(
     for number in progress(range(draws if fraction < 1 else 1), "label draws"):
         chosen = draw_with_all_classes(train.labels, fraction, number)
         drawn.append(chosen)
-        found.append(probe(
-            features["train"][chosen], train.labels[chosen],
-            features["validation"], parts["validation"].labels,
-            features["test"], parts["test"].labels,
-        ))  # fmt: skip
+        found.append(
+            probe(
+                features["train"][chosen],
+                train.labels[chosen],
+                features["validation"],
+                parts["validation"].labels,
+                features["test"],
+                parts["test"].labels,
+            )
+        )
     return {
         "truth": found[0]["truth"],
         "score": np.stack([f["score"] for f in found]),
@@ -90,7 +99,10 @@ def probe_draws(
 
 
 def label_run(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: nn.Module | np.ndarray,
+    run: PretrainConfig,
+    profile: Profile,
+    store: Store,
+    encoder: nn.Module | np.ndarray,
     protocol: str,
 ) -> list[dict]:
     """Result rows of task `LABELS` for all label fractions, saved and reused.
@@ -113,10 +125,11 @@ def label_run(
     for fraction in progress(profile.compare.label_fractions, "label fractions"):
         what = results.describe(run, profile, store, encoder, LABELS, protocol, fraction)
         rows += results.reuse_or_make(
-            what, profile,
+            what,
+            profile,
             lambda f=fraction: probe_draws(*prepared(), f, profile.compare.draws),
             profile.classify.bootstrap,
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -131,8 +144,12 @@ def stacked(each: Sequence[Predictions], repeats: Sequence[int]) -> Predictions:
 
 
 def repeated(
-    encoder: nn.Module, store: Store, config: SegmentConfig, repeats: Sequence[int],
-    trainable: bool, only: Sequence[int] | None = None,
+    encoder: nn.Module,
+    store: Store,
+    config: SegmentConfig,
+    repeats: Sequence[int],
+    trainable: bool,
+    only: Sequence[int] | None = None,
 ) -> Predictions:
     """`segment.cross_validate` in several repeats, whose number gives split and seed."""
     each = [cross_validate(encoder, store, config, k, trainable, k, only) for k in repeats]
@@ -140,7 +157,10 @@ def repeated(
 
 
 def folds_run(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: nn.Module | Delineator,
+    run: PretrainConfig,
+    profile: Profile,
+    store: Store,
+    encoder: nn.Module | Delineator,
     protocol: str,
 ) -> list[dict]:
     """Result rows of task `FOLDS`, saved and reused.
@@ -171,5 +191,3 @@ def folds_run(
         return stacked(each, repeats) | {"failed": np.array(failed, dtype=str)}
 
     return results.reuse_or_make(what, profile, predict, config.bootstrap)
-
-

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import neurokit2 as nk
 import numpy as np
 
-from beatssl.config import DELINEATORS, Profile
+from beatssl.data.records import LEADS
+from beatssl.data.store import Store
+from beatssl.methods.settings import DELINEATORS
 from beatssl.progress import progress
-from beatssl.records import LEADS
-from beatssl.store import Store
 
+if TYPE_CHECKING:
+    from beatssl.profile import Profile
 
 WIDEST = (0.40, 0.40, 0.80)  # s: P, QRS, T; two marks further apart are not of one wave
 

@@ -8,21 +8,26 @@ same side): they have a mean of their own.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from beatssl import results
-from beatssl.beats import Beats
-from beatssl.config import PretrainConfig, Profile
-from beatssl.models import Encoder, ResidualBlock, roi_align
+from beatssl.data.beats import Beats
+from beatssl.data.store import Store
+from beatssl.methods.encoder import Encoder, ResidualBlock, roi_align
+from beatssl.methods.settings import PretrainConfig
+from beatssl.methods.views import augment
 from beatssl.progress import progress
-from beatssl.store import Store
+from beatssl.results import saved as results
 from beatssl.tasks import device_of
 from beatssl.tasks.classify import Part, embed, split
-from beatssl.vcg import augment
+
+if TYPE_CHECKING:
+    from beatssl.profile import Profile
 
 TASK = "ptbxl_embedding"
 NEIGHBOURS = 5
@@ -63,8 +68,13 @@ def _views(encoder: Encoder, store: Store, part: Part, run: PretrainConfig) -> l
         for rows in progress(pieces, "batches of views", delay=5):
             signals = torch.from_numpy(store.load(rows))
             for out in pairs:
-                view = augment(signals, generator, rotation_degrees=run.rotation_degrees,
-                               scale_max=run.scale_max, mask_fraction=run.mask_fraction)
+                view = augment(
+                    signals,
+                    generator,
+                    rotation_degrees=run.rotation_degrees,
+                    scale_max=run.scale_max,
+                    mask_fraction=run.mask_fraction,
+                )
                 out.append(encoder(view.to(place)).mean(dim=2).cpu().numpy())
     return [np.concatenate(out) for out in pairs]
 
@@ -162,10 +172,12 @@ def maps(
     whole = (r_peak >= before) & (r_peak + after <= time - 1) & torch.from_numpy(classes >= 0)
     pieces = np.array_split(test.rows, max(1, len(test.rows) // 128))
     with torch.no_grad():
-        e = torch.cat([
-            encoder(torch.from_numpy(store.load(rows)).to(device_of(encoder))).cpu()
-            for rows in progress(pieces, "batches of records", delay=5)
-        ])
+        e = torch.cat(
+            [
+                encoder(torch.from_numpy(store.load(rows)).to(device_of(encoder))).cpu()
+                for rows in progress(pieces, "batches of records", delay=5)
+            ]
+        )
         windows = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
     of_records = _components(e.mean(dim=2).numpy())
     of_beats = _components(windows[whole].numpy())

@@ -9,8 +9,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from beatssl.models import Encoder
-from beatssl.store import Store
+from beatssl.data.store import Store
+from beatssl.methods.encoder import Encoder
 from beatssl.tasks.classify import embed, macro_auroc, split
 
 

@@ -12,23 +12,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from sklearn.model_selection import KFold
 from torch import nn
 
-from beatssl import results
-from beatssl.config import PretrainConfig, Profile, SegmentConfig
+from beatssl.data.records import WAVES
+from beatssl.data.store import Store
 from beatssl.methods.base import dropout_from
-from beatssl.metrics import MetricError, f1, wave_counts
-from beatssl.models import Encoder, autocast
-from beatssl.records import WAVES
+from beatssl.methods.encoder import Encoder, autocast
+from beatssl.methods.settings import PretrainConfig
 from beatssl.progress import progress
-from beatssl.store import Store
+from beatssl.results import saved as results
+from beatssl.settings import some_rates
 from beatssl.tasks import (
-    batches, best_rate, check_loss, cosine_schedule, count_batches, device_of, require,
-)  # fmt: skip
+    batches,
+    best_rate,
+    check_loss,
+    cosine_schedule,
+    count_batches,
+    device_of,
+    require,
+)
+from beatssl.tasks.scores import MetricError, f1, wave_counts
+
+if TYPE_CHECKING:
+    from beatssl.profile import Profile
 
 TASK = "ludb_segmentation"
 CLASSES = 1 + len(WAVES)
@@ -38,6 +50,24 @@ INNER_FOLDS = 5  # one of them chooses the learning rate of fine-tuning
 KERNEL = 9  # samples, of the decoder's convolutions at the input rate
 
 Predictions = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Task 2, LUDB waves."""
+
+    lead: str = "II"
+    folds: int = 5
+    epochs: int = 40
+    batch_size: int = 16
+    learning_rate: float = 2.0e-3  # of the decoder on a frozen encoder
+    finetune_learning_rates: tuple[float, ...] = (6.0e-4, 2.0e-3, 6.0e-3)
+    decoder_width: int = 32
+    tolerance_ms: float = 150.0
+    bootstrap: int = 1000
+
+    def __post_init__(self) -> None:
+        some_rates(self.finetune_learning_rates)
 
 
 def upsample(x: torch.Tensor, stride: int, time: int) -> torch.Tensor:
@@ -219,8 +249,13 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
 
 
 def cross_validate(
-    encoder: nn.Module, store: Store, config: SegmentConfig, seed: int, trainable: bool,
-    split: int = 0, only: Sequence[int] | None = None,
+    encoder: nn.Module,
+    store: Store,
+    config: SegmentConfig,
+    seed: int,
+    trainable: bool,
+    split: int = 0,
+    only: Sequence[int] | None = None,
 ) -> Predictions:
     """Predict every LUDB record once, by a model that was not trained on it.
 
@@ -261,8 +296,13 @@ def cross_validate(
 
 
 def fitted(
-    encoder: nn.Module, trainable: bool, inputs: torch.Tensor, target: torch.Tensor,
-    config: SegmentConfig, rate: float, seed: int,
+    encoder: nn.Module,
+    trainable: bool,
+    inputs: torch.Tensor,
+    target: torch.Tensor,
+    config: SegmentConfig,
+    rate: float,
+    seed: int,
 ) -> Segmenter:
     """A new decoder, and a copy of the encoder where `trainable`, trained as `train` says."""
     decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, seed)
@@ -274,8 +314,12 @@ def fitted(
 
 
 def choose_rate(
-    encoder: nn.Module, inputs: torch.Tensor, target: torch.Tensor, record_id: np.ndarray,
-    config: SegmentConfig, seed: int,
+    encoder: nn.Module,
+    inputs: torch.Tensor,
+    target: torch.Tensor,
+    record_id: np.ndarray,
+    config: SegmentConfig,
+    seed: int,
 ) -> float:
     """The rate of `finetune_learning_rates` with the best macro F1 on a held-out fifth of these
     records, the same fifth for every encoder and seed. Where there is one rate nothing is trained.

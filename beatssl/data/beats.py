@@ -29,10 +29,10 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
-from beatssl.config import config_hash
-from beatssl.files import part_of
+from beatssl.cache import part_of
+from beatssl.data.store import Store, in_processes, open_store
 from beatssl.fingerprint import ROOT, code_hash, name_of
-from beatssl.store import Store, in_processes, open_store
+from beatssl.settings import config_hash
 
 LEAD_II = 1
 BEAT_CLASSES = ("N", "S", "V", "other")
@@ -50,14 +50,38 @@ WAVE_FEATURES = (
 )
 BEAT_FEATURES = R_FEATURES + WAVE_FEATURES  # 28
 HRV_FEATURES = tuple(
-    "HRV_" + name for name in (
-        "MeanNN SDNN SDANN1 SDNNI1 SDANN2 SDNNI2 SDANN5 SDNNI5 RMSSD SDSD CVNN CVSD MedianNN "
-        "MadNN MCVNN IQRNN SDRMSSD Prc20NN Prc80NN pNN50 pNN20 MinNN MaxNN HTI TINN"
-    ).split()
+    "HRV_" + name
+    for name in [
+        "MeanNN",
+        "SDNN",
+        "SDANN1",
+        "SDNNI1",
+        "SDANN2",
+        "SDNNI2",
+        "SDANN5",
+        "SDNNI5",
+        "RMSSD",
+        "SDSD",
+        "CVNN",
+        "CVSD",
+        "MedianNN",
+        "MadNN",
+        "MCVNN",
+        "IQRNN",
+        "SDRMSSD",
+        "Prc20NN",
+        "Prc80NN",
+        "pNN50",
+        "pNN20",
+        "MinNN",
+        "MaxNN",
+        "HTI",
+        "TINN",
+    ]
 )
 RECORD_FEATURES = BEAT_FEATURES + HRV_FEATURES + ("quality",)  # 54
-_RR = "rr0 rr1 rr2 rr_mean".split() + [
-    "HRV_" + name for name in "MeanNN MedianNN Prc20NN Prc80NN MinNN MaxNN".split()
+_RR = ["rr0", "rr1", "rr2", "rr_mean"] + [
+    "HRV_" + name for name in ["MeanNN", "MedianNN", "Prc20NN", "Prc80NN", "MinNN", "MaxNN"]
 ]
 FEATURE_GROUPS = {  # what a feature is, whatever its source: each has one group
     "RR intervals (ms)": tuple(_RR),
@@ -142,7 +166,14 @@ def beat_features(
     time = {a + b: (where[b] - where[a]) * to_ms for a, b in _TIMES}
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = [
-            level["R"], rr0, rr1, rr2, np.full(k, mean), rr0 / rr1, rr2 / rr1, mean / rr1,
+            level["R"],
+            rr0,
+            rr1,
+            rr2,
+            np.full(k, mean),
+            rr0 / rr1,
+            rr2 / rr1,
+            mean / rr1,
             *(time[a + b] for a, b in _TIMES),
             *(level[b] - level[a] for a, b in _AMPLITUDES),
             time["ST"] / time["QS"],
@@ -240,8 +271,9 @@ def analyse(signal: np.ndarray, sampling_rate: int) -> dict:
             except Exception as error:
                 trouble.append(f"heart-rate variability: {type(error).__name__}: {error}")
             try:
-                word = nk.ecg_quality(clean, peaks, sampling_rate=sampling_rate,
-                                      method="zhao2018", approach="fuzzy")
+                word = nk.ecg_quality(
+                    clean, peaks, sampling_rate=sampling_rate, method="zhao2018", approach="fuzzy"
+                )
                 quality = _QUALITY[str(word)]
             except Exception as error:
                 trouble.append(f"quality: {type(error).__name__}: {error}")

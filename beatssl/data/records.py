@@ -3,7 +3,7 @@
 Each data set has a `list_*` function (one row a record, nothing read but the index) and a `read_*`
 function (one row in, one `Record` out). Every record comes out alike: 12 leads in the order of
 `LEADS`, millivolts, at the sampling rate of its file. Cleaning, resampling and cutting are the
-store's business (`beatssl.store`).
+store's business (`beatssl.data.store`).
 
 A missing folder, index file or column raises `RecordError` while listing; a record that cannot be
 read raises `RecordError` while reading, and the store sets that record aside with the reason.
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import wfdb
 
-from .config import DataConfig
+from beatssl.settings import DataConfig
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
@@ -40,7 +40,7 @@ MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
 OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
 PTBXL_RECORD = re.compile(r"HR\d{5}|\d{5}_[hl]r", re.IGNORECASE)  # in the Challenge, in PTB-XL
 SIGNAL_FILES = frozenset(
-    ".mat .dat .h5 .hdf5 .edf .bdf .gdf .npy .npz .dcm .scp .ecg".split()
+    [".mat", ".dat", ".h5", ".hdf5", ".edf", ".bdf", ".gdf", ".npy", ".npz", ".dcm", ".scp", ".ecg"]
 )  # of ECG collections; only WFDB headers are read
 
 

@@ -8,7 +8,7 @@ number measured on it says only that the code works.
 Model. The heart is one dipole p(t) in the body axes X left, Y down, Z back (mV). Every beat adds
 bumps, each with a place in time, a width and a 3-D direction (P, Q, R, S, ST, T, and late QRS
 parts); the bump is a Gaussian that is cut off at `REACH` standard deviations, so that a wave has
-exact borders. Leads are `Dower matrix x p(t)` (Dower 1980; `beatssl.vcg.DOWER`), the other limb
+exact borders. Leads are `Dower matrix x p(t)` (Dower 1980; `beatssl.methods.views.DOWER`), the other limb
 leads follow from Einthoven and Goldberger. Noise is added to the eight independent leads before.
 """
 
@@ -27,8 +27,8 @@ import wfdb
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from .records import LEADS
-from .vcg import DOWER, EXPAND
+from beatssl.data.records import LEADS
+from beatssl.data.vcg import DOWER, EXPAND
 
 VERSION = 1  # raise it when the written bytes change: older folders are written again
 RHYTHMS = {  # and how often each is drawn
@@ -424,11 +424,7 @@ def write_folders(folder: Path, n_ptbxl: int, n_ludb: int, n_challenge: int, see
         FileExistsError: the folder holds files that were not written here.
     """
     folder = Path(folder)
-    wanted = {
-        "version": VERSION,
-        "records": [n_ptbxl, n_ludb, n_challenge],
-        "seed": seed,
-    }
+    wanted = {"version": VERSION, "records": [n_ptbxl, n_ludb, n_challenge], "seed": seed}
     if _complete(folder, wanted):
         return folder
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
@@ -500,8 +496,8 @@ def _write_ptbxl(folder: Path, n: int, seed: int, bar: tqdm) -> None:
             made = simulate(patient["codes"], rhythm, 10.0, 100, heart, recording)
             name = f"records100/{ecg_id // 1000 * 1000:05d}/{ecg_id:05d}_lr"
             _write_samples(folder / name, made.microvolts, 100, _upper(LEADS))
-            codes = {c: 100.0 for c in patient["codes"]}
-            codes |= {c: 0.0 for c in RHYTHM_CODES[rhythm]}
+            codes = dict.fromkeys(patient["codes"], 100.0)
+            codes |= dict.fromkeys(RHYTHM_CODES[rhythm], 0.0)
             rows.append(_ptbxl_row(ecg_id, number + 1, age, sex, codes, fold, name))
             bar.update()
     pd.DataFrame(rows).to_csv(folder / "ptbxl_database.csv", index=False, lineterminator="\n")

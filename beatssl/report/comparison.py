@@ -14,13 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from beatssl import metrics, results, stats, tables
-from beatssl.config import DELINEATORS, UNTRAINED, Profile
+from beatssl.data.records import WAVES
 from beatssl.evaluate import COMPARED, train
-from beatssl.records import WAVES
-from beatssl.results import FOLDS, LABELS, Evaluation
+from beatssl.methods.settings import DELINEATORS, UNTRAINED
+from beatssl.profile import Profile, Workspace
+from beatssl.report import tables
+from beatssl.results import saved as results
+from beatssl.results import uncertainty as stats
+from beatssl.results.saved import FOLDS, LABELS, Evaluation
+from beatssl.tasks import scores as metrics
 from beatssl.tasks.compare import STACKED
-from beatssl.workspace import Workspace
 
 BEST = "beatssl-soft_1-hard-50"  # the paper's best row
 BEST_LABEL = tables.label("beatssl", "soft_1", "hard", 50)
@@ -129,8 +132,9 @@ def paper_medians(design: Design) -> dict[str, float]:
     printed = results.paper()
     part = printed[
         printed["source"].str.contains("violin")
-        & (printed["task"] == design.paper_task) & (printed["metric"] == design.metric)
-    ]  # fmt: skip
+        & (printed["task"] == design.paper_task)
+        & (printed["metric"] == design.metric)
+    ]
     return {
         BEST_LABEL if row.method == "beatssl" else tables.NAMES[row.method]: row.value
         for row in part.itertuples()
@@ -169,9 +173,10 @@ def beside_paper(rows: pd.DataFrame) -> pd.DataFrame:
     for design in DESIGNS:
         fraction = FRACTION if design.task == LABELS else 1.0
         part = compared[
-            (compared["task"] == design.task) & (compared["metric"] == design.metric)
+            (compared["task"] == design.task)
+            & (compared["metric"] == design.metric)
             & np.isclose(compared["label_fraction"], fraction)
-        ]  # fmt: skip
+        ]
         ours[design] = dict(zip(part["label"], tables.cells(part), strict=True))
     wide = _with_paper(ours, compared["label"])
     seeds = compared.groupby("label")["seeds"].max().map("{:.0f}".format)
@@ -327,15 +332,24 @@ def pairs(table: pd.DataFrame, first: str) -> pd.DataFrame:
         for other, pair in zip(others, stats.wilcoxon_holm(values, columns), strict=True):
             ranks = rank[other] - rank[first]
             p = float(stats.nemenyi(ranks, methods, len(table)))
-            lines.append({
-                "second": other, "family": family, "blocks": pair.blocks,
-                "rank_difference": ranks, "p_nemenyi": p, "smallest_p_nemenyi": floor,
-                "verdict": _verdict(ranks, p, floor),
-                "median": pair.median, "rank_biserial": pair.rank_biserial, "p": pair.p,
-                "p_holm": pair.p_holm, "smallest_p": pair.smallest_p,
-                "smallest_p_holm": pair.smallest_p_holm,
-                "second_reading": _verdict(pair.median, pair.p_holm, pair.smallest_p_holm),
-            })
+            lines.append(
+                {
+                    "second": other,
+                    "family": family,
+                    "blocks": pair.blocks,
+                    "rank_difference": ranks,
+                    "p_nemenyi": p,
+                    "smallest_p_nemenyi": floor,
+                    "verdict": _verdict(ranks, p, floor),
+                    "median": pair.median,
+                    "rank_biserial": pair.rank_biserial,
+                    "p": pair.p,
+                    "p_holm": pair.p_holm,
+                    "smallest_p": pair.smallest_p,
+                    "smallest_p_holm": pair.smallest_p_holm,
+                    "second_reading": _verdict(pair.median, pair.p_holm, pair.smallest_p_holm),
+                }
+            )
     return pd.DataFrame(lines)
 
 
@@ -406,15 +420,20 @@ def label_gains(profile: Profile, metric: str) -> pd.DataFrame:
         column = columns.setdefault(f"{fraction:.0%}", {})
         for name in UNTRAINED:
             base = tables.NAMES[name]
-            others = [label for label, members in groups.items()
-                      if name in own_untrained(members[0].run.method)
-                      and members[0].run.method not in UNTRAINED]
+            others = [
+                label
+                for label, members in groups.items()
+                if name in own_untrained(members[0].run.method)
+                and members[0].run.method not in UNTRAINED
+            ]
             if base not in loaded or not others:
                 continue
             found = stats.against(
-                metrics.draw_scores, loaded[base], [loaded[label] for label in others],
+                metrics.draw_scores,
+                loaded[base],
+                [loaded[label] for label in others],
                 profile.classify.bootstrap,
-            )  # fmt: skip
+            )
             for label, scores in zip(others, found, strict=True):
                 one = scores[metric]
                 column[f"{label} − {base}"] = tables.difference(one.value, one.low, one.high)
@@ -535,11 +554,17 @@ def examples(profile: Profile, name: str, seed: int = 0) -> dict[str, dict]:
     """Best, median and worst record of a method by Dice, in the seed's first repeat: "best" |
     "median" | "worst" -> record_id, dice, truth and prediction (time,). Empty where the method was
     not run, or failed."""
-    found = next((
-        what for what, _ in results.evaluations(profile, FOLDS)
-        if what.name == name and what.run.seed == seed and what.protocol == "frozen"
-        and what.weights
-    ), None)  # fmt: skip
+    found = next(
+        (
+            what
+            for what, _ in results.evaluations(profile, FOLDS)
+            if what.name == name
+            and what.run.seed == seed
+            and what.protocol == "frozen"
+            and what.weights
+        ),
+        None,
+    )
     if found is None:
         return {}
     loaded = results.load_predictions(profile, found)
@@ -548,7 +573,11 @@ def examples(profile: Profile, name: str, seed: int = 0) -> dict[str, dict]:
     order = [i for i in np.argsort(dice, kind="stable") if not np.isnan(dice[i])]
     places = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
     return {
-        word: {"record_id": str(loaded["record_id"][i]), "dice": float(dice[i]),
-               "truth": loaded["truth"][i], "prediction": prediction[i]}
+        word: {
+            "record_id": str(loaded["record_id"][i]),
+            "dice": float(dice[i]),
+            "truth": loaded["truth"][i],
+            "prediction": prediction[i],
+        }
         for word, i in places.items()
-    }  # fmt: skip
+    }

@@ -9,24 +9,34 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
 from beatssl import compute, methods
-from beatssl.beats import Beats, in_unit, pretraining_rows
-from beatssl.config import Architecture, PretrainConfig, Profile, config_hash, to_dict
-from beatssl.files import replacing, write_text
+from beatssl.cache import replacing, write_text
+from beatssl.data.beats import Beats, in_unit, pretraining_rows
+from beatssl.data.store import Store
 from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.methods.base import Batch, Method, Setup
-from beatssl.models import (
-    ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
-    weights_hash, with_data_statistics,
-)  # fmt: skip
+from beatssl.methods.encoder import (
+    ArchitectureError,
+    build_encoder,
+    load_encoder,
+    pick_device,
+    save_encoder,
+    weights_hash,
+    with_data_statistics,
+)
+from beatssl.methods.settings import PretrainConfig
+from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
-from beatssl.store import Store
-from beatssl.targets import FeatureScale
+from beatssl.settings import config_hash, to_dict
+
+if TYPE_CHECKING:
+    from beatssl.profile import Architecture, Profile
 
 
 class DivergedError(RuntimeError):
@@ -246,8 +256,13 @@ class Training:
 
     @classmethod
     def begin(
-        cls, config: PretrainConfig, encoder: torch.nn.Module, store: Store, beats: Beats,
-        rows: np.ndarray, device: torch.device,
+        cls,
+        config: PretrainConfig,
+        encoder: torch.nn.Module,
+        store: Store,
+        beats: Beats,
+        rows: np.ndarray,
+        device: torch.device,
     ) -> Training:
         """Raises: ValueError: too few records."""
         if len(rows) < 2:
@@ -256,10 +271,17 @@ class Training:
         steps = config.epochs * source.batches_per_epoch
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = methods.build(Setup(
-                config, encoder, store.sampling_rate, source.record_features, source.record_scale,
-                source.beat_scale, steps,
-            )).to(device)  # fmt: skip
+            model = methods.build(
+                Setup(
+                    config,
+                    encoder,
+                    store.sampling_rate,
+                    source.record_features,
+                    source.record_scale,
+                    source.beat_scale,
+                    steps,
+                )
+            ).to(device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -347,14 +369,25 @@ def warmup_cosine(step: int, steps: int, warmup_fraction: float) -> float:
 
 
 def _finish(
-    folder: Path, config: PretrainConfig, encoder: torch.nn.Module, curves: pd.DataFrame,
-    parts: dict[str, str], records: int, first: str,
+    folder: Path,
+    config: PretrainConfig,
+    encoder: torch.nn.Module,
+    curves: pd.DataFrame,
+    parts: dict[str, str],
+    records: int,
+    first: str,
 ) -> Run:
     """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
     save_encoder(encoder, folder / "encoder.safetensors")
     curves.to_csv(folder / "curves.csv", index=False)
-    note = {**parts, "config": to_dict(config), "records": records, "torch": torch.__version__,
-            "steps": int(curves["steps"].sum()) if len(curves) else 0, "first_step": first}
+    note = {
+        **parts,
+        "config": to_dict(config),
+        "records": records,
+        "torch": torch.__version__,
+        "steps": int(curves["steps"].sum()) if len(curves) else 0,
+        "first_step": first,
+    }
     write_text(folder / "run.json", json.dumps(note, indent=1))
     return Run(config, encoder, curves, parts["key"])
 

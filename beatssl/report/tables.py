@@ -8,22 +8,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beatssl import results
-from beatssl.config import BEAT_TARGETS, RHYTHM_TARGETS, UNTRAINED, PretrainConfig, Profile
-from beatssl.metrics import BORDERS, record_dice, wave_counts
-from beatssl.pages import PER_RUN
-from beatssl.records import SUPERCLASSES, WAVES
-from beatssl.results import EMBED, HEADLINES, SEGMENT
+from beatssl.data.records import SUPERCLASSES, WAVES
+from beatssl.methods.settings import BEAT_TARGETS, RHYTHM_TARGETS, UNTRAINED, PretrainConfig
+from beatssl.pages.plan import PER_RUN
+from beatssl.profile import Profile
+from beatssl.results import saved as results
+from beatssl.results.saved import EMBED, HEADLINES, SEGMENT
+from beatssl.tasks.scores import BORDERS, record_dice, wave_counts
 
 METHOD = list(results.METHOD)
 TABLE_1 = ("AUROC", "F1", "LUDB F1")  # the scores of the paper's Table 1
 MAIN = (  # the rows shown where there is no room for all: references, baseline, paper's best
-    "random", "random_data", "supervised", "features", "beatssl-hard-none-1",
+    "random",
+    "random_data",
+    "supervised",
+    "features",
+    "beatssl-hard-none-1",
     "beatssl-soft_1-hard-50",
-)  # fmt: skip
-HEALTH = (
-    "uniformity", "alignment", "alignment_chance", "effective_rank", "neighbour_agreement",
-)  # fmt: skip
+)
+HEALTH = ("uniformity", "alignment", "alignment_chance", "effective_rank", "neighbour_agreement")
 ABLATION = ("random", "random_data", "supervised", "features", "beatssl")  # Table 1, references
 NAMES = {
     "random": "Untrained, as initialised",
@@ -32,11 +35,16 @@ NAMES = {
     "random_w2v": "Untrained W2V (small)",
     "supervised": "Supervised from scratch",
     "features": "ECG features, logistic regression",
-    "beatssl": "Beat-SSL", "ts2vec": "TS2Vec", "domain_ssl": "Domain-SSL", "ecg_fm": "ECG-FM",
-    "cmsc": "CMSC (CLOCS)", "w2v": "W2V+CMSC+RLM (small)",
-    "neurokit_dwt": "NeuroKit2, dwt", "neurokit_peak": "NeuroKit2, peak",
+    "beatssl": "Beat-SSL",
+    "ts2vec": "TS2Vec",
+    "domain_ssl": "Domain-SSL",
+    "ecg_fm": "ECG-FM",
+    "cmsc": "CMSC (CLOCS)",
+    "w2v": "W2V+CMSC+RLM (small)",
+    "neurokit_dwt": "NeuroKit2, dwt",
+    "neurokit_peak": "NeuroKit2, peak",
     "neurokit_prominence": "NeuroKit2, prominence",
-}  # fmt: skip
+}
 
 
 # --- words and numbers ----------------------------------------------------------------------------
@@ -97,8 +105,9 @@ def borders(score: Mapping[str, float]) -> dict[str, str]:
         f"{wave} {border}": "{:.3f} / {:.3f}, {:+.0f} ± {:.0f}".format(
             *[score[f"event_{kind}_{wave}_{border}"] for kind in kinds]
         )
-        for wave in WAVES for border in BORDERS
-    }  # fmt: skip
+        for wave in WAVES
+        for border in BORDERS
+    }
 
 
 def titled(table: pd.DataFrame, corner: str) -> pd.DataFrame:
@@ -271,9 +280,9 @@ def linked(table: pd.DataFrame, rows: pd.DataFrame, profile: Profile) -> str:
     links = []
     for label_ in table.index:
         runs = [run for run in profile.runs if run.name == names[label_] and run.has_encoder]
-        links.append(" ".join(
-            f'<a href="{PER_RUN}--{run.run_id}.html">{run.seed}</a>' for run in runs
-        ))
+        links.append(
+            " ".join(f'<a href="{PER_RUN}--{run.run_id}.html">{run.seed}</a>' for run in runs)
+        )
     return table.assign(**{"page of seed": links}).to_html(escape=False)
 
 

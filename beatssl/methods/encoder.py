@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,8 +18,51 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from beatssl import compute
-from beatssl.config import Architecture, EncoderConfig, StandardisedConfig, to_dict
-from beatssl.files import replacing
+from beatssl.cache import replacing
+from beatssl.settings import ConfigError, to_dict
+
+Architecture = object  # a dataclass of sizes
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A 1-D ResNet whose output keeps a time axis (stem stride x product of strides)."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 128)
+    strides: tuple[int, ...] = (1, 2, 1, 1)
+    dilations: tuple[int, ...] = (1, 1, 2, 4)
+    blocks: int = 2  # residual blocks per stage
+    stem_kernel: int = 15
+    stem_stride: int = 2
+    kernel: int = 3
+
+    @property
+    def stride(self) -> int:
+        """Input samples per output step."""
+        return self.stem_stride * math.prod(self.strides)
+
+    def with_stride(self, stride: int) -> EncoderConfig:
+        """The same layers with another stride: stages after the first halve the time axis, early
+        ones first, until it is reached.
+
+        Raises:
+            ConfigError: not stem_stride times 1, 2, .. 2^(stages - 1).
+        """
+        halvings = (stride // self.stem_stride).bit_length() - 1
+        late = len(self.strides) - 1
+        if stride != self.stem_stride << max(halvings, 0) or halvings > late:
+            known = [self.stem_stride << k for k in range(late + 1)]
+            raise ConfigError(
+                f"encoder_stride={stride} cannot be built; known: {', '.join(map(str, known))}"
+            )
+        return dataclasses.replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
+
+
+@dataclass(frozen=True)
+class StandardisedConfig(EncoderConfig):
+    """The same ResNet with leads z-scored before it. Domain-SSL pretrains on such leads."""
+
+    standardise_leads: bool = field(default=True, init=False)  # what tells it from an EncoderConfig
 
 
 class ArchitectureError(ValueError):
@@ -61,8 +107,14 @@ class Encoder(nn.Module):
         self.channels = config.widths[-1]
         width = config.widths[0]
         layers: list[nn.Module] = [
-            nn.Conv1d(12, width, config.stem_kernel, config.stem_stride,
-                      config.stem_kernel // 2, bias=False),
+            nn.Conv1d(
+                12,
+                width,
+                config.stem_kernel,
+                config.stem_stride,
+                config.stem_kernel // 2,
+                bias=False,
+            ),
             nn.BatchNorm1d(width),
             nn.ReLU(),
         ]

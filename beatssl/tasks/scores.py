@@ -1,7 +1,7 @@
 """Scores of the two tasks, defined once.
 
 Every score takes `weights` (resamples, n): how often each of the n records counts. A row of ones
-gives the plain score, rows of multiplicities give bootstrap resamples (`beatssl.stats`), so value
+gives the plain score, rows of multiplicities give bootstrap resamples (`beatssl.results.uncertainty`), so value
 and interval come from the same lines. A score that is undefined (a class without positives) is
 NaN, and so is a macro mean over it: an undefined class is never left out of a mean unseen.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from beatssl.records import SUPERCLASSES, WAVES, wave_marks
+from beatssl.data.records import SUPERCLASSES, WAVES, wave_marks
 
 BORDERS = ("onset", "offset")
 
@@ -244,9 +244,12 @@ def border_sums(
     extra = np.setdiff1d(np.arange(len(pred_ms)), of_pred)
     extra = extra[truth[pred_record[extra], _sample_of(pred_ms[extra], step, time)] >= 0]
     columns = (
-        (record, None), (pred_record[extra], None), (true_record[missed], None),
-        (record, error), (record, error**2),
-    )  # fmt: skip
+        (record, None),
+        (pred_record[extra], None),
+        (true_record[missed], None),
+        (record, error),
+        (record, error**2),
+    )
     return np.stack([np.bincount(r, w, minlength=n) for r, w in columns], axis=1).astype(float)
 
 

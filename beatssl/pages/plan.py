@@ -19,7 +19,9 @@ import nbformat
 import yaml
 from PIL import Image
 
-from beatssl.config import ROOT, ConfigError, PretrainConfig, Profile, work_dir
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Profile
+from beatssl.settings import ROOT, ConfigError, work_dir
 
 PER_RUN = "05_pretraining"  # executed once for every run of the profile
 COLLECT = "collect"  # the stage that writes results/<profile>.csv; no notebook
@@ -231,7 +233,7 @@ def scrub(
     Execution times, counters of papermill, stderr and machine folders are removed, cell ids are
     set by position. The title is completed (run, "synthetic"), a provenance line is put under it,
     the cell with the default parameters is tagged `remove-cell` (the injected one stays), and
-    `stamp` (see `beatssl.freshness`) is stored as notebook metadata `beatssl`.
+    `stamp` (see `beatssl.pages.fresh`) is stored as notebook metadata `beatssl`.
     """
     suffix = f": {page.run.run_id}" if page.run else ""
     suffix += " (synthetic)" if profile.data.synthetic else ""

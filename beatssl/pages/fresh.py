@@ -17,12 +17,13 @@ from pathlib import Path
 
 import nbformat
 
-from beatssl.config import ROOT, Profile, to_dict
 from beatssl.fingerprint import normalised as _normalised
-from beatssl.pages import PER_RUN, Page, read_notebook, read_stages
+from beatssl.pages.plan import PER_RUN, Page, read_notebook, read_stages
+from beatssl.profile import Profile
+from beatssl.settings import ROOT, to_dict
 
 PACKAGE = "beatssl"
-LOOK = ("beatssl.plots",)  # how a page looks: decides no number
+LOOK = ("beatssl.report.figures",)  # how a page looks: decides no number
 normalised = functools.lru_cache(maxsize=512)(_normalised)
 
 

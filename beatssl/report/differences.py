@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from beatssl import results, stats, tables
-from beatssl.config import PretrainConfig, Profile, differing
-from beatssl.results import CLASSIFY, HEADLINES, SCORES, SEGMENT
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Profile, differing
+from beatssl.report import tables
+from beatssl.results import saved as results
+from beatssl.results import uncertainty as stats
+from beatssl.results.saved import CLASSIFY, HEADLINES, SCORES, SEGMENT
 
 DIFFERENCE = ["first", "second", "score", "difference", "low", "high", "zero", "n", "covers"]
 VARIED = ("rhythm", "beat", "exponent")  # what the paper's Table 1 varies
@@ -75,8 +78,10 @@ def agreement(
             found = stats.rank_agreement(
                 SCORES[task],
                 [_load(profile, groups[name, task]) for name in both["name"]],
-                metric, both["paper"], results.resamples_of(profile, task),
-            )  # fmt: skip
+                metric,
+                both["paper"],
+                results.resamples_of(profile, task),
+            )
             interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
         lines[score] = {
             "rows": len(both),
@@ -236,9 +241,7 @@ def _covers(first: Mapping[int, Mapping], second: Mapping[int, Mapping]) -> str:
     return "patients and the seeds of one side" if any(several) else "patients"
 
 
-def _difference(
-    first: str, second: str, heading: str, found: stats.Estimate, covers: str
-) -> tuple:
+def _difference(first: str, second: str, heading: str, found: stats.Estimate, covers: str) -> tuple:
     zero = "includes zero" if found.low <= 0 <= found.high else "excludes zero"
     if np.isnan(found.low):
         zero = "no interval"
@@ -309,9 +312,7 @@ def seed_spread(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(lines).T.astype({"sd": float, "df": int, "rows": int})
 
 
-def sensitivity(
-    profile: Profile, rows: Sequence[str] = ()
-) -> tuple[pd.DataFrame, list[str]]:
+def sensitivity(profile: Profile, rows: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """Every variant of the profile minus the variant `base`, paired bootstrap; variants of the
     untrained encoder are compared with the profile's untrained encoder.
 
@@ -345,9 +346,7 @@ def sensitivity(
                 continue
             second = _load(profile, groups[of, task])
             others = [_load(profile, groups[run.name, task]) for run in there]
-            found = stats.against(
-                SCORES[task], second, others, results.resamples_of(profile, task)
-            )
+            found = stats.against(SCORES[task], second, others, results.resamples_of(profile, task))
             for run, own, scores in zip(there, others, found, strict=True):
                 text = changes(run, first[of])
                 if not text:  # a row with the same settings as the base
@@ -356,8 +355,13 @@ def sensitivity(
                 block = BLOCKS[bool(set(differing(run, first[of])) & set(VARIED))]
                 for heading, of_task, metric in HEADLINES:
                     if of_task == task:
-                        line = _difference(text, _label_of(groups[of, task][0]), heading,
-                                           scores[metric], _covers(own, second))
+                        line = _difference(
+                            text,
+                            _label_of(groups[of, task][0]),
+                            heading,
+                            scores[metric],
+                            _covers(own, second),
+                        )
                         sd, df = spread.loc[heading, ["sd", "df"]]
                         of_seeds = stats.seed_test(
                             scores[metric].value, sd, df, len(own), len(second)

@@ -67,9 +67,7 @@ def contrastive_loss(
     if form in ("normalised", "unnormalised"):
         return soft_target_nce(z, targets, temperature, allowed, form == "normalised")
     if form not in ("bce", "mse"):
-        raise ValueError(
-            f"loss {form!r} is not known; known: normalised, unnormalised, bce, mse"
-        )
+        raise ValueError(f"loss {form!r} is not known; known: normalised, unnormalised, bce, mse")
     cosine, targets, keep = _pairs(z, targets, allowed)
     if form == "bce":
         return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])

@@ -9,38 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-EIGHT = (0, 1, 6, 7, 8, 9, 10, 11)  # I, II, V1..V6 among the twelve leads
-
-# Rows I, II, V1..V6; columns X (left), Y (down), Z (back).
-DOWER = np.array([
-    [0.632, -0.235, 0.059],
-    [0.235, 1.066, -0.132],
-    [-0.515, 0.157, -0.917],
-    [0.044, 0.164, -1.387],
-    [0.882, 0.098, -1.277],
-    [1.213, 0.127, -0.601],
-    [1.125, 0.127, -0.086],
-    [0.831, 0.076, 0.230],
-])
-
-# Rows X, Y, Z; columns I, II, V1..V6.
-INVERSE_DOWER = np.array([
-    [0.156, -0.010, -0.172, -0.074, 0.122, 0.231, 0.239, 0.194],
-    [-0.227, 0.887, 0.057, -0.019, -0.106, -0.022, 0.041, 0.048],
-    [0.022, 0.102, -0.229, -0.310, -0.246, -0.063, 0.055, 0.108],
-])
-
-# Twelve leads from the eight independent ones: III = II - I, aVR = -(I + II)/2,
-# aVL = I - II/2, aVF = II - I/2.
-EXPAND = np.zeros((12, 8))
-EXPAND[list(EIGHT), range(8)] = 1.0
-EXPAND[2, :2] = -1.0, 1.0
-EXPAND[3, :2] = -0.5, -0.5
-EXPAND[4, :2] = 1.0, -0.5
-EXPAND[5, :2] = -0.5, 1.0
-
-TO_VCG = INVERSE_DOWER @ np.eye(12)[list(EIGHT)]  # (3, 12)
-FROM_VCG = EXPAND @ DOWER  # (12, 3)
+from beatssl.data.vcg import FROM_VCG, TO_VCG
 
 
 def vcg(signals: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from beatssl.beats import BEAT_CLASSES
-from beatssl.config import UNTRAINED
-from beatssl.records import LEADS, WAVES
+from beatssl.data.beats import BEAT_CLASSES
+from beatssl.data.records import LEADS, WAVES
+from beatssl.methods.settings import UNTRAINED
 
 WAVE_COLOURS = {"P": "#4c9f70", "QRS": "#c8553d", "T": "#4a6fa5"}
 CLASS_COLOURS = {"N": "#4a6fa5", "S": "#e0a030", "V": "#c8553d", "other": "#8a6fa8"}
@@ -34,8 +34,14 @@ def ecg_paper(signal: np.ndarray, sampling_rate: int, title: str = "") -> Figure
     for step, width, colour in ((0.1, 0.3, "#f3c9c4"), (0.5, 0.6, "#e39b92")):
         ax.vlines(np.arange(0, 10 + 1e-9, step * 0.4), -7.6, 1.6, lw=width, color=colour, zorder=0)
         ax.hlines(np.arange(-7.5, 1.6, step), 0, 10, lw=width, color=colour, zorder=0)
-    ax.set(xlim=(0, 10), ylim=(-7.6, 1.6), aspect=0.4, title=title,
-           xlabel="time (s); a large square is 0.2 s", ylabel="a large square is 0.5 mV")
+    ax.set(
+        xlim=(0, 10),
+        ylim=(-7.6, 1.6),
+        aspect=0.4,
+        title=title,
+        xlabel="time (s); a large square is 0.2 s",
+        ylabel="a large square is 0.5 mV",
+    )
     ax.set_yticks([])
     ax.grid(False)
     return fig
@@ -52,8 +58,14 @@ def beats_on_lead(
     for index, name in enumerate(BEAT_CLASSES):
         mine = r_peak[classes == index]
         if len(mine):
-            ax.scatter(mine / sampling_rate, signal[mine], color=CLASS_COLOURS[name], s=28,
-                       label=name, zorder=3)
+            ax.scatter(
+                mine / sampling_rate,
+                signal[mine],
+                color=CLASS_COLOURS[name],
+                s=28,
+                label=name,
+                zorder=3,
+            )
     ax.set(xlabel="time (s)", ylabel="lead II (mV)", title=title)
     ax.set_xlim(0, len(signal) / sampling_rate)
     ax.legend(title="beat class", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
@@ -81,8 +93,20 @@ def target_matrices(matrices: dict[str, np.ndarray]) -> Figure:
     for ax, (name, matrix) in zip(axes[0], matrices.items()):
         n = len(matrix) // 2
         ticks = [f"{i + 1}{view}" for view in "ab" for i in range(n)]
-        sns.heatmap(matrix, vmin=0, vmax=1, cmap="crest", annot=True, fmt=".2f", square=True,
-                    cbar=False, annot_kws={"size": 7}, xticklabels=ticks, yticklabels=ticks, ax=ax)
+        sns.heatmap(
+            matrix,
+            vmin=0,
+            vmax=1,
+            cmap="crest",
+            annot=True,
+            fmt=".2f",
+            square=True,
+            cbar=False,
+            annot_kws={"size": 7},
+            xticklabels=ticks,
+            yticklabels=ticks,
+            ax=ax,
+        )
         ax.set(title=name, xlabel="record and view", ylabel="record and view")
     fig.tight_layout()
     return fig
@@ -152,7 +176,10 @@ def training_curves(curves: pd.DataFrame) -> Figure:
 
 
 def waves_on_lead(
-    signal: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray], sampling_rate: int,
+    signal: np.ndarray,
+    truth: np.ndarray,
+    predictions: dict[str, np.ndarray],
+    sampling_rate: int,
     title: str = "",
 ) -> Figure:
     """One lead with annotated waves shaded and predicted ones as bars below.
@@ -160,7 +187,10 @@ def waves_on_lead(
     Args: signal (time,) mV; truth (time,) -1 left out, 0 background, 1 P, 2 QRS, 3 T; predictions
         name -> (time,) with the same values."""
     fig, (top, low) = plt.subplots(
-        2, 1, figsize=(10, 1.9 + 0.28 * (len(predictions) + 1)), sharex=True,
+        2,
+        1,
+        figsize=(10, 1.9 + 0.28 * (len(predictions) + 1)),
+        sharex=True,
         height_ratios=[1.7, 0.28 * (len(predictions) + 1)],
     )
     seconds = np.arange(len(signal)) / sampling_rate
@@ -169,15 +199,38 @@ def waves_on_lead(
     rows = {"annotated": truth, **predictions}
     for y, (name, labels) in enumerate(rows.items()):
         for value, wave in enumerate(WAVES, start=1):
-            low.fill_between(seconds, y - 0.4, y + 0.4, where=labels == value, lw=0,
-                             color=WAVE_COLOURS[wave], label=wave if y == 0 else None, step="mid")
-    low.fill_between(seconds, -0.5, len(rows) - 0.5, where=truth < 0, color="#dddddd", lw=0,
-                     step="mid", label="left out", zorder=0)
+            low.fill_between(
+                seconds,
+                y - 0.4,
+                y + 0.4,
+                where=labels == value,
+                lw=0,
+                color=WAVE_COLOURS[wave],
+                label=wave if y == 0 else None,
+                step="mid",
+            )
+    low.fill_between(
+        seconds,
+        -0.5,
+        len(rows) - 0.5,
+        where=truth < 0,
+        color="#dddddd",
+        lw=0,
+        step="mid",
+        label="left out",
+        zorder=0,
+    )
     low.set(yticks=range(len(rows)), xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5))
     low.set_yticklabels(rows)
     low.grid(False)
-    top.legend(*low.get_legend_handles_labels(), ncols=4, loc="lower right", fontsize=8,
-               frameon=False, bbox_to_anchor=(1, 1))
+    top.legend(
+        *low.get_legend_handles_labels(),
+        ncols=4,
+        loc="lower right",
+        fontsize=8,
+        frameon=False,
+        bbox_to_anchor=(1, 1),
+    )
     fig.tight_layout()
     return fig
 
@@ -234,12 +287,25 @@ def rank_slopes(table: pd.DataFrame, marked: dict[str, str]) -> Figure:
     for ax, score in zip(axes[0], scores):
         for row in table[table["score"] == score].itertuples():
             colour = marked.get(row.label, "#9a9a9a")
-            ax.plot([0, 1], [row.paper, row.ours], color=colour, marker="o", ms=4,
-                    lw=2.2 if row.label in marked else 1, zorder=3 if row.label in marked else 2)
+            ax.plot(
+                [0, 1],
+                [row.paper, row.ours],
+                color=colour,
+                marker="o",
+                ms=4,
+                lw=2.2 if row.label in marked else 1,
+                zorder=3 if row.label in marked else 2,
+            )
             short = row.label.split(" (")[0]
             ax.text(-0.06, row.paper, short, ha="right", va="center", fontsize=7, color="#333333")
-        ax.set(title=score, xlabel="source", xlim=(-1.25, 1.12), ylim=(rows + 0.6, 0.4),
-               xticks=[0, 1], yticks=range(1, rows + 1))
+        ax.set(
+            title=score,
+            xlabel="source",
+            xlim=(-1.25, 1.12),
+            ylim=(rows + 0.6, 0.4),
+            xticks=[0, 1],
+            yticks=range(1, rows + 1),
+        )
         ax.set_xticklabels(["paper", "ours"])
         ax.yaxis.tick_right()
         ax.grid(False)
@@ -304,13 +370,23 @@ def embedding_maps(
         mine = beat_class == value
         name = beat_names[value]
         colour = CLASS_COLOURS.get(name, beat_colours[value])
-        right.scatter(*beat_points[mine].T, s=4 if value == 0 else 9, color=colour, label=name,
-                      lw=0, zorder=2 + value)
+        right.scatter(
+            *beat_points[mine].T,
+            s=4 if value == 0 else 9,
+            color=colour,
+            label=name,
+            lw=0,
+            zorder=2 + value,
+        )
     for ax, title, of in ((left, "records", share), (right, "beats", beat_share)):
-        ax.set(title=title, xlabel=f"1st component ({of[0]:.0%} of variance)",
-               ylabel=f"2nd component ({of[1]:.0%})")
-        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1),
-                  markerscale=1.5)
+        ax.set(
+            title=title,
+            xlabel=f"1st component ({of[0]:.0%} of variance)",
+            ylabel=f"2nd component ({of[1]:.0%})",
+        )
+        ax.legend(
+            fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.5
+        )
     fig.tight_layout()
     return fig
 
@@ -342,23 +418,31 @@ def health_against_scores(
     untrained or one of the compared methods.
 
     Args: table: `tables.health_and_scores`. measures: column -> axis label. scores: columns."""
-    palette = {"untrained": "#222222", "hard": "#4a6fa5", "soft_1": "#c8553d", "soft_2": "#e0a030",
-               "compared method": "#9aa0a6"}  # fmt: skip
+    palette = {
+        "untrained": "#222222",
+        "hard": "#4a6fa5",
+        "soft_1": "#c8553d",
+        "soft_2": "#e0a030",
+        "compared method": "#9aa0a6",
+    }
     bare = np.where(table["method"].isin(UNTRAINED), "untrained", "compared method")
     shown = table.assign(rhythm=table["rhythm"].where(table["rhythm"] != "", bare))
     size = (3.4 * len(measures) + 1, 2.8 * len(scores))
-    fig, axes = plt.subplots(len(scores), len(measures), figsize=size, squeeze=False,
-                             sharex="col", sharey="row")
+    fig, axes = plt.subplots(
+        len(scores), len(measures), figsize=size, squeeze=False, sharex="col", sharey="row"
+    )
     for i, score in enumerate(scores):
         for j, (measure, words) in enumerate(measures.items()):
             ax = axes[i, j]
             last = (i, j) == (0, len(measures) - 1)
-            sns.scatterplot(shown, x=measure, y=score, hue="rhythm", palette=palette, ax=ax,
-                            legend=last)
+            sns.scatterplot(
+                shown, x=measure, y=score, hue="rhythm", palette=palette, ax=ax, legend=last
+            )
             ax.set(xlabel=words, ylabel=score)
             if last:
-                ax.legend(title="rhythm target", frameon=False, loc="upper left",
-                          bbox_to_anchor=(1, 1))
+                ax.legend(
+                    title="rhythm target", frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
+                )
     fig.tight_layout()
     return fig
 
@@ -387,29 +471,53 @@ def violins(values: dict[str, pd.DataFrame], paper: dict[str, dict[str, float]])
     Args: values: heading -> (blocks, methods). paper: heading -> method -> median."""
     methods = max(table.shape[1] for table in values.values())
     fig, axes = plt.subplots(
-        1, len(values), figsize=(4.6 * len(values), 1.2 + 0.42 * methods), squeeze=False,
-        sharey=True, layout="constrained",
-    )  # fmt: skip
+        1,
+        len(values),
+        figsize=(4.6 * len(values), 1.2 + 0.42 * methods),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
     for ax, (heading, table) in zip(axes.flat, values.items(), strict=True):
         long = table.melt(var_name="method", value_name="value")
-        sns.violinplot(long, x="value", y="method", ax=ax, color="#b9c8de", inner="quart",
-                       linewidth=0.9, cut=0, density_norm="width")
+        sns.violinplot(
+            long,
+            x="value",
+            y="method",
+            ax=ax,
+            color="#b9c8de",
+            inner="quart",
+            linewidth=0.9,
+            cut=0,
+            density_norm="width",
+        )
         sns.stripplot(long, x="value", y="method", ax=ax, color="#2f4a73", size=3, jitter=0.12)
-        drawn = [(y, paper[heading][name]) for y, name in enumerate(table)
-                 if name in paper.get(heading, {})]  # fmt: skip
+        drawn = [
+            (y, paper[heading][name])
+            for y, name in enumerate(table)
+            if name in paper.get(heading, {})
+        ]
         if drawn:
             y, median = np.transpose(drawn)
             lines = ax.vlines(median, y - 0.42, y + 0.42, color="#c8553d", lw=2.2)
             if not fig.legends:
-                fig.legend([lines], ["the paper's median"], loc="outside lower center",
-                           fontsize=7, frameon=False)  # fmt: skip
+                fig.legend(
+                    [lines],
+                    ["the paper's median"],
+                    loc="outside lower center",
+                    fontsize=7,
+                    frameon=False,
+                )
         ax.set(xlabel=heading, ylabel="")
     return fig
 
 
 def critical_differences(
-    names: list[str], mean_rank: np.ndarray, critical_difference: float,
-    groups: list[tuple[int, ...]], title: str = "",
+    names: list[str],
+    mean_rank: np.ndarray,
+    critical_difference: float,
+    groups: list[tuple[int, ...]],
+    title: str = "",
 ) -> Figure:
     """Mean ranks on a line, 1 is best; bars join methods that cannot be told apart at 5 %.
 
@@ -423,8 +531,14 @@ def critical_differences(
     for tick in range(1, k + 1):
         ax.text(tick, 0.2, tick, ha="center", fontsize=8)
     ax.hlines(0.75, 1, 1 + critical_difference, color="#c8553d", lw=2)
-    ax.text(1 + critical_difference / 2, 0.85, f"critical difference {critical_difference:.2f}",
-            ha="center", fontsize=8, color="#c8553d")
+    ax.text(
+        1 + critical_difference / 2,
+        0.85,
+        f"critical difference {critical_difference:.2f}",
+        ha="center",
+        fontsize=8,
+        color="#c8553d",
+    )
     for i, group in enumerate(groups):
         ranks = mean_rank[list(group)]
         ax.hlines(-0.25 - 0.22 * i, ranks.min() - 0.04, ranks.max() + 0.04, color="black", lw=3.5)
@@ -435,8 +549,14 @@ def critical_differences(
         edge = 0.6 if left else k + 0.4
         ax.plot([mean_rank[method], mean_rank[method], edge], [0, y, y], color="#666666", lw=0.8)
         text = f"{names[method]} ({mean_rank[method]:.1f})"
-        ax.text(edge + (-0.05 if left else 0.05), y, text, va="center", fontsize=8,
-                ha="right" if left else "left")
+        ax.text(
+            edge + (-0.05 if left else 0.05),
+            y,
+            text,
+            va="center",
+            fontsize=8,
+            ha="right" if left else "left",
+        )
     ax.set(ylim=(low - 0.42 * half, 1.2), xlim=(0.4, k + 0.6), title=title)
     ax.axis("off")
     return fig
@@ -479,13 +599,36 @@ def waves_on_paper(
     ax.plot(seconds, lead, color="black", lw=0.8)
     for labels, bottom in ((truth, high), (prediction, low - 0.3)):
         for value, wave in enumerate(WAVES, start=1):
-            ax.fill_between(seconds, bottom, bottom + 0.3, where=labels == value, step="mid", lw=0,
-                            color=WAVE_COLOURS[wave], label=wave if labels is truth else None)
-    ax.fill_between(seconds, low - 0.3, high + 0.3, where=truth < 0, step="mid", lw=0,
-                    color="#999999", alpha=0.25, label="not annotated")
-    ax.set(xlim=(0, seconds[-1]), ylim=(low - 0.35, high + 0.35), aspect=0.4, title=title,
-           xlabel="time (s); a large square is 0.2 s", ylabel="mV",
-           yticks=[low - 0.15, 0, high + 0.15])
+            ax.fill_between(
+                seconds,
+                bottom,
+                bottom + 0.3,
+                where=labels == value,
+                step="mid",
+                lw=0,
+                color=WAVE_COLOURS[wave],
+                label=wave if labels is truth else None,
+            )
+    ax.fill_between(
+        seconds,
+        low - 0.3,
+        high + 0.3,
+        where=truth < 0,
+        step="mid",
+        lw=0,
+        color="#999999",
+        alpha=0.25,
+        label="not annotated",
+    )
+    ax.set(
+        xlim=(0, seconds[-1]),
+        ylim=(low - 0.35, high + 0.35),
+        aspect=0.4,
+        title=title,
+        xlabel="time (s); a large square is 0.2 s",
+        ylabel="mV",
+        yticks=[low - 0.15, 0, high + 0.15],
+    )
     ax.set_yticklabels(["predicted", "0", "annotated"])
     ax.grid(False)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)

@@ -15,23 +15,45 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from beatssl import compute, methods, metrics, models, stats
-from beatssl.config import (
-    DELINEATORS, ROOT, PretrainConfig, Profile, config_hash, from_dict, to_dict,
-)  # fmt: skip
-from beatssl.files import replacing, write_text
+from beatssl import compute, methods
+from beatssl.cache import replacing, write_text
+from beatssl.data.store import Store
 from beatssl.fingerprint import code_hash, name_of
-from beatssl.store import Store
+from beatssl.methods import encoder as models
+from beatssl.methods.settings import DELINEATORS, PretrainConfig
+from beatssl.results import uncertainty as stats
+from beatssl.settings import ROOT, config_hash, from_dict, to_dict
+from beatssl.tasks import scores as metrics
+
+if TYPE_CHECKING:
+    from beatssl.profile import Profile
 
 COLUMNS = (
-    "run_id", "method", "rhythm", "beat", "exponent", "variant", "seed", "task", "protocol",
-    "label_fraction", "metric", "value", "ci_low", "ci_high", "n", "data", "sampling_rate",
-    "config_hash", "source",
-)  # fmt: skip
+    "run_id",
+    "method",
+    "rhythm",
+    "beat",
+    "exponent",
+    "variant",
+    "seed",
+    "task",
+    "protocol",
+    "label_fraction",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "data",
+    "sampling_rate",
+    "config_hash",
+    "source",
+)
 FLOATS = ("exponent", "label_fraction", "value", "ci_low", "ci_high")
 INTEGERS = ("n", "sampling_rate")
 METHOD = ("method", "rhythm", "beat", "exponent", "variant")  # what names a row of the tables
@@ -198,8 +220,11 @@ PREDICTING = {  # what makes the predictions of a task
     CLASSIFY: ("beatssl.tasks.classify.predictor",),
     SEGMENT: ("beatssl.tasks.segment.cross_validate",),
     EMBED: ("beatssl.tasks.embedding.diagnose",),
-    LABELS: ("beatssl.tasks.compare.probe_draws", "beatssl.tasks.classify.embed",
-             "beatssl.tasks.classify.split"),
+    LABELS: (
+        "beatssl.tasks.compare.probe_draws",
+        "beatssl.tasks.classify.embed",
+        "beatssl.tasks.classify.split",
+    ),
     FOLDS: ("beatssl.tasks.compare.repeated",),
 }
 
@@ -354,8 +379,9 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
         if tasks and what.task not in tasks:
             continue
         fractions = {
-            CLASSIFY: profile.classify.label_fractions, LABELS: profile.compare.label_fractions
-        }.get(what.task, (1.0,))  # fmt: skip
+            CLASSIFY: profile.classify.label_fractions,
+            LABELS: profile.compare.label_fractions,
+        }.get(what.task, (1.0,))
         if what.run.run_id not in listed or what.label_fraction not in fractions:
             foreign.append(path.name)
             continue
@@ -370,8 +396,7 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
         found.append((what, rows))
     if foreign:
         warnings.warn(
-            f"profile {profile.name}: not in its runs, left out: {', '.join(foreign)}",
-            stacklevel=2,
+            f"profile {profile.name}: not in its runs, left out: {', '.join(foreign)}", stacklevel=2
         )
     remedy = "evaluate again (`python -m beatssl run`) or remove these files"
     if stale:
@@ -426,105 +451,11 @@ def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predi
     return {
         what.name: load_predictions(profile, what)
         for what, _ in evaluations(profile, task)
-        if what.run.seed == seed and what.protocol != "finetune" and what.label_fraction == 1
+        if what.run.seed == seed
+        and what.protocol != "finetune"
+        and what.label_fraction == 1
         and what.weights
-    }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Collection:
-    """What `collect` did.
-
-    Attributes:
-        path: the file written; None where nothing has been evaluated.
-        table: its rows.
-        missing: why the committed file was left alone, a line each; empty where it was written.
-    """
-
-    path: Path | None
-    table: pd.DataFrame
-    missing: tuple[str, ...] = ()
-
-
-def collect(profile: Profile, folder: Path = RESULTS, add: bool = False) -> Collection:
-    """Write `<profile>.csv` from the saved evaluations: its only writer, a stage of its own.
-
-    The file is replaced only when nothing that it holds would be lost: every evaluation in it whose
-    run the profile still lists must be saved here, and every method must have all of its seeds.
-    Otherwise what is there goes to `<profile>.partial.csv` beside it.
-
-    Scores of single classes, waves and borders are written only for combined rows without a
-    variant, and not for the draws of labels, or most of the file would be theirs.
-
-    Args:
-        add: put the methods that the file does not have into it and change no other line.
-
-    Raises:
-        ResultsError: a saved evaluation or the file cannot be read.
-    """
-    path = folder / f"{profile.name}.csv"
-    held = read(path) if path.is_file() else frame([])
-    rows, missing = [], []
-    for task in SCORES:
-        try:
-            rows += with_combined(profile, task).to_dict("records")
-        except StaleResultsError as error:
-            missing.append(f"{task}: {error}")
-    table = frame(rows)
-    whole = table["metric"].isin({metric for _, _, metric in HEADLINES}) | (table["task"] == EMBED)
-    detailed = (table["seed"] == "all") & (table["variant"] == "") & (table["task"] != LABELS)
-    table = table[whole | detailed].reset_index(drop=True)
-    incomplete = _without_all_seeds(profile, table)
-    if add:
-        present = set(_groups_of(held))
-        new = [g not in present and g not in incomplete for g in _groups_of(table)]
-        table = frame([*held.to_dict("records"), *table[new].to_dict("records")])
-        write_table(path, table)
-        return Collection(path, table)
-    missing += [f"{' '.join(map(str, group))}: seeds {gone}" for group, gone in incomplete.items()]
-    missing += _lost(profile, held, table)
-    if table.empty:
-        return Collection(None, table, tuple(missing) or ("nothing has been evaluated",))
-    if missing:
-        path = path.with_name(f"{profile.name}.partial.csv")
-    write_table(path, table)
-    return Collection(path, table, tuple(missing))
-
-
-def _groups_of(table: pd.DataFrame) -> list[tuple]:
-    """Method, task, protocol and label fraction of each row."""
-    columns = table[list(GROUP)].fillna({"exponent": 0.0})
-    return list(columns.itertuples(index=False, name=None))
-
-
-def _without_all_seeds(profile: Profile, table: pd.DataFrame) -> dict[tuple, str]:
-    """Groups of which a listed seed is not there (fine-tuned ones have as many as were asked for)
-    -> the absent seeds."""
-    listed: dict[str, set[str]] = {}
-    for run in profile.runs:
-        listed.setdefault(run.name, set()).add(str(run.seed))
-    absent = {}
-    table = table.assign(group=_groups_of(table), name=table["run_id"].str.replace(
-        r"-s\d+$", "", regex=True).str.replace("supervised", "random"))
-    for (group, name), part in table[table["seed"] != "all"].groupby(["group", "name"]):
-        gone = listed.get(name, set()) - set(part["seed"])
-        if gone and part["protocol"].iloc[0] != "finetune":
-            absent[group] = ", ".join(sorted(gone))
-    return absent
-
-
-def _lost(profile: Profile, held: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Evaluations that the committed file holds, the profile still lists, and `table` has not."""
-    listed = {run.run_id for run in profile.runs}
-    key = ["run_id", "task", "protocol", "label_fraction"]
-
-    def singles(rows: pd.DataFrame) -> set[tuple]:
-        one = rows[rows["seed"] != "all"]
-        known = one["run_id"].str.replace("supervised", "random").isin(listed)
-        return set(one.loc[known, key].itertuples(index=False, name=None))
-
-    gone = sorted(singles(held) - singles(table))
-    return [" ".join(map(str, line)) + ": not evaluated here" for line in gone]
+    }
 
 
 def load_predictions(profile: Profile, what: Evaluation) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ class FeatureScale:
     high: torch.Tensor
 
     @classmethod
-    def fit(cls, features: torch.Tensor) -> "FeatureScale":
+    def fit(cls, features: torch.Tensor) -> FeatureScale:
         """From (items, features) with NaN; a column that is all NaN gets median 0, a constant one
         sd 1 (its standardised value is 0)."""
         median = features.nanmedian(dim=0).values.nan_to_num(0.0)

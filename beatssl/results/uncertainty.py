@@ -147,14 +147,16 @@ def against(
     out = []
     for group, a in zip(others, rest, strict=True):
         same = list(group) == list(base)
-        out.append({
-            name: _estimate(
-                a[name].mean - b[name].mean,
-                a[name].single - b[name].single if same else np.empty(0),
-                some,
-            )
-            for name in a
-        })  # fmt: skip
+        out.append(
+            {
+                name: _estimate(
+                    a[name].mean - b[name].mean,
+                    a[name].single - b[name].single if same else np.empty(0),
+                    some,
+                )
+                for name in a
+            }
+        )
     return out
 
 
@@ -186,7 +188,9 @@ def rank_agreement(
 
 
 def spearman(
-    ours: Sequence[float], reference: Sequence[float], permutations: int = PERMUTATIONS,
+    ours: Sequence[float],
+    reference: Sequence[float],
+    permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> tuple[float, float]:
     """Spearman correlation of two lists, one number a method each, and how often chance does it.

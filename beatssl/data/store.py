@@ -33,11 +33,11 @@ from joblib import Parallel, delayed
 from scipy import signal as dsp
 from tqdm import tqdm
 
-from . import overlap, records
-from .config import ConfigError, DataConfig, config_hash
-from .files import part_of, write_text
-from .fingerprint import ROOT, code_hash
-from .records import LEADS, SUPERCLASSES, Record, RecordError
+from beatssl.cache import part_of, write_text
+from beatssl.data import overlap, records
+from beatssl.data.records import LEADS, SUPERCLASSES, Record, RecordError
+from beatssl.fingerprint import ROOT, code_hash
+from beatssl.settings import ConfigError, DataConfig, config_hash
 
 STORE_VERSION = 2  # raise it when the meaning of a row changes: older stores are built again
 FILTER_ORDER = 2  # of the Butterworth filter, applied forwards and backwards
@@ -69,9 +69,7 @@ class StoreError(ValueError):
 # ---------------------------------------------------------------- signal steps
 
 
-def clean(
-    signal: np.ndarray, sampling_rate: float, low_cut: float, high_cut: float
-) -> np.ndarray:
+def clean(signal: np.ndarray, sampling_rate: float, low_cut: float, high_cut: float) -> np.ndarray:
     """Zero-phase Butterworth band-pass (order 2, forwards and backwards).
 
     Args:
@@ -376,7 +374,9 @@ def _same(folder: Path, signature: str) -> Store | None:
 def _sources(config: DataConfig, folder: Path, root: Path) -> tuple[Path, dict[str, str]]:
     """The data root and the folder name of each data set that takes part."""
     if config.synthetic:
-        from .synthetic import write_folders  # needs torch through vcg: not for the workers
+        from beatssl.data.synthetic import (
+            write_folders,  # needs torch through vcg: not for the workers
+        )
 
         counts = (config.synthetic_ptbxl, config.synthetic_ludb, config.synthetic_challenge)
         root = write_folders(folder.parent / "synthetic", *counts, seed=0)
@@ -520,8 +520,14 @@ def _process(config: DataConfig, task: dict) -> dict:
     """Read one record and turn it into rows, or into a reason."""
     dataset, row = task["dataset"], task["row"]
     name = row["record_id"]
-    done = {"dataset": dataset, "record_id": name, "digest": _content_hash(task), "rows": [],
-            "set_aside": [], "unused_s": 0.0}  # fmt: skip
+    done = {
+        "dataset": dataset,
+        "record_id": name,
+        "digest": _content_hash(task),
+        "rows": [],
+        "set_aside": [],
+        "unused_s": 0.0,
+    }
 
     def refuse(which: str, reason: str) -> None:
         reason = reason.removeprefix(f"{name}: ")

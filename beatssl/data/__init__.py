@@ -1,0 +1,1 @@
+"""Published folders to rows, beats and features."""

@@ -1,0 +1,1 @@
+"""Saved predictions and rows, intervals and tests."""

@@ -1,0 +1,128 @@
+"""Settings as frozen dataclasses: an unknown key or a wrong type is an error, never ignored.
+
+`runs.yml` holds one mapping per profile (tiny | subset | full); `load_profile` turns it into a
+`Profile`. Every default that the paper does not state is ours and is listed in the book's page
+"What the paper does not say".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PRECISIONS = ("auto", "bf16", "float32")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type, or outside its allowed values."""
+
+
+def work_dir() -> Path:
+    """Folder for everything that can be computed again (environment variable BEATSSL_WORK)."""
+    return Path(os.environ.get("BEATSSL_WORK") or ROOT / "work")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which record folders are read and how a record becomes a row of the store.
+
+    Folders are relative to the data root (option DATA of the Makefile, environment variable
+    BEATSSL_DATA); an empty name leaves the data set out. With `synthetic` true the folders are
+    written by `beatssl.data.synthetic` first.
+    """
+
+    synthetic: bool = False
+    synthetic_ptbxl: int = 0  # number of simulated records per layout
+    synthetic_ludb: int = 0
+    synthetic_challenge: int = 0
+    ptbxl: str = ""
+    ludb: str = ""
+    challenge: str = ""
+    sampling_rate: int = 100  # Hz
+    seconds: float = 10.0  # length of a row; longer recordings give several rows
+    low_cut: float = 0.5  # Hz, zero-phase Butterworth band-pass; 0 switches that side off
+    high_cut: float = 40.0  # Hz
+    einthoven_tolerance: float = 0.1  # sd(I + III - II) / sd(II) above this: set aside
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """What numbers depend on besides seeds, see `beatssl.compute`."""
+
+    threads: int = 1  # of PyTorch, NumPy and scikit-learn
+    precision: str = "auto"  # of training: auto (bf16 where the hardware has it) | bf16 | float32
+
+    def __post_init__(self) -> None:
+        one_of("precision", self.precision, PRECISIONS)
+        if self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {self.threads}")
+
+
+def one_of(name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} is not known; known: {', '.join(map(str, allowed))}")
+
+
+def some_rates(rates: tuple[float, ...]) -> None:
+    if not rates or min(rates) <= 0:
+        raise ConfigError(f"finetune_learning_rates={rates!r}: name one or more, all positive")
+
+
+def _convert(value: object, kind: type, where: str) -> object:
+    """Check `value` against the annotated type; an int is taken where a float is wanted."""
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else from_dict(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        hint = ""
+        if kind in (int, float) and isinstance(value, str):
+            hint = " (YAML reads 1e-3 as text: write 1.0e-3)"
+        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}{hint}")
+    return value
+
+
+def from_dict(cls: type, mapping: typing.Mapping, where: str = ""):
+    """Build the dataclass `cls` from a mapping.
+
+    Raises:
+        ConfigError: an unknown key (the known ones are listed) or a value of the wrong type.
+    """
+    where = where or cls.__name__
+    if not isinstance(mapping, typing.Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {mapping!r}")
+    kinds = typing.get_type_hints(cls)
+    unknown = sorted(set(mapping) - set(kinds))
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(kinds)}")
+    return cls(**{k: _convert(v, kinds[k], f"{where}.{k}") for k, v in mapping.items()})
+
+
+def to_dict(config: object) -> dict:
+    """Plain JSON-able mapping of a configuration dataclass."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_hash(*configs: object) -> str:
+    """Twelve hexadecimal digits that change whenever any setting changes."""
+    plain = [to_dict(c) if dataclasses.is_dataclass(c) else c for c in configs]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
