@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 from beatssl.data.beats import pretraining_rows, training_rows
+from beatssl.methods import DELINEATORS, UNTRAINED
+from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import pick_device
-from beatssl.methods.settings import DELINEATORS, UNTRAINED, PretrainConfig
 from beatssl.methods.targets import FeatureScale
 from beatssl.profile import Workspace
 from beatssl.progress import progress
@@ -47,7 +48,7 @@ COMPARED = (  # names of the methods of the comparison
 )
 
 
-def protocols(run: PretrainConfig, finetune: bool = False) -> list[str]:
+def protocols(run: RunSettings, finetune: bool = False) -> list[str]:
     """Every encoder is probed frozen; the untrained ResNet, trained on the labels, is the
     supervised reference (not so its variants); trained ones are fine-tuned on request."""
     if run.untrained:
@@ -66,7 +67,7 @@ def absent(w: Workspace, task: str) -> str:
     return "" if len(w.store.rows("ptbxl")) else words
 
 
-def train(w: Workspace, config: PretrainConfig) -> Run:
+def train(w: Workspace, config: RunSettings) -> Run:
     """`pretrain` with the probe on fold 9 as a watch, where there is one. A run that diverges, or
     has no records to learn from, is handed over as failed (`Run.failure`), so that the other runs
     go on."""
@@ -130,7 +131,7 @@ def evaluate_all(
 
     Args:
         finetune_seeds: of each method, the encoders with seeds below this are also fine-tuned.
-        names: of the methods to evaluate (`PretrainConfig.name`); default all.
+        names: of the methods to evaluate (`RunSettings.name`); default all.
     """
     prepare = functools.cache(functools.partial(without_encoder, w, task=task))
     tables = []

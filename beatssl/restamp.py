@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from beatssl.cache import write_text
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods.base import RunSettings
 from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved as results
@@ -40,7 +40,7 @@ def restamp(w: Workspace) -> list[str]:
 
 
 def _runs(w: Workspace) -> list[str]:
-    older: dict[str, list[tuple[PretrainConfig, Path, dict, dict]]] = {}
+    older: dict[str, list[tuple[RunSettings, Path, dict, dict]]] = {}
     for config in w.profile.runs:
         if _at_hand(w, config):
             continue
@@ -107,7 +107,7 @@ REPLAYS: dict[str, Callable[[Workspace, results.Evaluation, object], Arrays]] = 
 }
 
 
-def _at_hand(w: Workspace, config: PretrainConfig) -> bool:
+def _at_hand(w: Workspace, config: RunSettings) -> bool:
     """Whether `pretrain` would hand the run over without training it."""
     if not config.has_encoder or config.method == "ecg_fm" or config.untrained:
         return True

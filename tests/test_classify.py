@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from beatssl.data.records import SUPERCLASSES
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
 from beatssl.profile import Profile
 from beatssl.settings import ConfigError
 from beatssl.tasks import batches, classify, cosine_schedule
@@ -72,8 +72,8 @@ CONFIG = ClassifyConfig(
     finetune_batch_size=32,
     finetune_learning_rates=(1e-3,),
 )
-RANDOM = PretrainConfig(method="random", seed=3)
-TRAINED = PretrainConfig(seed=3)
+RANDOM = make_run(method="random", seed=3)
+TRAINED = make_run(seed=3)
 PROFILE = Profile("fake", classify=CONFIG, runs=(RANDOM, TRAINED))
 
 

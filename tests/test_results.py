@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from beatssl.data.records import wave_marks
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
+from beatssl.methods.base import RunSettings
 from beatssl.profile import Profile
 from beatssl.report import differences as findings
 from beatssl.report import tables
@@ -26,9 +27,9 @@ from beatssl.tasks import scores as metrics
 from beatssl.tasks.classify import ClassifyConfig
 from beatssl.tasks.segment import SegmentConfig
 
-BASELINE = [PretrainConfig(seed=s) for s in range(3)]
-BEST = [PretrainConfig(rhythm="soft_1", beat="hard", exponent=50.0, seed=s) for s in range(2)]
-RANDOM = [PretrainConfig(method="random", seed=s) for s in range(2)]
+BASELINE = [make_run(seed=s) for s in range(3)]
+BEST = [make_run(rhythm="soft_1", beat="hard", exponent=50.0, seed=s) for s in range(2)]
+RANDOM = [make_run(method="random", seed=s) for s in range(2)]
 
 
 class Store:
@@ -313,7 +314,7 @@ def test_a_new_method_is_added_without_the_others_at_hand(profile, tmp_path, mon
     fill(profile)
     before = collect(profile, tmp_path)
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "fresh"))
-    new = [PretrainConfig(method="cmsc", seed=s) for s in range(2)]
+    new = [make_run(method="cmsc", seed=s) for s in range(2)]
     profile = dataclasses.replace(profile, runs=(*profile.runs, *new))
     save(profile, BASELINE[0], skill=9.0)  # it is in the file: it stays what it was
     save(profile, new[0])
@@ -526,13 +527,13 @@ ROWS = [
 ]
 
 
-def with_runs(profile: Profile, *runs: PretrainConfig) -> Profile:
+def with_runs(profile: Profile, *runs: RunSettings) -> Profile:
     return dataclasses.replace(profile, runs=runs)
 
 
 def ablation(profile: Profile, skill: dict) -> Profile:
     """Five rows of Table 1, one seed each, classified with the skill given for the row."""
-    runs = [PretrainConfig(rhythm=r, beat=b, exponent=e) for r, b, e in ROWS]
+    runs = [make_run(rhythm=r, beat=b, exponent=e) for r, b, e in ROWS]
     profile = with_runs(profile, *runs)
     for run in runs:
         save(profile, run, skill=skill[run.rhythm, run.beat, run.exponent], n=400)
@@ -642,7 +643,7 @@ def varied(profile) -> Profile:
         dataclasses.replace(one, variant="exponent_1", exponent=1.0): 3.5,
         dataclasses.replace(one, variant="loss_mse", loss="mse"): 0.2,
         dataclasses.replace(one, variant="warm", temperature=0.2): 2.02,
-        PretrainConfig(method="random", variant="coarse", encoder_stride=8): 1.0,
+        make_run(method="random", variant="coarse", encoder_stride=8): 1.0,
         dataclasses.replace(one, rhythm="soft_2", soft_2="cosine_minmax", variant="both"): 2.0,
     }
     never = dataclasses.replace(one, variant="never", exponent=2.0)
@@ -748,7 +749,7 @@ def test_words_say_from_which_seeds_the_limits_are(varied):
 
 def test_a_failed_run_is_marked_and_its_other_seeds_count(profile, tmp_path):
     good, bad = BEST
-    alone = PretrainConfig(rhythm="soft_2")
+    alone = make_run(rhythm="soft_2")
     profile = with_runs(profile, good, bad, alone)
     save(profile, good)
     for run in (bad, alone):

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from beatssl.data.records import wave_marks
+from beatssl.methods import make_run
 from beatssl.methods.encoder import build_encoder
-from beatssl.methods.settings import PretrainConfig
 from beatssl.profile import Profile
 from beatssl.tasks import segment
 from beatssl.tasks.scores import MetricError
@@ -21,8 +21,8 @@ from beatssl.tasks.segment import SegmentConfig
 CONFIG = SegmentConfig(
     folds=3, epochs=6, batch_size=4, decoder_width=8, bootstrap=20, finetune_learning_rates=(2e-3,)
 )
-RANDOM = PretrainConfig(method="random", seed=1)
-TRAINED = PretrainConfig(seed=1)
+RANDOM = make_run(method="random", seed=1)
+TRAINED = make_run(seed=1)
 PROFILE = Profile("fake", segment=CONFIG, runs=(RANDOM, TRAINED))
 
 

@@ -14,6 +14,7 @@ record for all of its leads (but noise, drawn for each sample), features of lead
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -21,50 +22,42 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import nn
 
-from beatssl.methods.base import Batch, Method, Setup
-from beatssl.methods.encoder import StandardisedEncoder, autocast, zscore
+from beatssl.methods.base import Batch, Entry, Method, Setup, StridedSettings, TrainSettings
+from beatssl.methods.encoder import EncoderConfig, StandardisedConfig, autocast, zscore
 from beatssl.methods.losses import alignment, soft_target_nce, uniformity
-from beatssl.methods.targets import FeatureScale, two_views
-
-LOWEST_TEMPERATURE = 0.1  # of the mean one; ours, for a cluster whose embeddings are all alike
+from beatssl.methods.targets import two_views
+from beatssl.settings import in_range
 
 
 @dataclass(frozen=True)
-class DomainSSLConfig:
-    """Settings; the defaults are the source's.
+class DomainSSLSettings(StridedSettings, TrainSettings):
+    """The defaults are the source's."""
 
-    Raises:
-        ValueError: a value outside its range.
-    """
-
+    method: str = "domain_ssl"
     temperature: float = 0.07  # of L_inst, and the mean over clusters in L_proto
     clusters: int = 128
     prototype_momentum: float = 0.5  # share of the old prototype in the new one
     jitter_seconds: float = 0.04  # largest circular shift either way: 5 samples at 125 Hz
-    time_scale: tuple[float, float] = (0.8, 1.2)
-    magnitude: tuple[float, float] = (0.8, 1.2)
+    time_scale: tuple[float, ...] = (0.8, 1.2)
+    magnitude: tuple[float, ...] = (0.8, 1.2)
     noise_sd: float = 0.2  # in standard deviations of the lead
     cutout: float = 0.25  # share of the record
     concentration_m: float = 10.0
+    lowest_temperature: float = 0.1  # of the mean one; ours, for a cluster that is all alike
     projector_hidden: int = 128
     projector_out: int = 128
     warm_share: float = 0.04  # of the training, without L_proto: 40 of 1000 epochs
     ramp_share: float = 1.0  # of the training, over which its weight then grows to 1
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "clusters", "concentration_m", "ramp_share"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("jitter_seconds", "noise_sd", "warm_share"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("prototype_momentum", "cutout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("time_scale", "magnitude"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be 0 < low <= high, got {low} and {high}")
+        super().__post_init__()
+        positive = "temperature", "clusters", "concentration_m", "ramp_share"
+        in_range(self, 1e-6, inf, *positive, "time_scale", "magnitude")
+        in_range(self, 0, inf, "jitter_seconds", "noise_sd", "warm_share")
+        in_range(self, 0, 1, "prototype_momentum", "cutout")
+
+    def architecture(self, resnet: EncoderConfig) -> StandardisedConfig:
+        return StandardisedConfig(**vars(super().architecture(resnet)))
 
     def prototype_weight(self, progress: float) -> float:
         """w of L_proto: 0 up to `warm_share`, then linear towards 1.
@@ -110,7 +103,7 @@ def cutout(signals: torch.Tensor, start: torch.Tensor, width: int) -> torch.Tens
 
 
 def augment(
-    signals: torch.Tensor, generator: torch.Generator, config: DomainSSLConfig, sampling_rate: int
+    signals: torch.Tensor, generator: torch.Generator, config: DomainSSLSettings, sampling_rate: int
 ) -> torch.Tensor:
     """One view of each record; every step is always applied, in this order.
 
@@ -211,7 +204,7 @@ class Prototypes(nn.Module):
         seen: (clusters,) bool.
     """
 
-    def __init__(self, config: DomainSSLConfig):
+    def __init__(self, config: DomainSSLSettings):
         super().__init__()
         self.config = config
         self.register_buffer("centre", torch.zeros(config.clusters, config.projector_out))
@@ -239,7 +232,7 @@ class Prototypes(nn.Module):
         `temperature`, and then not below a tenth of it. Returns: (clusters,)."""
         mean = self.concentration[self.seen].mean()
         tau = self.config.temperature * self.concentration / mean.clamp_min(1e-12)
-        return tau.clamp_min(LOWEST_TEMPERATURE * self.config.temperature)
+        return tau.clamp_min(self.config.lowest_temperature * self.config.temperature)
 
     def loss(self, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """L_proto: cross-entropy of `cos(z, c_k) / tau_k` over the clusters seen to the own one.
@@ -251,47 +244,27 @@ class Prototypes(nn.Module):
 
 
 class DomainSSL(Method):
-    """Encoder, projector (Linear, ReLU, Linear) and prototypes.
+    """Encoder, projector (Linear, ReLU, Linear) and prototypes; only the encoder is kept. It
+    z-scores what it is given; views are z-scored by `augment`, and go through its `layers`.
 
-    Args:
-        encoder: kept after pretraining, the rest is not. It z-scores what it is given; views are
-            z-scored by `augment` already, and go through its `layers`.
-        feature_scale: of the record features, fitted on the training records.
-        ids: (records,) integer cluster of each training record, from `cluster_ids`.
-        sampling_rate: Hz of the signals.
-        total_steps: of the whole training, for the weight of L_proto.
-
-    Attributes: steps: training steps done.
-
-    Raises:
-        ValueError: an id outside 0 .. clusters - 1.
+    Attributes:
+        ids: (records,) cluster of each training record.
+        steps: training steps done.
     """
 
-    def __init__(
-        self,
-        encoder: StandardisedEncoder,
-        config: DomainSSLConfig,
-        feature_scale: FeatureScale,
-        ids: torch.Tensor,
-        sampling_rate: int,
-        total_steps: int,
-    ):
-        super().__init__()
-        if ids.min() < 0 or ids.max() >= config.clusters:
-            raise ValueError(
-                f"cluster ids run from {ids.min()} to {ids.max()}, expected 0 to "
-                f"{config.clusters - 1}"
-            )
-        self.encoder, self.config, self.sampling_rate = encoder, config, sampling_rate
-        self.feature_scale, self.total_steps = feature_scale, total_steps
+    def __init__(self, setup: Setup):
+        super().__init__(setup)
+        c = self.config
+        self.feature_scale, self.total_steps = setup.record_scale, setup.steps
+        known = setup.record_scale.standardise(setup.record_features)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("ids", ids.long())
+        self.register_buffer("ids", cluster_ids(known, c.clusters, c.seed))
         self.projector = nn.Sequential(
-            nn.Linear(encoder.channels, config.projector_hidden),
+            nn.Linear(self.encoder.channels, c.projector_hidden),
             nn.ReLU(),
-            nn.Linear(config.projector_hidden, config.projector_out),
+            nn.Linear(c.projector_hidden, c.projector_out),
         )
-        self.prototypes = Prototypes(config)
+        self.prototypes = Prototypes(c)
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Losses of one batch; moves the prototypes, before their loss is taken.
@@ -326,8 +299,4 @@ class DomainSSL(Method):
         }
 
 
-def build(s: Setup) -> DomainSSL:
-    settings = DomainSSLConfig()
-    known = s.record_scale.standardise(s.record_features)
-    ids = cluster_ids(known, settings.clusters, s.config.seed)
-    return DomainSSL(s.encoder, settings, s.record_scale, ids, s.sampling_rate, s.steps)
+ENTRY = Entry("Domain-SSL", DomainSSLSettings, DomainSSL, ("total", "instance", "prototype"))

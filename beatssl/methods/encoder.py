@@ -8,9 +8,10 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
@@ -21,7 +22,12 @@ from beatssl import compute
 from beatssl.cache import replacing
 from beatssl.settings import ConfigError, to_dict
 
-Architecture = object  # a dataclass of sizes
+
+class Architecture(Protocol):
+    """Sizes of an encoder, a frozen dataclass."""
+
+    def build(self, sampling_rate: int) -> nn.Module:
+        """The encoder with random weights. Args: sampling_rate: Hz of the records it will see."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,19 @@ class EncoderConfig:
             )
         return dataclasses.replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
 
+    def build(self, sampling_rate: int) -> Encoder:
+        """Layers are counted in samples, whatever the sampling rate."""
+        return Encoder(self)
+
 
 @dataclass(frozen=True)
 class StandardisedConfig(EncoderConfig):
     """The same ResNet with leads z-scored before it. Domain-SSL pretrains on such leads."""
 
     standardise_leads: bool = field(default=True, init=False)  # what tells it from an EncoderConfig
+
+    def build(self, sampling_rate: int) -> Encoder:
+        return StandardisedEncoder(self)
 
 
 class ArchitectureError(ValueError):
@@ -131,11 +144,6 @@ class Encoder(nn.Module):
         return self.layers(signals)
 
 
-def resnet(config: EncoderConfig, sampling_rate: int = 100) -> Encoder:
-    """With random weights; its layers are counted in samples, whatever the sampling rate."""
-    return Encoder(config)
-
-
 def zscore(signals: torch.Tensor) -> torch.Tensor:
     """Each lead to mean 0 and sd 1; a constant lead is 0. Args: signals (..., time)."""
     centred = signals - signals.mean(dim=-1, keepdim=True)
@@ -151,22 +159,13 @@ class StandardisedEncoder(Encoder):
         return self.layers(zscore(signals))
 
 
-def standardised_resnet(
-    config: StandardisedConfig, sampling_rate: int = 100
-) -> StandardisedEncoder:
-    """As `resnet`."""
-    return StandardisedEncoder(config)
-
-
-def build_encoder(
-    config: Architecture, seed: int, make: Callable[[Architecture], nn.Module] = Encoder
-) -> nn.Module:
+def build_encoder(config: Architecture, seed: int, sampling_rate: int = 100) -> nn.Module:
     """An untrained encoder; the same seed gives the same weights.
 
-    Args: make: what turns the configuration into an encoder."""
+    Args: sampling_rate: Hz of the records that it will see."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make(config)
+        return config.build(sampling_rate)
 
 
 def with_data_statistics(encoder: nn.Module, signals: Iterable[torch.Tensor]) -> nn.Module:
@@ -252,12 +251,10 @@ def save_encoder(encoder: nn.Module, path: Path) -> None:
         save_file(tensors, part, metadata={"encoder": json.dumps(to_dict(encoder.config))})
 
 
-def load_encoder(
-    path: Path, config: Architecture, make: Callable[[Architecture], nn.Module] = Encoder
-) -> nn.Module:
+def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> nn.Module:
     """Read what `save_encoder` wrote, in evaluation mode.
 
-    Args: config: the architecture that the file must hold. make: as in `build_encoder`.
+    Args: config: the architecture that the file must hold. sampling_rate: as in `build_encoder`.
 
     Raises:
         FileNotFoundError: no such file; names the run to execute.
@@ -277,6 +274,6 @@ def load_encoder(
             f"{path.parent.name}/{path.name} holds another architecture ({stored}); the profile "
             f"asks for {config}. Remove the run's folder to train it again."
         )
-    encoder = make(config)
+    encoder = config.build(sampling_rate)
     encoder.load_state_dict(load_file(path))
     return encoder.eval()

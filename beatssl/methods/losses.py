@@ -3,12 +3,18 @@
 The paper's loss form is not stated. Ours is the normalised one, soft-target InfoNCE: with hard
 targets it is NT-Xent (SimCLR, arXiv 2002.05709) for records and SupCon (arXiv 2004.11362) for
 beats. The other forms are there to see how much hangs on it (book page "What the choices do").
+
+A new form is one function and one line in `LOSSES`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+
+from beatssl.settings import one_of
 
 
 def soft_target_nce(
@@ -40,12 +46,42 @@ def soft_target_nce(
     cosine, targets, keep = _pairs(z, targets, allowed)
     mass = targets.sum(dim=1)  # (M,)
     logits = (cosine / temperature).masked_fill(~keep, -1e9)  # (M, M)
-    log_p = logits.log_softmax(dim=1)
-    rows = -(targets * log_p).sum(dim=1)  # (M,)
+    rows = -(targets * logits.log_softmax(dim=1)).sum(dim=1)  # (M,)
     if normalise:
         rows = rows / mass.clamp_min(1e-12)
     has_target = mass > 0
     return (rows * has_target).sum() / has_target.sum().clamp_min(1)
+
+
+def unnormalised(
+    z: torch.Tensor, targets: torch.Tensor, temperature: float, allowed: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`soft_target_nce` without the division by a row's targets."""
+    return soft_target_nce(z, targets, temperature, allowed, normalise=False)
+
+
+def bce(
+    z: torch.Tensor, targets: torch.Tensor, temperature: float, allowed: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Binary cross-entropy of every pair, logits `z_i . z_j / temperature`."""
+    cosine, targets, keep = _pairs(z, targets, allowed)
+    return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])
+
+
+def mse(
+    z: torch.Tensor, targets: torch.Tensor, temperature: float, allowed: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean of `(z_i . z_j - T_ij)^2` over the pairs; the temperature has no part in it."""
+    cosine, targets, keep = _pairs(z, targets, allowed)
+    return F.mse_loss(cosine[keep], targets[keep])
+
+
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "normalised": soft_target_nce,
+    "unnormalised": unnormalised,
+    "bce": bce,
+    "mse": mse,
+}
 
 
 def contrastive_loss(
@@ -55,23 +91,13 @@ def contrastive_loss(
     temperature: float,
     allowed: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The loss in one of four forms; arguments as `soft_target_nce`.
-
-    `normalised` and `unnormalised`: `soft_target_nce`. `bce`: binary cross-entropy of every pair,
-    logits `z_i . z_j / temperature`. `mse`: mean of `(z_i . z_j - T_ij)^2` over the pairs; it has
-    no temperature.
+    """The loss in one of the forms of `LOSSES`; arguments as `soft_target_nce`.
 
     Raises:
-        ValueError: an unknown form, or shapes that do not fit.
+        ValueError: an unknown form (the known ones are listed), or shapes that do not fit.
     """
-    if form in ("normalised", "unnormalised"):
-        return soft_target_nce(z, targets, temperature, allowed, form == "normalised")
-    if form not in ("bce", "mse"):
-        raise ValueError(f"loss {form!r} is not known; known: normalised, unnormalised, bce, mse")
-    cosine, targets, keep = _pairs(z, targets, allowed)
-    if form == "bce":
-        return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])
-    return F.mse_loss(cosine[keep], targets[keep])
+    one_of("loss", form, LOSSES)
+    return LOSSES[form](z, targets, temperature, allowed)
 
 
 def _pairs(

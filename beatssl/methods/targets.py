@@ -9,11 +9,13 @@ say").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from beatssl.settings import one_of
 
 
 @dataclass(frozen=True)
@@ -59,33 +61,52 @@ def _cosine(x: torch.Tensor) -> torch.Tensor:
     return (unit @ unit.T).clamp(0, 1).float()
 
 
-def _distance(u: torch.Tensor) -> torch.Tensor:
-    """Root mean square difference over the features, of every pair of rows."""
+def _distance(x: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+    """Root mean square difference of standardised features, of every pair of rows."""
+    u = scale.standardise(x)
     return torch.cdist(u, u) / u.shape[1] ** 0.5
 
 
-def _linear(d: torch.Tensor) -> torch.Tensor:
+def cosine(x: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+    """Of raw features: times in ms, so that intervals decide; amplitudes in mV have no weight."""
+    return _cosine(scale.impute(x))
+
+
+def cosine_standardised(x: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+    return _cosine(scale.standardise(x))
+
+
+def cosine_minmax(x: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+    return _cosine(scale.minmax(x))
+
+
+def inverse_distance(x: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+    return 1 / (1 + _distance(x, scale))
+
+
+def exp_distance(x: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+    return torch.exp(-_distance(x, scale))
+
+
+def linear_distance(x: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+    """1 - d / d_max, the largest of this batch."""
+    d = _distance(x, scale)
     return 1 - d / d.max().clamp_min(1e-6)
 
 
-MEASURES = {  # name -> similarity of (N, F) raw features, given their training scale
-    "cosine": lambda x, s: _cosine(s.impute(x)),
-    "cosine_standardised": lambda x, s: _cosine(s.standardise(x)),
-    "cosine_minmax": lambda x, s: _cosine(s.minmax(x)),
-    "inverse_distance": lambda x, s: 1 / (1 + _distance(s.standardise(x))),
-    "exp_distance": lambda x, s: torch.exp(-_distance(s.standardise(x))),
-    "linear_distance": lambda x, s: _linear(_distance(s.standardise(x))),
-}
+MEASURES: dict[str, Callable[[torch.Tensor, FeatureScale], torch.Tensor]] = {
+    measure.__name__: measure
+    for measure in (
+        cosine, cosine_standardised, cosine_minmax, inverse_distance, exp_distance, linear_distance,
+    )
+}  # fmt: skip
 
 
 def similarity(measure: str, features: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
     """Similarity in [0, 1] of every pair, before the exponent.
 
-    `cosine`: max(0, cosine) of raw features (times in ms, so that intervals decide: amplitudes in
-    mV have no weight in it); with `_standardised` or `_minmax` of
-    features scaled so. Distances d are root mean square differences of standardised features:
-    `inverse_distance` is 1 / (1 + d), `exp_distance` exp(-d), `linear_distance` 1 - d / d_max
-    (the largest of this batch). NaN takes the training median everywhere.
+    `cosine..`: max(0, cosine). Distances d are root mean square differences of standardised
+    features: 1 / (1 + d), exp(-d), 1 - d / d_max. NaN takes the training median everywhere.
 
     Args:
         features: (N, F), raw, may hold NaN.
@@ -96,8 +117,7 @@ def similarity(measure: str, features: torch.Tensor, scale: FeatureScale) -> tor
     Raises:
         ValueError: an unknown measure.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"measure {measure!r} is not known; known: {', '.join(MEASURES)}")
+    one_of("measure", measure, MEASURES)
     return MEASURES[measure](features, scale)
 
 

@@ -16,44 +16,77 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from beatssl.methods.base import Batch, Method, Setup, dropout_from
-from beatssl.methods.encoder import autocast
+from beatssl.methods.base import (
+    Batch,
+    Entry,
+    Method,
+    RunSettings,
+    Setup,
+    TrainSettings,
+    dropout_from,
+)  # fmt: skip
+from beatssl.methods.encoder import EncoderConfig, autocast
+from beatssl.settings import in_range
 
 KERNEL = 3
-ALPHA = 0.5  # weight of the instance part
 CHUNK_ELEMENTS = 2**24  # of one matrix of dot products; 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class TS2VecConfig:
-    """Architecture and views of TS2Vec; the defaults are its paper's (`methods.ts2vec`).
+    """Sizes of TS2Vec's network; the defaults are its paper's.
 
     Attributes:
         hidden: width of the blocks.
         depth: blocks of that width; one more, of width `channels`, follows.
         channels: length of a time step's vector.
         dropout: probability, after the last block.
-        mask_probability: probability that a time step is masked in a training view.
-        temporal_unit: first pooling level with a temporal part; level k has 2^k samples a step.
     """
 
     hidden: int = 64
     depth: int = 10
     channels: int = 320
     dropout: float = 0.1
-    mask_probability: float = 0.5
-    temporal_unit: int = 0
+
+    def build(self, sampling_rate: int) -> TS2VecEncoder:
+        """It works at any sampling rate."""
+        return TS2VecEncoder(self)
 
 
-def receptive_field(config: TS2VecConfig) -> int:
-    """Input samples that one output step sees: 1 + sum over blocks i of 2 (kernel - 1) 2^i."""
-    return 1 + sum(2 * (KERNEL - 1) * 2**i for i in range(config.depth + 1))
+@dataclass(frozen=True)
+class UntrainedTS2Vec(RunSettings):
+    """Its network with random weights; there is no batch normalisation in it."""
+
+    untrained: ClassVar[bool] = True
+    network: TS2VecConfig = TS2VecConfig()
+
+    def architecture(self, resnet: EncoderConfig) -> TS2VecConfig:
+        return self.network
+
+
+@dataclass(frozen=True)
+class TS2VecSettings(TrainSettings):
+    """The defaults are its paper's."""
+
+    method: str = "ts2vec"
+    network: TS2VecConfig = TS2VecConfig()
+    alpha: float = 0.5  # weight of the instance part
+    mask_probability: float = 0.5  # that a time step is masked in a training view
+    temporal_unit: int = 0  # first pooling level with a temporal part; level k has 2^k samples
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 0, 1, "alpha", "mask_probability")
+
+    def architecture(self, resnet: EncoderConfig) -> TS2VecConfig:
+        return self.network
 
 
 class DilatedBlock(nn.Module):
@@ -210,14 +243,6 @@ def hierarchical_parts(
         )  # (batch, steps // 2, channels)
 
 
-def hierarchical_loss(
-    z_1: torch.Tensor, z_2: torch.Tensor, alpha: float = ALPHA, temporal_unit: int = 0
-) -> torch.Tensor:
-    """`alpha * instance + (1 - alpha) * temporal`; arguments and errors as `hierarchical_parts`."""
-    instance, temporal = hierarchical_parts(z_1, z_2, temporal_unit)
-    return alpha * instance + (1 - alpha) * temporal
-
-
 def overlapping_crops(
     signals: torch.Tensor, generator: torch.Generator, temporal_unit: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -270,9 +295,6 @@ def random_masks(n: int, time: int, probability: float, generator: torch.Generat
 class TS2Vec(Method):
     """The encoder and the running mean of its weights, which is what is kept after pretraining.
 
-    Args:
-        encoder: trained in place; mask probability and temporal unit are read from its `config`.
-
     Attributes:
         averaged: encoder whose weights are the mean of the initial ones and of those at each call
             of `after_step`, as in the authors' code. It needs no gradient, so optimisers pass over
@@ -280,10 +302,9 @@ class TS2Vec(Method):
         averages: number of weights in the mean.
     """
 
-    def __init__(self, encoder: TS2VecEncoder):
-        super().__init__()
-        self.encoder, self.config = encoder, encoder.config
-        self.averaged = copy.deepcopy(encoder).requires_grad_(False)
+    def __init__(self, setup: Setup):
+        super().__init__(setup)
+        self.averaged = copy.deepcopy(setup.encoder).requires_grad_(False)
         self.register_buffer("averages", torch.ones((), dtype=torch.long))
 
     @property
@@ -312,8 +333,8 @@ class TS2Vec(Method):
         Args: generator: source of the crops, masks and dropout, on the CPU.
 
         Returns:
-            `total` (to differentiate) `= (instance + temporal) / 2`, and detached, unweighted:
-            instance, temporal. All in nats.
+            `total` (to differentiate) `= alpha instance + (1 - alpha) temporal`, and detached,
+            unweighted: instance, temporal. All in nats.
 
         Raises:
             ValueError: not 12 leads, or series too short to crop.
@@ -330,16 +351,10 @@ class TS2Vec(Method):
         z_2 = e_2[..., :overlap].transpose(1, 2).float()  # (batch, overlap, channels)
         instance, temporal = hierarchical_parts(z_1, z_2, c.temporal_unit)
         return {
-            "total": ALPHA * instance + (1 - ALPHA) * temporal,
+            "total": c.alpha * instance + (1 - c.alpha) * temporal,
             "instance": instance.detach(),
             "temporal": temporal.detach(),
         }
 
 
-def encoder(config: TS2VecConfig, sampling_rate: int) -> TS2VecEncoder:
-    """With random weights; it works at any sampling rate."""
-    return TS2VecEncoder(config)
-
-
-def build(s: Setup) -> TS2Vec:
-    return TS2Vec(s.encoder)
+ENTRY = Entry("TS2Vec", TS2VecSettings, TS2Vec, ("total", "instance", "temporal"))

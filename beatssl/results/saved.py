@@ -24,8 +24,9 @@ from beatssl import compute, methods
 from beatssl.cache import replacing, write_text
 from beatssl.data.store import Store
 from beatssl.fingerprint import code_hash, name_of
+from beatssl.methods import DELINEATORS
 from beatssl.methods import encoder as models
-from beatssl.methods.settings import DELINEATORS, PretrainConfig
+from beatssl.methods.base import RunSettings
 from beatssl.results import uncertainty as stats
 from beatssl.settings import ROOT, config_hash, from_dict, to_dict
 from beatssl.tasks import scores as metrics
@@ -103,7 +104,7 @@ class Evaluation:
         config_hash: changes with the run's, encoder's and task's settings, the data, the protocol.
     """
 
-    run: PretrainConfig
+    run: RunSettings
     task: str
     protocol: str
     label_fraction: float
@@ -159,7 +160,7 @@ class Evaluation:
 
 
 def describe(
-    run: PretrainConfig,
+    run: RunSettings,
     profile: Profile,
     store: Store,
     encoder: object,
@@ -188,7 +189,7 @@ def describe(
 
 
 def settings_hash(
-    run: PretrainConfig,
+    run: RunSettings,
     profile: Profile,
     fingerprint: str,
     task: str,
@@ -229,7 +230,7 @@ PREDICTING = {  # what makes the predictions of a task
 }
 
 
-def code_of(run: PretrainConfig, profile: Profile, task: str, root: Path = ROOT) -> str:
+def code_of(run: RunSettings, profile: Profile, task: str, root: Path = ROOT) -> str:
     """Hash of the code that makes the predictions of a run: of the task, and of its encoder.
 
     Args: root: folder of the package."""
@@ -239,7 +240,7 @@ def code_of(run: PretrainConfig, profile: Profile, task: str, root: Path = ROOT)
     elif run.method == "features":
         parts += ("beatssl.evaluate.ecg_features",)
     else:
-        parts += (name_of(methods.ENCODERS[type(profile.encoder_of(run))]),)
+        parts += (name_of(type(profile.encoder_of(run))),)
     return code_hash(*parts, root=root)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from beatssl.methods.settings import UNTRAINED
+from beatssl.methods import UNTRAINED
 from beatssl.train import warmup_cosine
 
 T = TypeVar("T")

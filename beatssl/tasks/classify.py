@@ -22,9 +22,8 @@ from torch import nn
 
 from beatssl.data.records import SUPERCLASSES
 from beatssl.data.store import Store
-from beatssl.methods.base import dropout_from
+from beatssl.methods.base import RunSettings, dropout_from
 from beatssl.methods.encoder import Encoder, autocast
-from beatssl.methods.settings import PretrainConfig
 from beatssl.progress import progress
 from beatssl.results import saved as results
 from beatssl.settings import some_rates
@@ -364,11 +363,7 @@ def _apply(
 
 
 def predictor(
-    run: PretrainConfig,
-    profile: Profile,
-    store: Store,
-    encoder: Encoder | np.ndarray,
-    protocol: str,
+    run: RunSettings, profile: Profile, store: Store, encoder: Encoder | np.ndarray, protocol: str
 ) -> Callable[[float], Predictions]:
     """A function label fraction -> test predictions; frozen features are computed once for all.
 
@@ -413,7 +408,7 @@ def predictor(
 
 
 def evaluate(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+    run: RunSettings, profile: Profile, store: Store, encoder: Encoder, protocol: str
 ) -> tuple[list[dict], dict[float, Predictions]]:
     """Result rows and test predictions for every label fraction, nothing written.
 
@@ -431,11 +426,7 @@ def evaluate(
 
 
 def classify_run(
-    run: PretrainConfig,
-    profile: Profile,
-    store: Store,
-    encoder: Encoder | np.ndarray,
-    protocol: str,
+    run: RunSettings, profile: Profile, store: Store, encoder: Encoder | np.ndarray, protocol: str
 ) -> list[dict]:
     """Like `evaluate`, but each label fraction is saved when done and reused when nothing changed.
 

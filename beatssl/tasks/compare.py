@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from beatssl.data.store import Store
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods.base import RunSettings
 from beatssl.progress import progress
 from beatssl.results import saved as results
 from beatssl.results.saved import FOLDS, LABELS
@@ -99,11 +99,7 @@ def probe_draws(
 
 
 def label_run(
-    run: PretrainConfig,
-    profile: Profile,
-    store: Store,
-    encoder: nn.Module | np.ndarray,
-    protocol: str,
+    run: RunSettings, profile: Profile, store: Store, encoder: nn.Module | np.ndarray, protocol: str
 ) -> list[dict]:
     """Result rows of task `LABELS` for all label fractions, saved and reused.
 
@@ -157,11 +153,7 @@ def repeated(
 
 
 def folds_run(
-    run: PretrainConfig,
-    profile: Profile,
-    store: Store,
-    encoder: nn.Module | Delineator,
-    protocol: str,
+    run: RunSettings, profile: Profile, store: Store, encoder: nn.Module | Delineator, protocol: str
 ) -> list[dict]:
     """Result rows of task `FOLDS`, saved and reused.
 

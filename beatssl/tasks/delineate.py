@@ -11,7 +11,7 @@ import numpy as np
 
 from beatssl.data.records import LEADS
 from beatssl.data.store import Store
-from beatssl.methods.settings import DELINEATORS
+from beatssl.methods import DELINEATORS
 from beatssl.progress import progress
 
 if TYPE_CHECKING:

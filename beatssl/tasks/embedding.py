@@ -18,8 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
+from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import Encoder, ResidualBlock, roi_align
-from beatssl.methods.settings import PretrainConfig
 from beatssl.methods.views import augment
 from beatssl.progress import progress
 from beatssl.results import saved as results
@@ -58,7 +58,7 @@ def centred_views(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
     return _unit(first - centre), _unit(second - centre)
 
 
-def _views(encoder: Encoder, store: Store, part: Part, run: PretrainConfig) -> list[np.ndarray]:
+def _views(encoder: Encoder, store: Store, part: Part, run: RunSettings) -> list[np.ndarray]:
     """Embeddings of two 3KG views of each record, the same views for every encoder."""
     generator = torch.Generator().manual_seed(0)
     place = device_of(encoder)
@@ -79,7 +79,7 @@ def _views(encoder: Encoder, store: Store, part: Part, run: PretrainConfig) -> l
     return [np.concatenate(out) for out in pairs]
 
 
-def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions:
+def diagnose(run: RunSettings, store: Store, encoder: Encoder) -> Predictions:
     """What `metrics.embedding_scores` needs, for each record of fold 10.
 
     Returns:
@@ -107,7 +107,7 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
 
 
 def embedding_run(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+    run: RunSettings, profile: Profile, store: Store, encoder: Encoder, protocol: str
 ) -> list[dict]:
     """Result rows of the health of one encoder, saved when done and reused when nothing changed."""
     if protocol != "frozen":  # the supervised reference is no pretrained encoder
@@ -153,7 +153,7 @@ def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
 
 
 def maps(
-    run: PretrainConfig, store: Store, beats: Beats, encoder: Encoder
+    run: RunSettings, store: Store, beats: Beats, encoder: Encoder
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The first two principal components of fold 10: of records, and of their single beats.
 

@@ -22,9 +22,8 @@ from torch import nn
 
 from beatssl.data.records import WAVES
 from beatssl.data.store import Store
-from beatssl.methods.base import dropout_from
+from beatssl.methods.base import RunSettings, dropout_from
 from beatssl.methods.encoder import Encoder, autocast
-from beatssl.methods.settings import PretrainConfig
 from beatssl.progress import progress
 from beatssl.results import saved as results
 from beatssl.settings import some_rates
@@ -347,7 +346,7 @@ def choose_rate(
 
 
 def evaluate(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+    run: RunSettings, profile: Profile, store: Store, encoder: Encoder, protocol: str
 ) -> tuple[list[dict], Predictions]:
     """Result rows and predictions of all records, nothing written.
 
@@ -362,7 +361,7 @@ def evaluate(
 
 
 def segment_run(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
+    run: RunSettings, profile: Profile, store: Store, encoder: Encoder, protocol: str
 ) -> list[dict]:
     """Like `evaluate`, but saved when done and reused when nothing changed.
 
