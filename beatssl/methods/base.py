@@ -182,11 +182,8 @@ class Method(nn.Module):
 
     def __init__(self, setup: Setup):
         super().__init__()
-        self.encoder, self.config, self.sampling_rate = (
-            setup.encoder,
-            setup.config,
-            setup.sampling_rate,
-        )
+        self.encoder, self.config = setup.encoder, setup.config
+        self.sampling_rate = setup.sampling_rate
 
     @property
     def kept(self) -> nn.Module:

@@ -95,13 +95,7 @@ class BeatSSL(Method):
     def view(self, signals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """One 3KG view of each record."""
         c = self.config
-        return augment(
-            signals,
-            generator,
-            rotation_degrees=c.rotation_degrees,
-            scale_max=c.scale_max,
-            mask_fraction=c.mask_fraction,
-        )
+        return augment(signals, generator, c.rotation_degrees, c.scale_max, c.mask_fraction)
 
     def beat_vectors(self, e: torch.Tensor, r_peak: torch.Tensor) -> torch.Tensor:
         """RoI projection: mean of e over [R - before, R + after]: (batch, beats, channels)."""

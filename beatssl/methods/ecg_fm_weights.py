@@ -25,10 +25,6 @@ from beatssl.methods.encoder import EncoderConfig
 from beatssl.methods.w2v import EcgFm, W2VConfig, W2VEncoder
 
 RELEASED_ECG_FM = "BEATSSL_ECG_FM"  # environment variable: file of the released weights
-SPELLINGS = {  # of weight norm in older files
-    "weight_g": "parametrizations.weight.original0",
-    "weight_v": "parametrizations.weight.original1",
-}
 
 
 class CheckpointError(ValueError):
@@ -46,45 +42,23 @@ def load_ecg_fm(path: Path, config: W2VConfig | None = None) -> W2VEncoder:
         FileNotFoundError: no such file.
         CheckpointError: unsafe or damaged file, tensors missing, too many, or of another shape.
     """
-    tensors = _encoder_tensors(read_checkpoint(path))
+    tensors = read_checkpoint(path)
+    finetuned = any(name.startswith("encoder.feature_extractor.") for name in tensors)
+    if finetuned:
+        inner = [name for name in tensors if name.startswith("encoder.")]
+        tensors = {name.removeprefix("encoder."): tensors[name] for name in inner}
     with torch.device("meta"):
         encoder = W2VEncoder(config or W2VConfig())
-    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    modules = {name.split(".")[0] for name in expected}
-    faults = {
-        "missing": [name for name in expected if name not in tensors],
-        "of another shape": [
-            f"{name} {tuple(tensors[name].shape)} instead of {shape}"
-            for name, shape in expected.items()
-            if name in tensors and tuple(tensors[name].shape) != shape
-        ],
-        "unknown": [n for n in tensors if n not in expected and n.split(".")[0] in modules],
-    }
-    listed = [
-        f"{len(names)} {kind}: {', '.join(names[:3])}" + (", ..." if len(names) > 3 else "")
-        for kind, names in faults.items()
-        if names
-    ]
-    if listed:
+    modules = {name.split(".")[0] for name in encoder.state_dict()}
+    own = {name: t.float() for name, t in tensors.items() if name.split(".")[0] in modules}
+    try:
+        encoder.load_state_dict(own, assign=True)
+    except RuntimeError as error:  # names every tensor that is missing, unknown or misshapen
         raise CheckpointError(
-            f"the tensors of {path.name} are not those of this encoder ({'; '.join(listed)}). "
-            "Check that it is an ECG-FM checkpoint and that its sizes are those of the W2VConfig "
-            "given"
-        )
-    encoder.load_state_dict({name: tensors[name].float() for name in expected}, assign=True)
+            f"the tensors of {path.name} are not those of this encoder. Check that it is an "
+            f"ECG-FM checkpoint and that its sizes are those of the W2VConfig given. {error}"
+        ) from error
     return encoder.eval()
-
-
-def _encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names as `W2VEncoder` has them: without the prefix of finetuned files, one weight norm."""
-    finetuned = any(name.startswith("encoder.feature_extractor.") for name in tensors)
-    prefix = "encoder." if finetuned else ""
-    renamed = {}
-    for name, tensor in tensors.items():
-        if name.startswith(prefix):
-            head, dot, last = name.removeprefix(prefix).rpartition(".")
-            renamed[head + dot + SPELLINGS.get(last, last)] = tensor
-    return renamed
 
 
 def read_checkpoint(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:

@@ -119,21 +119,11 @@ class Encoder(nn.Module):
         self.stride = config.stride
         self.channels = config.widths[-1]
         width = config.widths[0]
-        layers: list[nn.Module] = [
-            nn.Conv1d(
-                12,
-                width,
-                config.stem_kernel,
-                config.stem_stride,
-                config.stem_kernel // 2,
-                bias=False,
-            ),
-            nn.BatchNorm1d(width),
-            nn.ReLU(),
-        ]
-        for outputs, stride, dilation in zip(
-            config.widths, config.strides, config.dilations, strict=True
-        ):
+        kernel, stride = config.stem_kernel, config.stem_stride
+        stem = nn.Conv1d(12, width, kernel, stride, kernel // 2, bias=False)
+        layers: list[nn.Module] = [stem, nn.BatchNorm1d(width), nn.ReLU()]
+        stages = zip(config.widths, config.strides, config.dilations, strict=True)
+        for outputs, stride, dilation in stages:
             for block in range(config.blocks):
                 step = stride if block == 0 else 1
                 layers.append(ResidualBlock(width, outputs, config.kernel, step, dilation))
@@ -267,8 +257,6 @@ def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> 
         )
     with safe_open(path, framework="pt") as file:
         stored = json.loads((file.metadata() or {}).get("encoder", "null"))
-    if stored is None:
-        raise ArchitectureError(f"{path.name} of {path.parent.name} does not name its architecture")
     if stored != to_dict(config):
         raise ArchitectureError(
             f"{path.parent.name}/{path.name} holds another architecture ({stored}); the profile "

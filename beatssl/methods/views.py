@@ -62,7 +62,6 @@ def random_masks(
 def augment(
     signals: torch.Tensor,
     generator: torch.Generator,
-    *,
     rotation_degrees: float = 45.0,
     scale_max: float = 1.5,
     mask_fraction: float = 0.5,

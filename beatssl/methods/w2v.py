@@ -75,15 +75,9 @@ class W2VConfig:
 # The recipe in small, called W2V+CMSC+RLM (small), never ECG-FM: 40 ms a token, a vector as long as
 # the ResNet's, a size that trains on two cores.
 W2V_SMALL = W2VConfig(
-    sampling_rate=100,
-    conv_blocks=2,
-    conv_channels=128,
-    width=128,
-    layers=4,
-    heads=4,
-    ffn=512,
+    sampling_rate=100, conv_blocks=2, conv_channels=128, width=128, layers=4, heads=4, ffn=512,
     position_kernel=64,
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,14 +149,10 @@ class PositionalConvolution(nn.Module):
 
     def __init__(self, config: W2VConfig):
         super().__init__()
-        conv = nn.Conv1d(
-            config.width,
-            config.width,
-            config.position_kernel,
-            padding=config.position_kernel // 2,
-            groups=config.position_groups,
-        )
-        nn.init.normal_(conv.weight, std=math.sqrt(4 / (config.position_kernel * config.width)))
+        width, kernel = config.width, config.position_kernel
+        pad, groups = kernel // 2, config.position_groups
+        conv = nn.Conv1d(width, width, kernel, padding=pad, groups=groups)
+        nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * width)))
         nn.init.zeros_(conv.bias)
         self.pos_conv = nn.Sequential(weight_norm(conv, dim=2))
 
