@@ -95,6 +95,15 @@ class UntrainedWithStatistics(Untrained):
     batch_size: int = 128
 
 
+class OwnNetwork:
+    """The run brings a network of its own, its setting `network`."""
+
+    network: Architecture
+
+    def architecture(self, resnet: EncoderConfig) -> Architecture:
+        return self.network
+
+
 @dataclass(frozen=True)
 class TrainSettings(RunSettings):
     """What concerns every method that is trained."""

@@ -32,7 +32,7 @@ from beatssl.methods.base import (
     TrainSettings,
     dropout_from,
 )  # fmt: skip
-from beatssl.methods.encoder import EncoderConfig, autocast
+from beatssl.methods.encoder import autocast
 from beatssl.settings import in_range
 
 KERNEL = 3
@@ -61,18 +61,15 @@ class TS2VecConfig:
 
 
 @dataclass(frozen=True)
-class UntrainedTS2Vec(RunSettings):
+class UntrainedTS2Vec(OwnNetwork, RunSettings):
     """Its network with random weights; there is no batch normalisation in it."""
 
     untrained: ClassVar[bool] = True
     network: TS2VecConfig = TS2VecConfig()
 
-    def architecture(self, resnet: EncoderConfig) -> TS2VecConfig:
-        return self.network
-
 
 @dataclass(frozen=True)
-class TS2VecSettings(TrainSettings):
+class TS2VecSettings(OwnNetwork, TrainSettings):
     """The defaults are its paper's."""
 
     method: str = "ts2vec"
@@ -84,9 +81,6 @@ class TS2VecSettings(TrainSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, 0, 1, "alpha", "mask_probability")
-
-    def architecture(self, resnet: EncoderConfig) -> TS2VecConfig:
-        return self.network
 
 
 class DilatedBlock(nn.Module):

@@ -27,7 +27,7 @@ from beatssl.methods.base import (
     dropout_from,
 )  # fmt: skip
 from beatssl.methods.cmsc import cmsc_loss, halves
-from beatssl.methods.encoder import EncoderConfig, autocast
+from beatssl.methods.encoder import autocast
 from beatssl.settings import in_range
 
 SEGMENT = 5  # s: what ECG-FM was pretrained on
@@ -81,18 +81,15 @@ W2V_SMALL = W2VConfig(
 
 
 @dataclass(frozen=True)
-class UntrainedW2V(RunSettings):
+class UntrainedW2V(OwnNetwork, RunSettings):
     """Its network with random weights; there is no batch normalisation in it."""
 
     untrained: ClassVar[bool] = True
     network: W2VConfig = W2V_SMALL
 
-    def architecture(self, resnet: EncoderConfig) -> W2VConfig:
-        return self.network
-
 
 @dataclass(frozen=True)
-class W2VSettings(TrainSettings):
+class W2VSettings(OwnNetwork, TrainSettings):
     """The defaults are those of ECG-FM, its optimiser apart."""
 
     method: str = "w2v"
@@ -113,9 +110,6 @@ class W2VSettings(TrainSettings):
         super().__post_init__()
         in_range(self, 0, 1, "lead_mask", "mask_probability", "tau_decay")
         in_range(self, 1e-6, inf, "temperature", "span", "negatives", "tau_start", "tau_end")
-
-    def architecture(self, resnet: EncoderConfig) -> W2VConfig:
-        return self.network
 
 
 # ---------------------------------------------------------------- the encoder
