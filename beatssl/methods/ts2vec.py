@@ -27,6 +27,7 @@ from beatssl.methods.base import (
     Batch,
     Entry,
     Method,
+    OwnNetwork,
     RunSettings,
     Setup,
     TrainSettings,

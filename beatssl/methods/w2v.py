@@ -21,6 +21,7 @@ from beatssl.methods.base import (
     Batch,
     Entry,
     Method,
+    OwnNetwork,
     RunSettings,
     Setup,
     TrainSettings,
