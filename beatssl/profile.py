@@ -21,14 +21,7 @@ from beatssl.methods.base import RunSettings, TrainSettings
 from beatssl.methods.ecg_fm_weights import RELEASED_ECG_FM
 from beatssl.methods.encoder import Architecture, EncoderConfig
 from beatssl.settings import (
-    ROOT,
-    ComputeConfig,
-    ConfigError,
-    DataConfig,
-    cores,
-    from_dict,
-    one_of,
-    work_dir,
+    ROOT, ComputeConfig, ConfigError, DataConfig, cores, from_dict, one_of, work_dir,
 )  # fmt: skip
 from beatssl.tasks.classify import ClassifyConfig
 from beatssl.tasks.segment import SegmentConfig

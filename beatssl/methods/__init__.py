@@ -9,13 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from beatssl.methods import beatssl, cmsc, domain_ssl, ecg_fm_weights, ts2vec, w2v
-from beatssl.methods.base import (
-    Entry,
-    NoEncoder,
-    RunSettings,
-    Untrained,
-    UntrainedWithStatistics,
-)  # fmt: skip
+from beatssl.methods.base import Entry, NoEncoder, RunSettings, Untrained, UntrainedWithStatistics
 from beatssl.settings import from_dict, one_of
 
 RESNET = ("beatssl", "cmsc", "domain_ssl")  # methods that train the profile's ResNet

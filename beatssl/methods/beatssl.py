@@ -13,23 +13,11 @@ from typing import ClassVar
 import torch
 
 from beatssl.methods.base import (
-    Batch,
-    BeatWindows,
-    Entry,
-    Method,
-    Setup,
-    StridedSettings,
-    TrainSettings,
+    Batch, BeatWindows, Entry, Method, Setup, StridedSettings, TrainSettings,
 )  # fmt: skip
 from beatssl.methods.encoder import autocast, projector, roi_align
 from beatssl.methods.losses import LOSSES, alignment, contrastive_loss, uniformity
-from beatssl.methods.targets import (
-    MEASURES,
-    beat_targets,
-    record_targets,
-    row_entropy,
-    same_record,
-)  # fmt: skip
+from beatssl.methods.targets import MEASURES, beat_targets, record_targets, row_entropy, same_record
 from beatssl.methods.views import augment
 from beatssl.settings import ConfigError, one_of
 

@@ -24,14 +24,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from beatssl.methods.base import (
-    Batch,
-    Entry,
-    Method,
-    OwnNetwork,
-    RunSettings,
-    Setup,
-    TrainSettings,
-    dropout_from,
+    Batch, Entry, Method, OwnNetwork, RunSettings, Setup, TrainSettings, dropout_from,
 )  # fmt: skip
 from beatssl.methods.encoder import autocast
 from beatssl.settings import in_range

@@ -18,14 +18,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from beatssl.methods.base import (
-    Batch,
-    Entry,
-    Method,
-    OwnNetwork,
-    RunSettings,
-    Setup,
-    TrainSettings,
-    dropout_from,
+    Batch, Entry, Method, OwnNetwork, RunSettings, Setup, TrainSettings, dropout_from,
 )  # fmt: skip
 from beatssl.methods.cmsc import cmsc_loss, halves
 from beatssl.methods.encoder import autocast

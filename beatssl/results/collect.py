@@ -9,18 +9,9 @@ import pandas as pd
 
 from beatssl.profile import Profile
 from beatssl.results.saved import (
-    EMBED,
-    GROUP,
-    HEADLINES,
-    LABELS,
-    RESULTS,
-    SCORES,
-    StaleResultsError,
-    frame,
-    read,
-    with_combined,
+    EMBED, GROUP, HEADLINES, LABELS, RESULTS, SCORES, StaleResultsError, frame, read, with_combined,
     write_table,
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

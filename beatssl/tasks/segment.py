@@ -28,14 +28,8 @@ from beatssl.progress import progress
 from beatssl.results import saved as results
 from beatssl.settings import some_rates
 from beatssl.tasks import (
-    batches,
-    best_rate,
-    check_loss,
-    cosine_schedule,
-    count_batches,
-    device_of,
-    require,
-)
+    batches, best_rate, check_loss, cosine_schedule, count_batches, device_of, require,
+)  # fmt: skip
 from beatssl.tasks.scores import MetricError, f1, wave_counts
 
 if TYPE_CHECKING:
