@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 import torch
+from torch import Generator, Tensor
 
 from beatssl import compute
 from beatssl.cache import replacing, write_text
@@ -21,11 +22,22 @@ from beatssl.data.store import Store
 from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.methods import METHODS
 from beatssl.methods.base import (
-    Batch, BeatWindows, Method, RunSettings, Setup, UntrainedWithStatistics,
+    Batch,
+    BeatWindows,
+    Method,
+    RunSettings,
+    Setup,
+    UntrainedWithStatistics,
 )  # fmt: skip
 from beatssl.methods.encoder import (
-    Architecture, ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
-    weights_hash, with_data_statistics,
+    Architecture,
+    ArchitectureError,
+    build_encoder,
+    load_encoder,
+    pick_device,
+    save_encoder,
+    weights_hash,
+    with_data_statistics,
 )  # fmt: skip
 from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
@@ -93,13 +105,13 @@ class BatchSource:
         """The last, incomplete batch is left out, unless it is the only one."""
         return max(1, len(self.rows) // self.batch_size)
 
-    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
+    def epoch(self, generator: Generator) -> Iterator[Batch]:
         """Yield the batches of one epoch, on the CPU."""
         order = torch.randperm(len(self.rows), generator=generator)
         for i in range(self.batches_per_epoch):
             yield self.batch(order[i * self.batch_size : (i + 1) * self.batch_size], generator)
 
-    def batch(self, items: torch.Tensor, generator: torch.Generator) -> Batch:
+    def batch(self, items: Tensor, generator: Generator) -> Batch:
         """The batch of these items (indices into `rows`)."""
         chance = torch.rand(len(items), self.valid.shape[1], generator=generator)
         chance = torch.where(self.valid[items], chance, -1.0)
@@ -250,7 +262,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     source: BatchSource
-    generator: torch.Generator
+    generator: Generator
     device: torch.device
 
     @classmethod
@@ -280,10 +292,10 @@ class Training:
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, steps, config.warmup_fraction)
         )
-        generator = torch.Generator().manual_seed(config.seed)
+        generator = Generator().manual_seed(config.seed)
         return cls(model, optimizer, schedule, source, generator, device)
 
-    def step(self, batch: Batch, where: str) -> dict[str, torch.Tensor]:
+    def step(self, batch: Batch, where: str) -> dict[str, Tensor]:
         """One optimiser step; losses and diagnostics, detached.
 
         Raises:

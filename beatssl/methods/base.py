@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from beatssl.methods.encoder import Architecture, EncoderConfig
 from beatssl.methods.targets import FeatureScale
@@ -153,7 +153,7 @@ class Setup:
     config: RunSettings
     encoder: nn.Module
     sampling_rate: int = 100
-    record_features: torch.Tensor | None = None
+    record_features: Tensor | None = None
     record_scale: FeatureScale | None = None
     beat_scale: FeatureScale | None = None
     steps: int = 1
@@ -173,13 +173,13 @@ class Batch:
         beat_features: (N, B, 28), raw, may hold NaN.
     """
 
-    items: torch.Tensor
-    signals: torch.Tensor
-    record_features: torch.Tensor
-    r_peak: torch.Tensor
-    beat_valid: torch.Tensor
-    beat_class: torch.Tensor
-    beat_features: torch.Tensor
+    items: Tensor
+    signals: Tensor
+    record_features: Tensor
+    r_peak: Tensor
+    beat_valid: Tensor
+    beat_class: Tensor
+    beat_features: Tensor
 
 
 class Method(nn.Module):
@@ -200,11 +200,11 @@ class Method(nn.Module):
         with attributes `config`, `channels` and `stride` (input samples a step)."""
         return self.encoder
 
-    def encode(self, signals: torch.Tensor) -> torch.Tensor:
+    def encode(self, signals: Tensor) -> Tensor:
         """(batch, 12, time) -> (batch, channels, steps)."""
         return self.encoder(signals)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """`total`, to differentiate, and what is worth watching, detached; all draws hang on the
         generator (CPU)."""
         raise NotImplementedError
@@ -235,7 +235,7 @@ class Entry:
 
 
 @contextlib.contextmanager
-def dropout_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+def dropout_from(generator: Generator, device: torch.device) -> Iterator[None]:
     """Dropout inside the block is decided by `generator` (CPU), and the global one left alone."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

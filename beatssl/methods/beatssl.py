@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Generator, Tensor
 
 from beatssl.methods.base import (
     Batch, BeatWindows, Entry, Method, Setup, StridedSettings, TrainSettings,
@@ -80,18 +81,18 @@ class BeatSSL(Method):
         self.rhythm_projector = projector(*sizes)
         self.beat_projector = projector(*sizes) if c.beat != "none" else None
 
-    def view(self, signals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def view(self, signals: Tensor, generator: Generator) -> Tensor:
         """One 3KG view of each record."""
         c = self.config
         return augment(signals, generator, c.rotation_degrees, c.scale_max, c.mask_fraction)
 
-    def beat_vectors(self, e: torch.Tensor, r_peak: torch.Tensor) -> torch.Tensor:
+    def beat_vectors(self, e: Tensor, r_peak: Tensor) -> Tensor:
         """RoI projection: mean of e over [R - before, R + after]: (batch, beats, channels)."""
         before = self.config.beat_before * self.sampling_rate
         after = self.config.beat_after * self.sampling_rate
         return roi_align(e, r_peak - before, r_peak + after, self.encoder.stride)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch and what is worth watching.
 
         Returns:
@@ -127,13 +128,13 @@ class BeatSSL(Method):
                 losses["beat_kl"] = losses["beat"] - losses["beat_row_entropy"]
         return {"total": total, **losses}
 
-    def rhythm_loss(self, z: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def rhythm_loss(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss over whole records. Args: z: (2N, dim). Returns: it, and the targets (2N, 2N)."""
         c, features = self.config, batch.record_features
         targets = record_targets(c.target(c.rhythm), features, self.record_scale, c.exponent)
         return contrastive_loss(c.loss, z, targets, c.temperature), targets
 
-    def beat_loss(self, e: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def beat_loss(self, e: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss over all K valid beats, in both views.
 
         Args: e: (2N, C, steps). Returns: it, and the targets (2K, 2K)."""

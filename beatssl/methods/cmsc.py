@@ -18,6 +18,7 @@ from math import inf
 
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from beatssl.methods.base import Batch, Entry, Method, Setup, StridedSettings, TrainSettings
 from beatssl.methods.encoder import autocast, projector
@@ -39,14 +40,14 @@ class CMSCSettings(StridedSettings, TrainSettings):
         in_range(self, 1e-6, inf, "temperature", "projector_hidden", "projector_out")
 
 
-def halves(signals: torch.Tensor) -> torch.Tensor:
+def halves(signals: Tensor) -> Tensor:
     """(N, leads, time) -> (2N, leads, time // 2): all first halves, then all second halves; the
     last sample of an odd number is left out."""
     half = signals.shape[2] // 2
     return torch.cat([signals[:, :, :half], signals[:, :, half : 2 * half]])
 
 
-def cmsc_loss(z_1: torch.Tensor, z_2: torch.Tensor, temperature: float) -> torch.Tensor:
+def cmsc_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
     """Find the second half by the first among all second halves, and the other way round.
 
     With `p_ij = softmax_j(cos(z_1i, z_2j) / temperature)` and q the same with 1 and 2 exchanged,
@@ -77,7 +78,7 @@ class CMSC(Method):
         c = self.config
         self.projector = projector(self.encoder.channels, c.projector_hidden, c.projector_out)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Loss of one batch, `total` (to differentiate), and detached: alignment, uniformity. Of
         the batch only the signals are used; nothing is drawn."""
         n = len(batch.signals)

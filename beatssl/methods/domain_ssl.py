@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from beatssl.methods.base import Batch, Entry, Method, Setup, StridedSettings, TrainSettings
 from beatssl.methods.encoder import EncoderConfig, StandardisedConfig, autocast, zscore
@@ -67,7 +67,7 @@ class DomainSSLSettings(StridedSettings, TrainSettings):
         return min(1.0, max(progress - self.warm_share, 0) / self.ramp_share)
 
 
-def circular_shift(signals: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+def circular_shift(signals: Tensor, samples: Tensor) -> Tensor:
     """Move each record later in time, its end coming in at the start.
 
     Args: signals (batch, leads, time); samples (batch,) integer, negative moves earlier."""
@@ -76,7 +76,7 @@ def circular_shift(signals: torch.Tensor, samples: torch.Tensor) -> torch.Tensor
     return signals.gather(2, where[:, None, :].expand_as(signals))
 
 
-def time_scale(signals: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def time_scale(signals: Tensor, factor: Tensor) -> Tensor:
     """Stretch each record from its first sample, linearly interpolated: sample t moves to
     `t * factor`. The length stays: a shrunk record ends in zeros, a stretched one is cut at its end
     (the source resamples, then pads or crops).
@@ -94,7 +94,7 @@ def time_scale(signals: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return torch.where(inside, torch.lerp(before, after, weight), 0.0)
 
 
-def cutout(signals: torch.Tensor, start: torch.Tensor, width: int) -> torch.Tensor:
+def cutout(signals: Tensor, start: Tensor, width: int) -> Tensor:
     """Zero one window of all leads. Args: signals (batch, leads, time); start (batch,) and width in
     samples."""
     since = torch.arange(signals.shape[2], device=signals.device) - start[:, None]  # (batch, time)
@@ -103,8 +103,8 @@ def cutout(signals: torch.Tensor, start: torch.Tensor, width: int) -> torch.Tens
 
 
 def augment(
-    signals: torch.Tensor, generator: torch.Generator, config: DomainSSLSettings, sampling_rate: int
-) -> torch.Tensor:
+    signals: Tensor, generator: Generator, config: DomainSSLSettings, sampling_rate: int
+) -> Tensor:
     """One view of each record; every step is always applied, in this order.
 
     Z-score per lead, circular shift, time scaling, magnitude, Gaussian noise, cutout of one window.
@@ -137,12 +137,12 @@ def augment(
     return cutout(view, start.to(device), width)
 
 
-def _uniform(n: int, limits: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
+def _uniform(n: int, limits: tuple[float, float], generator: Generator) -> Tensor:
     low, high = limits
     return low + (high - low) * torch.rand(n, generator=generator)
 
 
-def nearest_neighbour_targets(features: torch.Tensor) -> torch.Tensor:
+def nearest_neighbour_targets(features: Tensor) -> Tensor:
     """Positives of L_inst, as a target matrix for `losses.soft_target_nce`.
 
     Row i has 1 at its other view and at both views of the record nearest to it (Euclidean, itself
@@ -167,14 +167,14 @@ def nearest_neighbour_targets(features: torch.Tensor) -> torch.Tensor:
     return two_views(F.one_hot(nearest, n).float())
 
 
-def instance_loss(z: torch.Tensor, features: torch.Tensor, temperature: float) -> torch.Tensor:
+def instance_loss(z: Tensor, features: Tensor, temperature: float) -> Tensor:
     """L_inst: SupCon (arXiv 2004.11362) with the positives of `nearest_neighbour_targets`.
 
     Args: z (2N, dim), of any length; features (N, F), standardised."""
     return soft_target_nce(z, nearest_neighbour_targets(features), temperature)
 
 
-def cluster_ids(features: torch.Tensor, clusters: int, seed: int) -> torch.Tensor:
+def cluster_ids(features: Tensor, clusters: int, seed: int) -> Tensor:
     """k-means cluster of each record (scikit-learn, best of 10 starts).
 
     Args:
@@ -212,7 +212,7 @@ class Prototypes(nn.Module):
         self.register_buffer("seen", torch.zeros(config.clusters, dtype=torch.bool))
 
     @torch.no_grad()
-    def update(self, z: torch.Tensor, ids: torch.Tensor) -> None:
+    def update(self, z: Tensor, ids: Tensor) -> None:
         """Move the clusters of one batch. Args: z (M, dim), ids (M,)."""
         z = F.normalize(z.float(), dim=1)
         member = F.one_hot(ids, self.config.clusters).to(z)  # (M, clusters)
@@ -227,14 +227,14 @@ class Prototypes(nn.Module):
         self.concentration.copy_(torch.where(here, share, self.concentration))
         self.seen |= here
 
-    def temperatures(self) -> torch.Tensor:
+    def temperatures(self) -> Tensor:
         """tau_k: the concentrations, scaled so that their mean over the clusters seen is
         `temperature`, and then not below a tenth of it. Returns: (clusters,)."""
         mean = self.concentration[self.seen].mean()
         tau = self.config.temperature * self.concentration / mean.clamp_min(1e-12)
         return tau.clamp_min(self.config.lowest_temperature * self.config.temperature)
 
-    def loss(self, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def loss(self, z: Tensor, ids: Tensor) -> Tensor:
         """L_proto: cross-entropy of `cos(z, c_k) / tau_k` over the clusters seen to the own one.
 
         Args: z (M, dim), of any length; ids (M,), all of them seen."""
@@ -266,7 +266,7 @@ class DomainSSL(Method):
         )
         self.prototypes = Prototypes(c)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch; moves the prototypes, before their loss is taken.
 
         Args:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from beatssl.cache import replacing
 from beatssl.methods.base import Entry, RunSettings
@@ -61,7 +62,7 @@ def load_ecg_fm(path: Path, config: W2VConfig | None = None) -> W2VEncoder:
     return encoder.eval()
 
 
-def read_checkpoint(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
+def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Tensor]:
     """All tensors of the model in a checkpoint, under the names in the file.
 
     Args:
@@ -88,7 +89,7 @@ def read_checkpoint(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
         content = content["model"]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a state dict")
-    tensors = {name: t for name, t in content.items() if isinstance(t, torch.Tensor)}
+    tensors = {name: t for name, t in content.items() if isinstance(t, Tensor)}
     if not tensors:
         raise CheckpointError(
             f"{path.name} holds no tensors, neither at its top nor under the key `model`"

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from beatssl import compute
 from beatssl.cache import replacing
@@ -101,7 +101,7 @@ class ResidualBlock(nn.Module):
                 nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
             )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.main(x) + self.shortcut(x))
 
 
@@ -130,11 +130,11 @@ class Encoder(nn.Module):
                 width = outputs
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+    def forward(self, signals: Tensor) -> Tensor:
         return self.layers(signals)
 
 
-def zscore(signals: torch.Tensor) -> torch.Tensor:
+def zscore(signals: Tensor) -> Tensor:
     """Each lead to mean 0 and sd 1; a constant lead is 0. Args: signals (..., time)."""
     centred = signals - signals.mean(dim=-1, keepdim=True)
     sd = centred.pow(2).mean(dim=-1, keepdim=True).sqrt()
@@ -145,7 +145,7 @@ class StandardisedEncoder(Encoder):
     """`Encoder` that z-scores each lead of a record first, in training mode too, so that it is
     evaluated and fine-tuned on what its layers were pretrained on."""
 
-    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+    def forward(self, signals: Tensor) -> Tensor:
         return self.layers(zscore(signals))
 
 
@@ -158,7 +158,7 @@ def build_encoder(config: Architecture, seed: int, sampling_rate: int = 100) -> 
         return config.build(sampling_rate)
 
 
-def with_data_statistics(encoder: nn.Module, signals: Iterable[torch.Tensor]) -> nn.Module:
+def with_data_statistics(encoder: nn.Module, signals: Iterable[Tensor]) -> nn.Module:
     """A copy whose batch-norm statistics are those of these records; the weights are the same.
 
     A new ResNet normalises nothing in evaluation mode, since its statistics are 0 and 1. This is
@@ -189,9 +189,7 @@ def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
-def roi_align(
-    e: torch.Tensor, start: torch.Tensor, end: torch.Tensor, stride: int, points: int = 16
-) -> torch.Tensor:
+def roi_align(e: Tensor, start: Tensor, end: Tensor, stride: int, points: int = 16) -> Tensor:
     """Mean of `e` over a window of each beat, with linear interpolation (1-D RoIAlign).
 
     Args:

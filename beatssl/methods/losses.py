@@ -13,17 +13,18 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from beatssl.settings import one_of
 
 
 def soft_target_nce(
-    z: torch.Tensor,
-    targets: torch.Tensor,
+    z: Tensor,
+    targets: Tensor,
     temperature: float,
-    allowed: torch.Tensor | None = None,
+    allowed: Tensor | None = None,
     normalise: bool = True,
-) -> torch.Tensor:
+) -> Tensor:
     """Cross-entropy between targets and the softmax over the other embeddings.
 
     `p_ij = softmax_{j != i}(z_i . z_j / temperature)`,
@@ -54,29 +55,25 @@ def soft_target_nce(
 
 
 def unnormalised(
-    z: torch.Tensor, targets: torch.Tensor, temperature: float, allowed: torch.Tensor | None = None
-) -> torch.Tensor:
+    z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None
+) -> Tensor:
     """`soft_target_nce` without the division by a row's targets."""
     return soft_target_nce(z, targets, temperature, allowed, normalise=False)
 
 
-def bce(
-    z: torch.Tensor, targets: torch.Tensor, temperature: float, allowed: torch.Tensor | None = None
-) -> torch.Tensor:
+def bce(z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of every pair, logits `z_i . z_j / temperature`."""
     cosine, targets, keep = _pairs(z, targets, allowed)
     return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])
 
 
-def mse(
-    z: torch.Tensor, targets: torch.Tensor, temperature: float, allowed: torch.Tensor | None = None
-) -> torch.Tensor:
+def mse(z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None) -> Tensor:
     """Mean of `(z_i . z_j - T_ij)^2` over the pairs; the temperature has no part in it."""
     cosine, targets, keep = _pairs(z, targets, allowed)
     return F.mse_loss(cosine[keep], targets[keep])
 
 
-LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "normalised": soft_target_nce,
     "unnormalised": unnormalised,
     "bce": bce,
@@ -85,12 +82,8 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def contrastive_loss(
-    form: str,
-    z: torch.Tensor,
-    targets: torch.Tensor,
-    temperature: float,
-    allowed: torch.Tensor | None = None,
-) -> torch.Tensor:
+    form: str, z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None
+) -> Tensor:
     """The loss in one of the forms of `LOSSES`; arguments as `soft_target_nce`.
 
     Raises:
@@ -100,9 +93,7 @@ def contrastive_loss(
     return LOSSES[form](z, targets, temperature, allowed)
 
 
-def _pairs(
-    z: torch.Tensor, targets: torch.Tensor, allowed: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _pairs(z: Tensor, targets: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines, targets (0 where a pair takes no part) and which pairs take part: (M, M) each."""
     m = len(z)
     if targets.shape != (m, m):
@@ -114,14 +105,14 @@ def _pairs(
     return z @ z.T, targets * keep, keep
 
 
-def alignment(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def alignment(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Mean squared distance of the two views on the sphere (Wang & Isola, arXiv 2005.10242).
 
     Args: z_1, z_2: (N, dim). 0 is perfect, 2 is chance in high dimension."""
     return (F.normalize(z_1.float(), dim=1) - F.normalize(z_2.float(), dim=1)).pow(2).sum(1).mean()
 
 
-def uniformity(z: torch.Tensor) -> torch.Tensor:
+def uniformity(z: Tensor) -> Tensor:
     """log mean exp(-2 |z_i - z_j|^2) over pairs, on the sphere (Wang & Isola, arXiv 2005.10242).
 
     Args: z: (N, dim). 0 is collapse, about -4 is uniform in high dimension."""

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from beatssl.methods.base import (
@@ -93,7 +93,7 @@ class DilatedBlock(nn.Module):
         )
         self.shortcut = nn.Conv1d(inputs, outputs, 1) if project else nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.main(x) + self.shortcut(x)
 
 
@@ -120,7 +120,7 @@ class TS2VecEncoder(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, signals: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, signals: Tensor, mask: Tensor | None = None) -> Tensor:
         """One vector per time step.
 
         Args:
@@ -148,21 +148,21 @@ class TS2VecEncoder(nn.Module):
         return self.dropout(self.blocks(x))
 
 
-def instance_loss(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def instance_loss(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Contrast with the same time step of the other series; 0 for a batch of one.
 
     Args: z_1, z_2: (batch, time, channels), one per view. Returns: scalar, in nats."""
     return _contrast(z_1.transpose(0, 1), z_2.transpose(0, 1))
 
 
-def temporal_loss(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def temporal_loss(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Contrast with the other time steps of the same series; 0 for a single step.
 
     Args: z_1, z_2: (batch, time, channels), one per view. Returns: scalar, in nats."""
     return _contrast(z_1, z_2)
 
 
-def _contrast(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def _contrast(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Mean of `_summed_cross_entropy` over all vectors, a few groups at a time.
 
     A group needs a matrix of (2n)^2 dot products. Groups are taken together while that stays
@@ -182,7 +182,7 @@ def _contrast(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts).sum() / (groups * 2 * n)
 
 
-def _summed_cross_entropy(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def _summed_cross_entropy(z_1: Tensor, z_2: Tensor) -> Tensor:
     """-sum log softmax of the positive among the other 2n - 1 vectors of the group.
 
     Args: z_1, z_2: (groups, n, channels)."""
@@ -194,9 +194,7 @@ def _summed_cross_entropy(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), positive.repeat(groups), reduction="sum")
 
 
-def hierarchical_parts(
-    z_1: torch.Tensor, z_2: torch.Tensor, temporal_unit: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def hierarchical_parts(z_1: Tensor, z_2: Tensor, temporal_unit: int = 0) -> tuple[Tensor, Tensor]:
     """Instance and temporal loss, each summed over the levels and divided by their number.
 
     Level 0 is z itself; max-pooling with kernel 2 (an odd last step is dropped) gives the next,
@@ -232,8 +230,8 @@ def hierarchical_parts(
 
 
 def overlapping_crops(
-    signals: torch.Tensor, generator: torch.Generator, temporal_unit: int = 0
-) -> tuple[torch.Tensor, torch.Tensor, int]:
+    signals: Tensor, generator: Generator, temporal_unit: int = 0
+) -> tuple[Tensor, Tensor, int]:
     """Two crops of each series that overlap in their last and first `overlap` samples.
 
     Lengths are drawn once a batch: with T samples, overlap ~ U{2^(temporal_unit + 1) .. T},
@@ -268,14 +266,14 @@ def overlapping_crops(
         -outer_left, time - outer_right + 1, (len(signals), 1, 1), generator=generator
     )
 
-    def crop(start: int, end: int) -> torch.Tensor:
+    def crop(start: int, end: int) -> Tensor:
         where = (offset + torch.arange(start, end)).to(signals.device)  # (batch, 1, end - start)
         return signals.gather(2, where.expand(-1, signals.shape[1], -1))
 
     return crop(outer_left, right), crop(left, outer_right), overlap
 
 
-def random_masks(n: int, time: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+def random_masks(n: int, time: int, probability: float, generator: Generator) -> Tensor:
     """Time steps to keep: each is False with `probability`. (n, time) bool on the CPU."""
     return torch.rand(n, time, generator=generator) >= probability
 
@@ -300,7 +298,7 @@ class TS2Vec(Method):
         """The averaged encoder."""
         return self.averaged
 
-    def encode(self, signals: torch.Tensor) -> torch.Tensor:
+    def encode(self, signals: Tensor) -> Tensor:
         """(batch, 12, time) -> (batch, channels, time), without a mask.
 
         In evaluation mode by the averaged encoder, in training mode by the one being trained."""
@@ -315,7 +313,7 @@ class TS2Vec(Method):
         for mean, weight in pairs:
             mean.lerp_(weight, share)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch; of `batch` only the signals are used.
 
         Args: generator: source of the crops, masks and dropout, on the CPU.

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from beatssl.methods.base import (
@@ -126,7 +126,7 @@ class FeatureExtractor(nn.Module):
             norm = [nn.Identity(), nn.GroupNorm(channels, channels)] if block == 0 else []
             self.conv_layers.append(nn.Sequential(conv, *norm, nn.GELU()))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for layer in self.conv_layers:
             x = layer(x)
         return x
@@ -144,7 +144,7 @@ class PositionalConvolution(nn.Module):
         nn.init.zeros_(conv.bias)
         self.pos_conv = nn.Sequential(weight_norm(conv, dim=2))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.pos_conv(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one more
         return F.gelu(y).transpose(1, 2)
 
@@ -160,7 +160,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, config.width)
         self.out_proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
             project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (batch, heads, tokens, ..)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -181,7 +181,7 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x)))
         return self.final_layer_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
 
@@ -199,7 +199,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(self.layer_norm(x))
         for layer in self.layers:
             x = layer(x)
@@ -227,8 +227,8 @@ class W2VEncoder(nn.Module):
         self.register_parameter("mask_emb", None)  # only pretraining has one
 
     def forward(
-        self, signals: torch.Tensor, mask: torch.Tensor | None = None, return_features: bool = False
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        self, signals: Tensor, mask: Tensor | None = None, return_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Tokens of segments; the last `time % stride` samples are not used.
 
         Args:
@@ -274,9 +274,7 @@ class Quantizer(nn.Module):
         nn.init.normal_(self.weight_proj.weight)
         nn.init.zeros_(self.weight_proj.bias)
 
-    def forward(
-        self, x: torch.Tensor, tau: float, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, tau: float, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Hard choices whose gradient is that of the softmax (straight-through).
 
         Args:
@@ -312,17 +310,15 @@ class W2VPretraining(W2VEncoder):
         self.final_proj = nn.Linear(config.width, config.target_dim)
 
 
-def mask_leads(
-    signals: torch.Tensor, probability: float, generator: torch.Generator
-) -> torch.Tensor:
+def mask_leads(signals: Tensor, probability: float, generator: Generator) -> Tensor:
     """Each lead of each segment zeroed with a probability: (batch, 12, time), same shape."""
     keep = torch.rand(signals.shape[:2], generator=generator) >= probability
     return signals * keep[..., None].to(signals)
 
 
 def span_mask(
-    rows: int, tokens: int, probability: float, span: int, generator: torch.Generator
-) -> torch.Tensor:
+    rows: int, tokens: int, probability: float, span: int, generator: Generator
+) -> Tensor:
     """Which tokens are masked: spans that may overlap, the same number in every row.
 
     All rows get n = probability * tokens / span spans, rounded at random to a neighbouring integer
@@ -352,7 +348,7 @@ def span_mask(
     return torch.zeros_like(mask).scatter(1, kept, True)
 
 
-def draw_negatives(rows: int, masked: int, number: int, generator: torch.Generator) -> torch.Tensor:
+def draw_negatives(rows: int, masked: int, number: int, generator: Generator) -> Tensor:
     """For each masked token so many others of its segment, with repetition.
 
     Returns:
@@ -368,12 +364,8 @@ def draw_negatives(rows: int, masked: int, number: int, generator: torch.Generat
 
 
 def info_nce(
-    predicted: torch.Tensor,
-    target: torch.Tensor,
-    codes: torch.Tensor,
-    negatives: torch.Tensor,
-    temperature: float,
-) -> torch.Tensor:
+    predicted: Tensor, target: Tensor, codes: Tensor, negatives: Tensor, temperature: float
+) -> Tensor:
     """Cross-entropy of finding the right target among the negatives; cosine / temperature.
 
     A negative that was quantised to the same codes as the positive is left out (wav2vec 2.0).
@@ -426,16 +418,16 @@ class W2VCmscRlm(Method):
         c = self.config
         return max(c.tau_start * c.tau_decay ** int(self.steps), c.tau_end)
 
-    def encode(self, signals: torch.Tensor) -> torch.Tensor:
+    def encode(self, signals: Tensor) -> Tensor:
         """(batch, 12, time) as in the store -> (batch, channels, steps)."""
         return EcgFm(self.model, self.sampling_rate)(signals)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """`losses` of one batch; of `batch` only the signals are used."""
         rate = self.model.config.sampling_rate
         return self.losses(model_input(batch.signals, self.sampling_rate, rate), generator)
 
-    def losses(self, signals: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def losses(self, signals: Tensor, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch and what is worth watching.
 
         Args:
@@ -507,7 +499,7 @@ class EcgFm(nn.Module):
         self.stride = stride or 2 ** max(0, int(math.log2(0.04 * sampling_rate)))
         self.channels = encoder.channels
 
-    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+    def forward(self, signals: Tensor) -> Tensor:
         """(batch, 12, time) -> (batch, channels, ceil(time / stride)).
 
         Step j lies on input sample `j * stride`, interpolated between the nearest tokens (token k
@@ -541,7 +533,7 @@ class EcgFm(nn.Module):
         return interpolate(e[..., new], at[new], step * (rate / self.sampling_rate))
 
 
-def model_input(signals: torch.Tensor, sampling_rate: float, rate: float) -> torch.Tensor:
+def model_input(signals: Tensor, sampling_rate: float, rate: float) -> Tensor:
     """What the encoder expects (ECG-FM: 500 Hz): resampled by linear interpolation, each lead of
     zero mean and unit sd over the whole record, constant leads 0.
 
@@ -565,7 +557,7 @@ def model_input(signals: torch.Tensor, sampling_rate: float, rate: float) -> tor
     return torch.where(varies, centred / torch.where(varies, sd, 1.0), 0.0)
 
 
-def interpolate(values: torch.Tensor, at: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+def interpolate(values: Tensor, at: Tensor, where: Tensor) -> Tensor:
     """Linear interpolation on the last axis, constant beyond the ends.
 
     Args:
