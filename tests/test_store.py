@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 from beatssl.data import records, store
+from beatssl.data.beats import training_rows
 from beatssl.data.records import RecordError
 from beatssl.data.store import StoreError, open_store, prepare
 from beatssl.data.synthetic import write_folders
-from beatssl.settings import ConfigError, DataConfig
+from beatssl.settings import ConfigError, DataConfig, Source, from_dict
 
 CONFIG = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge="challenge")
 
@@ -112,12 +113,12 @@ def test_windows_do_not_overlap(root):
     row = records.list_ludb(root / "ludb").iloc[0]
     record = records.read_ludb(root / "ludb", row)
     pieces = store.windows(record, 4.0)
-    assert [name for name, _, _ in pieces] == ["ludb-1#0", "ludb-1#1"]
-    assert [start for _, start, _ in pieces] == [0.0, 4.0]
+    assert [piece.record_id for _, piece in pieces] == ["ludb-1#0", "ludb-1#1"]
+    assert [start for start, _ in pieces] == [0.0, 4.0]
     np.testing.assert_array_equal(
-        np.concatenate([p.waves for _, _, p in pieces], axis=1), record.waves[:, :4000]
+        np.concatenate([piece.waves for _, piece in pieces], axis=1), record.waves[:, :4000]
     )
-    assert store.windows(record, 10.0)[0][0] == "ludb-1"
+    assert store.windows(record, 10.0)[0][1].record_id == "ludb-1"
 
 
 # ------------------------------------------------------------ the store
@@ -255,15 +256,15 @@ def test_interrupted_write_leaves_the_previous_store(copy, tmp_path, monkeypatch
     folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge="")
     prepare(config, folder, copy)
     before = data_bytes(folder)
-    calls = []
+    calls, read = [], records.read_wfdb
 
     def stop(*arguments):
         calls.append(1)
         if len(calls) > 4:
             raise KeyboardInterrupt
-        return records.read_ptbxl(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setitem(store.READERS, "ptbxl", stop)
+    monkeypatch.setattr(records, "read_wfdb", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(replace(config, high_cut=20.0), folder, copy)
     monkeypatch.undo()
@@ -290,7 +291,7 @@ def test_a_process_beside_us_may_finish_first(copy, tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, "_build", slower)
     assert prepare(config, folder, copy).content == made[1]
-    assert not list(folder.glob(".part-*"))
+    assert not list(folder.glob(".*.part"))
 
 
 def test_damage_is_detected_and_repaired(copy, tmp_path):
@@ -319,6 +320,46 @@ def test_every_record_set_aside_is_an_error_with_reasons(copy, tmp_path):
     with pytest.raises(RecordError, match=r"ludb: all 3 records were set aside: too short \(3\)"):
         prepare(replace(CONFIG, seconds=30.0, ptbxl=""), tmp_path / "store", copy)
     assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_a_further_data_set_in_a_known_layout_is_one_line_of_settings(root, prepared, tmp_path):
+    """Its rows are the layout's under its own name; PTB-XL's recordings are set aside in it, too."""
+    more = {"name": "georgia_2", "layout": "challenge", "folder": "challenge"}
+    copy = {"name": "copy", "layout": "ptbxl", "folder": "ptbxl"}
+    plain = {"ptbxl": "ptbxl", "ludb": "ludb", "challenge": "challenge"}
+    config = from_dict(DataConfig, {**plain, "sources": [more, copy, copy | {"name": "third"}]})
+    made = prepare(config, tmp_path / "store", root)
+    own, further = prepared.rows("challenge"), made.rows("georgia_2")
+    assert made.table["dataset"].drop_duplicates().tolist() == [*plain, "georgia_2"]
+    assert made.layouts == {
+        **dict(zip(plain, plain)),
+        "georgia_2": "challenge",
+        "copy": "ptbxl",
+        "third": "ptbxl",
+    }
+    np.testing.assert_array_equal(made.signals[further], prepared.signals[own])
+    names = made.table["record_id"]
+    assert names[further].tolist() == ("georgia_2-" + names[own]).tolist()
+    assert names.is_unique and made.table["patient_id"][further].str.startswith("georgia_2-").all()
+    pd.testing.assert_frame_equal(made.table.iloc[: len(prepared)], prepared.table)
+    np.testing.assert_array_equal(
+        training_rows(made), np.concatenate([training_rows(prepared), further])
+    )
+    aside = made.set_aside.groupby("dataset")["reason"].value_counts()
+    assert aside["georgia_2"].to_dict() == aside["challenge"].to_dict()
+    assert aside["copy"].sum() == 12 and aside["copy"].index.str.startswith("overlaps PTB-XL").all()
+
+
+def test_sources_that_cannot_work_are_refused(root, tmp_path):
+    other = Source("other", "challange", "challenge")
+    with pytest.raises(ConfigError, match="other.*'challange'.*known: ptbxl, ludb, challenge"):
+        prepare(replace(CONFIG, sources=(other,)), tmp_path / "store", root)
+    with pytest.raises(ConfigError, match="a name of its own"):
+        replace(CONFIG, sources=(Source("ludb", "challenge", "challenge"),))
+    with pytest.raises(RecordError, match="absent.*not found"):
+        prepare(
+            DataConfig(sources=(replace(other, layout="ludb", folder="absent"),)), tmp_path, root
+        )
 
 
 def test_missing_folder_and_no_data_set(tmp_path, root):

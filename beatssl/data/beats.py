@@ -37,6 +37,7 @@ from beatssl.settings import config_hash
 LEAD_II = 1
 BEAT_CLASSES = ("N", "S", "V", "other")
 N_CLUSTERS = 8
+TRAINING_FOLDS = {"ptbxl": range(1, 9), "challenge": None}  # of a layout; None: all
 MIN_BEATS = 4  # records with 3 R peaks or fewer take no part in pretraining (paper.md 1.4)
 
 R_FEATURES = ("r_amplitude", "rr0", "rr1", "rr2", "rr_mean", "rr0_rr1", "rr2_rr1", "rr_mean_rr1")
@@ -339,7 +340,13 @@ def cluster_beats(store: Store, r_peak: np.ndarray, training_rows: np.ndarray) -
 def training_rows(store: Store) -> np.ndarray:
     """Rows that may be pretrained on: PTB-XL folds 1-8 and the Challenge records. Folds 9 and 10
     and LUDB are never among them."""
-    return np.concatenate([store.rows("ptbxl", range(1, 9)), store.rows("challenge")])
+    return np.concatenate(
+        [
+            store.rows(name, TRAINING_FOLDS[layout])
+            for name, layout in store.layouts.items()
+            if layout in TRAINING_FOLDS
+        ]
+    )
 
 
 def pretraining_rows(store: Store, beats: Beats) -> np.ndarray:
@@ -367,10 +374,8 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
         return _load(folder)
     chunks = np.array_split(np.arange(len(store.table)), max(1, len(store.table) // 32))
     found: list[dict] = []
-    with tqdm(total=len(store.table), desc="beats", unit="record") as bar:
-        for part in in_processes(partial(_analyse_rows, store.folder), chunks, jobs):
-            found += part
-            bar.update(len(part))
+    for part in in_processes(partial(_analyse_rows, store.folder), chunks, jobs, "beats"):
+        found += part
     rows, most = len(found), max((len(f["r_peak"]) for f in found), default=0)
     r_peak = np.full((rows, most), -1, np.int32)
     features = np.full((rows, most, len(BEAT_FEATURES)), np.nan, np.float32)
