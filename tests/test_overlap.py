@@ -14,7 +14,7 @@ from beatssl.data import records, store
 from beatssl.data.beats import training_rows
 from beatssl.data.overlap import ALIKE, Known
 from beatssl.data.store import prepare
-from beatssl.data.synthetic import _write_mat, write_folders
+from beatssl.data.synthetic import _write_record, write_folders
 from beatssl.settings import DataConfig
 
 CONFIG = DataConfig(ptbxl="ptbxl", challenge="challenge")
@@ -37,7 +37,7 @@ def copies(root, gain: float = 1.0):
 def write(folder, names, signals):
     folder.mkdir(parents=True, exist_ok=True)
     for name, signal in zip(names, signals, strict=True):
-        _write_mat(folder / name, signal, 500)
+        _write_record(folder / name, signal, "challenge")
 
 
 def reasons_of(made):
