@@ -12,7 +12,7 @@ from scipy.signal import resample_poly
 
 from beatssl.data import records, store
 from beatssl.data.beats import training_rows
-from beatssl.data.overlap import ALIKE, Known
+from beatssl.data.overlap import ALIKE, Known, alike
 from beatssl.data.store import prepare
 from beatssl.data.synthetic import _write_record, write_folders
 from beatssl.settings import DataConfig
@@ -96,14 +96,14 @@ def test_a_long_recording_is_set_aside_whole(root, tmp_path):
 def test_nearest_and_alike_agree_with_all_correlations():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 12, 200)).cumsum(axis=2)
-    known = Known(200)
-    for k, row in enumerate(rows):
-        known.add(str(k), row)
+    known = Known(rows, list(range(300)))
     for k in range(0, 300, 7):
         copy = rows[k] * rng.uniform(0.2, 5, (12, 1)) + rng.normal(size=(12, 1))
         copy += 0.05 * copy.std(axis=1, keepdims=True) * rng.normal(size=copy.shape)
-        assert known.nearest(copy) == k and known.alike(copy, rows[k])
-        assert not known.alike(copy, rows[(k + 1) % 300])
+        assert known.nearest(copy) == k and known.same(copy) == k and alike(copy, rows[k])
+        assert not alike(copy, rows[(k + 1) % 300])
+    assert known.same(rng.normal(size=(12, 200)).cumsum(axis=1)) == ""
+    assert Known(rows[:0], []).same(rows[0]) == ""
     middle = slice(20, 160)
     mean = np.mean([np.corrcoef(a[middle], b[middle])[0, 1] for a, b in zip(rows[0], rows[1])])
     mixed = next(
@@ -118,8 +118,8 @@ def test_nearest_and_alike_agree_with_all_correlations():
         > ALIKE
     )
     assert mean < ALIKE
-    assert known.alike(rows[0], mixed * rows[0] + (1 - mixed) * rows[1])
-    assert not known.alike(rows[0], (mixed - 0.02) * rows[0] + (1.02 - mixed) * rows[1])
+    assert alike(rows[0], mixed * rows[0] + (1 - mixed) * rows[1])
+    assert not alike(rows[0], (mixed - 0.02) * rows[0] + (1.02 - mixed) * rows[1])
 
 
 @pytest.mark.parametrize("place", ["training/PTB_PTBXL/g1", "WFDB_PTBXL", "training/mine/g1", "."])

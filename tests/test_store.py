@@ -112,13 +112,13 @@ def test_waves_do_not_shrink_when_resampled(rate):
 def test_windows_do_not_overlap(root):
     row = records.list_ludb(root / "ludb").iloc[0]
     record = records.read_ludb(root / "ludb", row)
-    pieces = store.windows(record, 4.0)
+    pieces = list(store.windows(record, 4.0))
     assert [piece.record_id for _, piece in pieces] == ["ludb-1#0", "ludb-1#1"]
     assert [start for start, _ in pieces] == [0.0, 4.0]
     np.testing.assert_array_equal(
         np.concatenate([piece.waves for _, piece in pieces], axis=1), record.waves[:, :4000]
     )
-    assert store.windows(record, 10.0)[0][1].record_id == "ludb-1"
+    assert next(store.windows(record, 10.0))[1].record_id == "ludb-1"
 
 
 # ------------------------------------------------------------ the store
@@ -323,7 +323,7 @@ def test_every_record_set_aside_is_an_error_with_reasons(copy, tmp_path):
 
 
 def test_a_further_data_set_in_a_known_layout_is_one_line_of_settings(root, prepared, tmp_path):
-    """Its rows are the layout's under its own name; PTB-XL's recordings are set aside in it, too."""
+    """Its rows have its own name; PTB-XL's recordings are set aside in it, too."""
     more = {"name": "georgia_2", "layout": "challenge", "folder": "challenge"}
     copy = {"name": "copy", "layout": "ptbxl", "folder": "ptbxl"}
     plain = {"ptbxl": "ptbxl", "ludb": "ludb", "challenge": "challenge"}

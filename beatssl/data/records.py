@@ -38,6 +38,7 @@ MARK_ON_BORDER = 0.010  # s: a peak mark this near a pair of borders belongs to 
 UNKNOWN_BORDER = 0.100  # s left out on a side whose border is missing
 FLAT_MILLIVOLT = 0.02  # a lead with a smaller peak-to-peak is called flat
 MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
+AGAIN = "download the record again"
 OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
 PTBXL_RECORD = re.compile(r"HR\d{5}|\d{5}_[hl]r", re.IGNORECASE)  # in the Challenge, in PTB-XL
 SIGNAL_FILE = re.compile(  # of ECG collections; only WFDB headers are read
@@ -348,7 +349,7 @@ def read_wfdb(path: Path, name: str) -> wfdb.Record:
         stored = wfdb.rdrecord(str(path), physical=False)
         checksums = stored.calc_checksum()
     if not stored.fs or stored.fs <= 0:
-        raise RecordError(f"{name}: header states no sampling rate: download the record again")
+        raise RecordError(f"{name}: header states no sampling rate: {AGAIN}")
     for i, lead in enumerate(stored.sig_name):
         stated, first = stored.checksum[i], stored.init_value[i]
         if stated is not None and (stated - checksums[i]) % 65536:
@@ -358,8 +359,7 @@ def read_wfdb(path: Path, name: str) -> wfdb.Record:
         else:
             continue
         raise RecordError(
-            f"{name}: header disagrees with the data ({wrong} of lead {lead}): "
-            "download the record again"
+            f"{name}: header disagrees with the data ({wrong} of lead {lead}): {AGAIN}"
         )
     return stored
 
@@ -381,9 +381,7 @@ def _readable(name: str, fault: str, where: str = "") -> Iterator[None]:
         if not isinstance(error, RecordError):  # without line breaks or the folder's name
             text = re.sub(r"\S*[/\\]", "", " ".join(reason.split()))
             reason = f"{type(error).__name__}: {text}"[:120]
-        raise RecordError(
-            f"{name}: {fault} ({where}{reason}): download the record again"
-        ) from error
+        raise RecordError(f"{name}: {fault} ({where}{reason}): {AGAIN}") from error
 
 
 def _signal_and_rate(folder: Path, row: Mapping) -> tuple[np.ndarray, float]:

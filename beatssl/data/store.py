@@ -32,7 +32,7 @@ import wfdb
 from joblib import Parallel, delayed
 from scipy import signal as dsp
 
-from beatssl.cache import replacing_folder, write_json
+from beatssl.cache import read_json, replacing_folder, write_json
 from beatssl.data import overlap, records
 from beatssl.data.records import LAYOUTS, LEADS, SUPERCLASSES, Record, RecordError
 from beatssl.data.synthetic import write_folders
@@ -132,23 +132,21 @@ def resample_labels(labels: np.ndarray, old_hz: float, new_hz: float, length: in
     return resampled
 
 
-def windows(record: Record, seconds: float) -> list[tuple[float, Record]]:
+def windows(record: Record, seconds: float) -> Iterator[tuple[float, Record]]:
     """Cut a recording into non-overlapping rows of `seconds`; the rest at its end is left out.
 
-    Returns:
+    Yields:
         (start in s, piece) of each row. A piece's id has a suffix `#0`, `#1`, .. where there are
         several; a recording that is too short comes back whole, for `records.check` to refuse.
     """
     size = math.ceil(seconds * record.sampling_rate - 1e-6)
     count = max(1, record.signal.shape[1] // size)
-    pieces = []
     for k in range(count):
         part = slice(k * size, (k + 1) * size)
         waves = None if record.waves is None else record.waves[:, part]
         name = record.record_id if count == 1 else f"{record.record_id}#{k}"
         piece = replace(record, record_id=name, signal=record.signal[:, part], waves=waves)
-        pieces.append((k * size / record.sampling_rate, piece))
-    return pieces
+        yield k * size / record.sampling_rate, piece
 
 
 # ---------------------------------------------------------------- the store
@@ -273,19 +271,15 @@ def open_store(folder: Path) -> Store:
     """
     folder = Path(folder)
     remedy = f"delete the folder {folder.name!r} and run prepare again"
-    path = folder / "manifest.json"
-    if not path.is_file():
+    if not (folder / "manifest.json").is_file():
         raise StoreError(f"no prepared store in {folder.name!r}: run prepare first")
-    try:
-        manifest = json.loads(path.read_text())
-        stated = manifest["files"]
-        data = folder / manifest["data"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"manifest.json is damaged ({error}): {remedy}") from error
+    manifest = read_json(folder / "manifest.json")
+    if "files" not in manifest:
+        raise StoreError(f"manifest.json is damaged: {remedy}")
     if manifest.get("version") != STORE_VERSION:
         raise StoreError(f"store of another version ({manifest.get('version')}): {remedy}")
-    for name, entry in stated.items():
-        file = data / name
+    for name, entry in manifest["files"].items():
+        file = folder / manifest["data"] / name
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             raise StoreError(f"{name} is absent or incomplete: {remedy}")
         if name != "signals.i2" and _sha256(file) != entry["sha256"]:
@@ -325,7 +319,7 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
     current = _same(folder, signature)
     if current is not None:
         return current
-    final = folder / f"data-{signature[:12]}"
+    final = folder / f"data-{signature}"
     with replacing_folder(final) as part:
         manifest = _build(config, part, tasks, jobs)
         current = _same(folder, signature)
@@ -388,7 +382,7 @@ def store_code(root: Path = ROOT) -> str:
 def _signature(tasks: list[dict], config: DataConfig) -> str:
     """Hash of settings, code, listing rows, and size and time of every file; reads no signal."""
     states = [[task["layout"], _digest(task, _size_and_time)] for task in tasks]
-    return hashlib.sha256(_plain([_settings(config), store_code(), states]).encode()).hexdigest()
+    return config_hash(_settings(config), store_code(), states)
 
 
 def _digest(task: dict, state: Callable[[str], str]) -> str:
@@ -407,13 +401,17 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     length = round(config.seconds * config.sampling_rate)
     digest = hashlib.sha256(_settings(config).encode())
     lines, set_aside, marks, wave_rows, unused = [], [], [np.zeros((0, 5))], 0, 0.0
-    known = overlap.Known(length)
+    known = None
     with open(part / "signals.i2", "wb") as signals, open(part / "waves.i1", "wb") as waves:
         for done in in_processes(partial(_process, config), tasks, jobs, "records"):
             digest.update(done["digest"].encode())
             if done["dataset"] not in ("ptbxl", "ludb"):
-                signals.flush()
-                done = _without_overlap(done, known, part / "signals.i2")
+                if known is None:
+                    signals.flush()
+                    names = [line["record_id"] for line in lines if line["dataset"] == "ptbxl"]
+                    rows = _map(part / "signals.i2", "<i2", (len(names), len(LEADS), length))
+                    known = overlap.Known(rows, names)
+                done = _without_overlap(done, known)
             for line, microvolts, annotated in done["rows"]:
                 signals.write(microvolts.tobytes())
                 line["wave_row"] = wave_rows if annotated else -1
@@ -422,8 +420,6 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
                     marks.append(np.insert(annotated[1], 0, wave_rows, axis=1))
                     wave_rows += 1
                 lines.append(line)
-                if done["dataset"] == "ptbxl":
-                    known.add(line["record_id"], microvolts)
             set_aside += done["set_aside"]
             unused += done["unused_s"]
     marks = np.concatenate(marks)
@@ -450,17 +446,14 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     }
 
 
-def _without_overlap(done: dict, known: overlap.Known, signals: Path) -> dict:
-    """What `_process` found of a record, its rows set aside if one of them is a row of PTB-XL;
-    those are the first of `signals`."""
-    for _, microvolts, _ in done["rows"] if known.names else ():
-        nearest = known.nearest(microvolts)
-        shape = (len(known.names), *microvolts.shape)
-        if known.alike(microvolts, np.memmap(signals, "<i2", "r", shape=shape)[nearest]):
-            reason = f"{records.OVERLAP} (same signal as {known.names[nearest]})"
-            refused = (done["record_id"], done["dataset"], reason)
-            return done | {"rows": [], "set_aside": [*done["set_aside"], refused], "unused_s": 0.0}
-    return done
+def _without_overlap(done: dict, known: overlap.Known) -> dict:
+    """What `_process` found of a record, its rows set aside if one of them is a row of PTB-XL."""
+    same = next(filter(None, (known.same(microvolts) for _, microvolts, _ in done["rows"])), "")
+    if not same:
+        return done
+    reason = f"{records.OVERLAP} (same signal as {same})"
+    set_aside = [*done["set_aside"], (done["record_id"], done["dataset"], reason)]
+    return done | {"rows": [], "set_aside": set_aside, "unused_s": 0.0}
 
 
 def in_processes(work: Callable, items: Sequence, jobs: int, desc: str) -> Iterator:
@@ -490,12 +483,11 @@ def _process(config: DataConfig, task: dict) -> dict:
     except RecordError as error:
         set_aside.append((name, dataset, str(error).removeprefix(f"{name}: ")))
         return done
-    pieces = windows(record, config.seconds)
     rates = record.sampling_rate, config.sampling_rate
     length = round(config.seconds * config.sampling_rate)
-    used = sum(piece.signal.shape[1] for _, piece in pieces)
-    done["unused_s"] = (record.signal.shape[1] - used) / rates[0]
-    for start_s, piece in pieces:
+    unused = record.signal.shape[1]
+    for start_s, piece in windows(record, config.seconds):
+        unused -= piece.signal.shape[1]
         reason = records.check(piece, config)
         if reason is None:
             cleaned = clean(piece.signal, rates[0], config.low_cut, config.high_cut)
@@ -513,7 +505,7 @@ def _process(config: DataConfig, task: dict) -> dict:
         for column in ("record_id", "patient_id", "fold", "provenance", "statements"):
             line[column] = getattr(piece, column)
         rows.append((line | {"start_s": round(start_s, 6)}, microvolts.astype("<i2"), waves))
-    return done
+    return done | {"unused_s": unused / rates[0]}
 
 
 def _refuse_empty(config: DataConfig, table: pd.DataFrame, set_aside: pd.DataFrame) -> None:
