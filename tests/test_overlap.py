@@ -13,6 +13,7 @@ from scipy.signal import resample_poly
 from beatssl.data import records, store
 from beatssl.data.beats import training_rows
 from beatssl.data.overlap import ALIKE, Known, alike
+from beatssl.data.records import LAYOUTS
 from beatssl.data.store import prepare
 from beatssl.data.synthetic import _write_record, write_folders
 from beatssl.settings import DataConfig
@@ -27,7 +28,7 @@ def root(tmp_path_factory):
 
 def copies(root, gain: float = 1.0):
     """The PTB-XL records of a folder at 500 Hz, in microvolts."""
-    for row in records.list_ptbxl(root / "ptbxl", 500).to_dict("records"):
+    for row in LAYOUTS["ptbxl"].list(root / "ptbxl", 500).to_dict("records"):
         record = records.read_ptbxl(root / "ptbxl", row)
         up = round(500 / record.sampling_rate)
         signal = resample_poly(record.signal, up, 1, axis=1, padtype="line")
@@ -79,7 +80,7 @@ def test_a_challenge_of_nothing_else_leaves_no_row(root, tmp_path):
     made = prepare(CONFIG, tmp_path / "store", tmp_path, jobs=2)
     assert len(made.rows("challenge")) == 0 and reasons_of(made) == {"same": 12}
     named = made.set_aside["reason"].str.extract(r"same signal as (.*)\)")[0]
-    assert named.tolist() == records.list_ptbxl(root / "ptbxl", 100)["record_id"].tolist()
+    assert named.tolist() == LAYOUTS["ptbxl"].list(root / "ptbxl", 100)["record_id"].tolist()
 
 
 def test_a_long_recording_is_set_aside_whole(root, tmp_path):
@@ -135,7 +136,7 @@ def test_real_records_of_all_folds_stay_out(real_data, tmp_path, place):
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".hea", ".dat"):
             shutil.copyfile(source / f"{name}{suffix}", own / f"{name}{suffix}")
-    fast = records.list_ptbxl(source, 500).set_index("record_id", drop=False)
+    fast = LAYOUTS["ptbxl"].list(source, 500).set_index("record_id", drop=False)
     signals = [
         np.rint(2000 * records.read_ptbxl(source, fast.loc[f"ptbxl-{number}"]).signal).astype(int)
         for number in table["ecg_id"]

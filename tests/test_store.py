@@ -16,7 +16,7 @@ import pytest
 
 from beatssl.data import records, store
 from beatssl.data.beats import training_rows
-from beatssl.data.records import RecordError
+from beatssl.data.records import LAYOUTS, RecordError
 from beatssl.data.store import StoreError, open_store, prepare
 from beatssl.data.synthetic import write_folders
 from beatssl.settings import ConfigError, DataConfig, Source, from_dict
@@ -110,7 +110,7 @@ def test_waves_do_not_shrink_when_resampled(rate):
 
 
 def test_windows_do_not_overlap(root):
-    row = records.list_ludb(root / "ludb").iloc[0]
+    row = LAYOUTS["ludb"].list(root / "ludb").iloc[0]
     record = records.read_ludb(root / "ludb", row)
     pieces = list(store.windows(record, 4.0))
     assert [piece.record_id for _, piece in pieces] == ["ludb-1#0", "ludb-1#1"]
@@ -125,7 +125,7 @@ def test_windows_do_not_overlap(root):
 
 
 def test_rows_table_and_set_aside_account_for_every_record(root, prepared):
-    challenge = records.list_challenge(root / "challenge")
+    challenge = LAYOUTS["challenge"].list(root / "challenge")
     base = prepared.table["record_id"].str.split("#").str[0]
     assert set(base[prepared.table["dataset"] == "challenge"]) | set(
         prepared.set_aside["record_id"]
@@ -142,7 +142,7 @@ def test_rows_table_and_set_aside_account_for_every_record(root, prepared):
 
 
 def test_rows_are_the_cleaned_resampled_records(root, prepared):
-    row = records.list_ludb(root / "ludb").iloc[1]
+    row = LAYOUTS["ludb"].list(root / "ludb").iloc[1]
     record = records.read_ludb(root / "ludb", row)
     where = prepared.rows("ludb")[1]
     cleaned = store.clean(record.signal, 500, 0.5, 40)
@@ -393,7 +393,7 @@ def test_real_ludb_record_goes_through(real_data, tmp_path):
 def test_real_waves_keep_their_borders_on_average(real_data):
     """Over all 12 leads of 40 records; picking the nearest label moved them by 4 ms."""
     shifts = []
-    for row in records.list_ludb(real_data / "ludb").to_dict("records")[::5]:
+    for row in LAYOUTS["ludb"].list(real_data / "ludb").to_dict("records")[::5]:
         fine = records.read_ludb(real_data / "ludb", row).waves
         coarse = store.resample_labels(fine, 500, 100, 1000)
         marks = records.wave_marks(fine, 500)

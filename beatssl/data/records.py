@@ -1,9 +1,9 @@
 """Readers for the published record folders: PTB-XL, LUDB and the PhysioNet Challenge 2021.
 
-Each layout has a `list_*` function (one row a record, nothing read but the index) and a `read_*`
-function (one row in, one `Record` out); `LAYOUTS` names them. Every record comes out alike: 12
-leads in the order of `LEADS`, millivolts, at the sampling rate of its file. Cleaning, resampling
-and cutting are the store's business (`beatssl.data.store`).
+Each of the `LAYOUTS` has two functions: `*_rows` lists a folder (one row a record, nothing read but
+the index) and `read_*` reads (one row in, one `Record` out). Every record comes out alike: 12 leads
+in the order of `LEADS`, millivolts, at the sampling rate of its file. Cleaning, resampling and
+cutting are the store's business (`beatssl.data.store`).
 
 A missing folder, index file or column raises `RecordError` while listing; a record that cannot be
 read raises `RecordError` while reading, and the store sets that record aside with the reason.
@@ -81,7 +81,7 @@ class Record:
 # ---------------------------------------------------------------- listing
 
 
-def list_ptbxl(folder: Path, sampling_rate: float) -> pd.DataFrame:
+def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     """List the records of a folder in the PTB-XL layout.
 
     A record's superclasses are those of all diagnostic statements in its `scp_codes`, whatever
@@ -94,14 +94,13 @@ def list_ptbxl(folder: Path, sampling_rate: float) -> pd.DataFrame:
         folder: holds `ptbxl_database.csv`, `scp_statements.csv`, `records100|500`.
         sampling_rate: Hz the caller wants to work at.
 
-    Returns:
+    Yields:
         One row a record: record_id, patient_id, fold, filename, NORM..HYP, provenance, statements,
         files.
 
     Raises:
-        RecordError: a folder, file or column is missing, or a row of the table is unreadable.
+        RecordError: a file or column is missing, or a row of the table is unreadable.
     """
-    folder = _folder(folder)
     columns = "ecg_id patient_id scp_codes strat_fold filename_lr"
     table = _csv(folder / "ptbxl_database.csv", columns.split())
     statements = _csv(folder / "scp_statements.csv", ["diagnostic", "diagnostic_class"])
@@ -114,7 +113,6 @@ def list_ptbxl(folder: Path, sampling_rate: float) -> pd.DataFrame:
             f"{', '.join(SUPERCLASSES)}: take the file of the PTB-XL release"
         )
     has_hr = "filename_hr" in table and (folder / "records500").is_dir()
-    rows = []
     for row in table.to_dict("records"):
         name = f"ptbxl-{row['ecg_id']}"
         try:
@@ -131,45 +129,37 @@ def list_ptbxl(folder: Path, sampling_rate: float) -> pd.DataFrame:
         labels = {c: int(c in stated) if stated else -1 for c in SUPERCLASSES}
         labels |= {"provenance": row.get("provenance", ""), "statements": ";".join(codes)}
         person = {"patient_id": f"ptbxl-{patient}", "fold": fold}
-        rows.append(_row(name, filename, ("hea", "dat"), **person, **labels))
-    return _listing(rows, folder)
+        yield _row(name, filename, ("hea", "dat"), **person, **labels)
 
 
-def list_ludb(folder: Path, sampling_rate: float = 0.0) -> pd.DataFrame:
+def ludb_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     """List the records of a folder in the LUDB layout (`RECORDS`, `data/`), which has one rate.
 
-    Returns:
+    Yields:
         One row a record: record_id, filename, files.
 
     Raises:
-        RecordError: the folder or its `RECORDS` file is missing or empty.
+        RecordError: there is no `RECORDS` file.
     """
-    folder = _folder(folder)
     index = folder / "RECORDS"
     if not index.is_file():
         raise RecordError(f"{folder.name}: file RECORDS not found: is this an LUDB folder?")
     suffixes = ("hea", "dat", *(lead.lower() for lead in LEADS))
-    names = index.read_text().split()
-    rows = [_row(f"ludb-{name.rsplit('/', 1)[-1]}", name, suffixes) for name in names]
-    return _listing(rows, folder)
+    for name in index.read_text().split():
+        yield _row(f"ludb-{name.rsplit('/', 1)[-1]}", name, suffixes)
 
 
-def list_challenge(folder: Path, sampling_rate: float = 0.0) -> pd.DataFrame:
+def challenge_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     """List the records of a folder in the Challenge 2021 layout (`training/<source>/g1/*.hea`).
 
     Folder `training` may be missing; headers that lie flat in a folder have its name as source.
     Each record has one rate.
 
-    Returns:
+    Yields:
         One row a record: record_id, source, filename, files, skip. `skip` holds the reason why
         a record is left out, empty for the records to read: PTB-XL's are known here by the name of
         a folder on their path, however it is spelt, or their own (`HR00001`, `00001_hr`).
-
-    Raises:
-        RecordError: the folder is missing or holds no header file.
     """
-    folder = _folder(folder)
-    rows = []
     for header in sorted(folder.rglob("*.hea")):
         inside = header.relative_to(folder).parts
         inside = inside[1:] if inside[0] == "training" else inside
@@ -177,8 +167,7 @@ def list_challenge(folder: Path, sampling_rate: float = 0.0) -> pd.DataFrame:
         filename = header.relative_to(folder).with_suffix("").as_posix()
         skip = _named_like_ptbxl([source, *inside[:-1]], header.stem)
         name = f"{source}-{header.stem}"
-        rows.append(_row(name, filename, ("hea", "mat"), source=source, skip=skip))
-    return _listing(rows, folder)
+        yield _row(name, filename, ("hea", "mat"), source=source, skip=skip)
 
 
 def _named_like_ptbxl(folders: Sequence[str], record: str) -> str:
@@ -208,16 +197,6 @@ def unlisted(folder: Path, listed: Iterable[str]) -> dict[str, str]:
     return reasons
 
 
-def _folder(folder: Path) -> Path:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise RecordError(
-            f"folder {str(folder)!r} not found: point DATA (BEATSSL_DATA) at the folder that "
-            "holds the downloaded data sets"
-        )
-    return folder
-
-
 def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read all cells as text ("" where empty) and insist on `columns`."""
     if not path.is_file():
@@ -239,26 +218,11 @@ def _row(name: str, filename: str, suffixes: Sequence[str], **more: object) -> d
     return {"record_id": name, "filename": filename, "files": files, **more}
 
 
-def _listing(rows: list[dict], folder: Path) -> pd.DataFrame:
-    if not rows:
-        others = list(unlisted(folder, ()))
-        named = f" ({len(others)} signal files without a reader: {others[0]}, ..)" if others else ""
-        raise RecordError(
-            f"{folder.name}: no record listed{named}: complete the download; records are read "
-            "through their WFDB headers"
-        )
-    table = pd.DataFrame(rows)
-    twice = table["record_id"][table["record_id"].duplicated()]
-    if len(twice):
-        raise RecordError(f"{twice.iloc[0]}: listed twice in {folder.name}: remove one of the two")
-    return table
-
-
 # ---------------------------------------------------------------- reading
 
 
 def read_ptbxl(folder: Path, row: Mapping) -> Record:
-    """Read one row of `list_ptbxl`.
+    """Read one row of `ptbxl_rows`.
 
     Raises:
         RecordError: see `read_wfdb` and `order_leads`.
@@ -271,7 +235,7 @@ def read_ptbxl(folder: Path, row: Mapping) -> Record:
 
 
 def read_ludb(folder: Path, row: Mapping) -> Record:
-    """Read one row of `list_ludb` with the wave annotations of all 12 leads.
+    """Read one row of `ludb_rows` with the wave annotations of all 12 leads.
 
     The header scales every lead by its own peak-to-peak, so its "mV" are not physical. The raw
     integers are: II = I + III holds exactly, and a unit is about 1 microvolt (inferred from
@@ -295,7 +259,7 @@ def read_ludb(folder: Path, row: Mapping) -> Record:
 
 
 def read_challenge(folder: Path, row: Mapping) -> Record:
-    """Read one row of `list_challenge`; `provenance` is the source's folder name.
+    """Read one row of `challenge_rows`; `provenance` is the source's folder name.
 
     Raises:
         RecordError: see `read_wfdb` and `order_leads`.
@@ -309,19 +273,49 @@ class Layout:
     """How a data set's folder is read.
 
     Attributes:
-        list: (folder, sampling rate that the caller wants to work at in Hz) -> one row a record,
-            with `record_id`, `filename` (without suffix) and `files` at least.
+        rows: (folder, sampling rate) -> rows, each with `record_id`, `filename` (without suffix),
+            `files` and what `read` needs.
         read: (folder, row) -> the record.
     """
 
-    list: Callable[[Path, float], pd.DataFrame]
+    rows: Callable[[Path, float], Iterable[dict]]
     read: Callable[[Path, Mapping], Record]
+
+    def list(self, folder: Path, sampling_rate: float = 100.0) -> pd.DataFrame:
+        """The records of a folder, one row each.
+
+        Args:
+            folder: of a data set.
+            sampling_rate: Hz the caller wants to work at, where records have several.
+
+        Raises:
+            RecordError: the folder is missing, lists no record or one twice; see `rows`, too.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise RecordError(
+                f"folder {str(folder)!r} not found: point DATA (BEATSSL_DATA) at the folder that "
+                "holds the downloaded data sets"
+            )
+        table = pd.DataFrame(self.rows(folder, sampling_rate))
+        if table.empty:
+            others = list(unlisted(folder, ()))
+            other = (
+                f" ({len(others)} signal files without a reader: {others[0]}, ..)" if others else ""
+            )
+            raise RecordError(
+                f"{folder.name}: no record listed{other}: complete the download; records are read "
+                "through their WFDB headers"
+            )
+        for name in table["record_id"][table["record_id"].duplicated()]:
+            raise RecordError(f"{name}: listed twice in {folder.name}: remove one of the two")
+        return table
 
 
 LAYOUTS = {
-    "ptbxl": Layout(list_ptbxl, read_ptbxl),
-    "ludb": Layout(list_ludb, read_ludb),
-    "challenge": Layout(list_challenge, read_challenge),
+    "ptbxl": Layout(ptbxl_rows, read_ptbxl),
+    "ludb": Layout(ludb_rows, read_ludb),
+    "challenge": Layout(challenge_rows, read_challenge),
 }
 
 

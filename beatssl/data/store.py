@@ -375,7 +375,7 @@ def _plain(value: object) -> str:
 
 def store_code(root: Path = ROOT) -> str:
     """Hash of the code that makes a store. Args: root: folder of the package."""
-    readers = [name_of(f) for layout in LAYOUTS.values() for f in (layout.list, layout.read)]
+    readers = [name_of(f) for layout in LAYOUTS.values() for f in (layout.rows, layout.read)]
     return code_hash(f"{__name__}._build", *readers, root=root)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import scipy.io
 import wfdb
+from numpy.random import Generator, default_rng
 from scipy.spatial.transform import Rotation
 
 from beatssl.cache import read_json, replacing_folder, write_json
@@ -35,7 +36,7 @@ REACH = 2.5  # a bump ends this many standard deviations from its centre
 VISIBLE = 0.02  # mV: a bump that is smaller in a lead is not annotated there
 MANIFEST = "synthetic.json"
 
-# scp_statements.csv of the variants of each superclass and of the rhythms, with the official columns
+# scp_statements.csv: the variants of each superclass and the rhythms
 STATEMENTS = """\
 ,description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass,Statement Category,\
 SCP-ECG Statement Description,AHA code,aECG REFID,CDISC Code,DICOM Code
@@ -126,18 +127,16 @@ class Simulation:
         microvolts: (12, time) integers in the order of `LEADS`; II = I + III holds exactly.
         marks: for each lead the waves (symbol, onset, peak, offset), in samples, in time order,
             without the first and the last beat (as in LUDB).
-        r_peaks: (beats,) s, all beats inside the recording.
     """
 
     microvolts: np.ndarray
-    marks: tuple[list[tuple[str, int, int, int]], ...]
-    r_peaks: np.ndarray
+    marks: list[list[tuple[str, int, int, int]]]
 
 
 # ---------------------------------------------------------------- the heart
 
 
-def draw_codes(generator: np.random.Generator) -> list[str]:
+def draw_codes(generator: Generator) -> list[str]:
     """Diagnostic statements of a simulated patient: usually one, sometimes two, rarely none."""
     u = generator.random()
     if u < 0.03:
@@ -152,7 +151,7 @@ def draw_codes(generator: np.random.Generator) -> list[str]:
     ]
 
 
-def draw_heart(codes: list[str], generator: np.random.Generator) -> dict[str, Bump]:
+def draw_heart(codes: list[str], generator: Generator) -> dict[str, Bump]:
     """The bumps of a normally conducted beat of one patient.
 
     Every diagnosis has a severity from barely there to plain, and a third of the other patients
@@ -192,7 +191,7 @@ def _disease(heart: dict[str, Bump], code: str, s: float) -> None:
         heart["Q"].centre -= 0.004
 
 
-def draw_ectopic(generator: np.random.Generator) -> dict[str, Bump]:
+def draw_ectopic(generator: Generator) -> dict[str, Bump]:
     """The bumps of a patient's ventricular ectopic beat: wide QRS, opposite T, no P."""
     turn = Rotation.from_quat(generator.standard_normal(4)).as_matrix()  # uniform
     main = turn @ np.array([1.3, 0.0, 0.0])
@@ -204,9 +203,7 @@ def draw_ectopic(generator: np.random.Generator) -> dict[str, Bump]:
     }
 
 
-def draw_beats(
-    rhythm: str, seconds: float, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_beats(rhythm: str, seconds: float, generator: Generator) -> tuple[np.ndarray, ...]:
     """When the beats come.
 
     Returns:
@@ -218,7 +215,7 @@ def draw_beats(
     breath_hz, breath = generator.uniform(0.18, 0.32), generator.uniform(0.01, 0.06)
     phase = generator.uniform(0, 2 * np.pi)
     time, pause = -2.5 + generator.uniform(0, mean), False
-    times, intervals, ectopic = [], [], []
+    beats = []
     while time < seconds + 1.0:
         if rhythm == "fibrillation":
             rr = max(0.40, mean * generator.gamma(20, 1 / 20))
@@ -231,11 +228,9 @@ def draw_beats(
         elif pause:
             rr *= generator.uniform(1.25, 1.38)
         time += rr
-        times.append(time)
-        intervals.append(rr)
-        ectopic.append(early)
+        beats.append((time, rr, early))
         pause = early
-    return np.array(times), np.array(intervals), np.array(ectopic)
+    return tuple(np.array(column) for column in zip(*beats))
 
 
 # ---------------------------------------------------------------- a recording
@@ -246,8 +241,8 @@ def simulate(
     rhythm: str,
     seconds: float,
     sampling_rate: int,
-    patient: np.random.Generator,
-    recording: np.random.Generator,
+    patient: Generator,
+    recording: Generator,
 ) -> Simulation:
     """Simulate one 12-lead recording.
 
@@ -260,14 +255,12 @@ def simulate(
         recording: draws what differs between recordings: beat times, variation, noise.
     """
     normal, wide = draw_heart(codes, patient), draw_ectopic(patient)
-    r_times, intervals, ectopic = draw_beats(rhythm, seconds, recording)
-    length = round(seconds * sampling_rate)
-    time = np.arange(length) / sampling_rate
+    time = np.arange(round(seconds * sampling_rate)) / sampling_rate
     beats = [
         _one_beat(wide if early else normal, r_time, rr, rhythm, recording)
-        for r_time, rr, early in zip(r_times, intervals, ectopic)
+        for r_time, rr, early in zip(*draw_beats(rhythm, seconds, recording))
     ]
-    dipole = np.zeros((3, length))
+    dipole = np.zeros((3, len(time)))
     for beat in beats:
         for bump in beat:
             _add(dipole, bump, sampling_rate)
@@ -275,15 +268,12 @@ def simulate(
         dipole += _fibrillation_waves(time, recording)
     eight = np.rint((DOWER @ dipole + _noise(time, sampling_rate, recording)) * 1000)
     microvolts = np.rint(EXPAND @ eight).astype(np.int64)  # so that II = I + III exactly
-    return Simulation(
-        np.clip(microvolts, -32767, 32767),  # far outside what the model makes
-        _annotate(beats, length, sampling_rate),
-        r_times[(r_times >= 0) & (r_times < seconds)],
-    )
+    microvolts = np.clip(microvolts, -32767, 32767)  # far outside what the model makes
+    return Simulation(microvolts, _annotate(beats, seconds, sampling_rate))
 
 
 def _one_beat(
-    heart: dict[str, Bump], r_time: float, rr: float, rhythm: str, generator: np.random.Generator
+    heart: dict[str, Bump], r_time: float, rr: float, rhythm: str, generator: Generator
 ) -> list[Bump]:
     """The bumps of one beat at absolute times, with beat-to-beat variation.
 
@@ -315,7 +305,7 @@ def _add(dipole: np.ndarray, bump: Bump, sampling_rate: int) -> None:
     dipole[:, inside] += bump.vector[:, None] * (np.exp(-(u**2) / 2) - floor) / (1 - floor)
 
 
-def _fibrillation_waves(time: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _fibrillation_waves(time: np.ndarray, generator: Generator) -> np.ndarray:
     """(3, time) mV: irregular oscillation of 5 to 7 Hz in place of the P waves."""
     drift = np.cumsum(generator.standard_normal(len(time))) * 0.6 * np.sqrt(time[1])
     wave = np.sin(2 * np.pi * generator.uniform(5, 7) * time + drift)
@@ -323,7 +313,7 @@ def _fibrillation_waves(time: np.ndarray, generator: np.random.Generator) -> np.
     return generator.uniform(0.02, 0.07) * direction[:, None] * wave
 
 
-def _noise(time: np.ndarray, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
+def _noise(time: np.ndarray, sampling_rate: int, generator: Generator) -> np.ndarray:
     """(8, time) mV: baseline wander, mains and muscle noise, each at the recording's own level.
 
     Mains (50 Hz) is there above 100 Hz only: at 100 Hz a recorder's filter has taken it out.
@@ -339,17 +329,14 @@ def _noise(time: np.ndarray, sampling_rate: int, generator: np.random.Generator)
     return noise
 
 
-def _annotate(
-    beats: list[list[Bump]], length: int, sampling_rate: int
-) -> tuple[list[tuple[str, int, int, int]], ...]:
+def _annotate(beats: list[list[Bump]], seconds: float, sampling_rate: int) -> list[list[tuple]]:
     """Waves of each lead: those bumps that reach `VISIBLE` in it, from first start to last end."""
-    seconds = length / sampling_rate
     whole = [
         beat
         for beat in beats
         if min(bump.start for bump in beat) >= 0 and max(bump.end for bump in beat) < seconds
     ]
-    marks = tuple([] for _ in LEADS)
+    marks = [[] for _ in LEADS]
     for beat in whole[1:-1]:
         for wave, symbol in enumerate("pNt", 1):
             parts = [bump for bump in beat if bump.wave == wave]
@@ -360,10 +347,10 @@ def _annotate(
                     peak = parts[of_lead.argmax()].centre
                     at = min(bump.start for bump in seen), peak, max(bump.end for bump in seen)
                     marks[lead].append((symbol, *(round(float(s) * sampling_rate) for s in at)))
-    return tuple(_no_overlap(lead) for lead in marks)
+    return [_no_overlap(lead) for lead in marks]
 
 
-def _no_overlap(waves: list[tuple[str, int, int, int]]) -> list[tuple[str, int, int, int]]:
+def _no_overlap(waves: list[tuple]) -> list[tuple]:
     """End a wave before the next begins (a T may run into the next P when the heart is fast)."""
     waves = sorted(waves, key=lambda w: w[1])
     ends = [w[1] - 1 for w in waves[1:]] + [np.inf]
@@ -416,11 +403,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
 
 
-def _generator(seed: int, *stream: int) -> np.random.Generator:
-    return np.random.default_rng([seed, *stream])
-
-
-def _draw_rhythm(generator: np.random.Generator) -> str:
+def _draw_rhythm(generator: Generator) -> str:
     return str(generator.choice(list(RHYTHMS), p=[share for share, *_ in RHYTHMS.values()]))
 
 
@@ -428,14 +411,14 @@ def _write_ptbxl(root: Path, n: int, seed: int) -> None:
     """PTB-XL layout: every eighth patient has two records; folds are stratified by patient."""
     codes, counts = [], []  # statements and number of records of each patient
     while sum(counts) < n:
-        chance, room = _generator(seed, 0, len(codes)), n - sum(counts)
+        chance, room = default_rng([seed, 0, len(codes)]), n - sum(counts)
         counts.append(2 if chance.random() < 0.125 and room > 1 else 1)
         codes.append(draw_codes(chance))
-    folds = _stratified_folds(codes, _generator(seed, 1))
+    folds = _stratified_folds(codes, default_rng([seed, 1]))
     rows = []
     for ecg_id, patient in enumerate(progress(np.repeat(range(len(codes)), counts), "PTB-XL"), 1):
-        facts, recording = _generator(seed, 2, patient), _generator(seed, 4, ecg_id)
-        rhythm, heart = _draw_rhythm(recording), _generator(seed, 3, patient)
+        facts, recording = default_rng([seed, 2, patient]), default_rng([seed, 4, ecg_id])
+        rhythm, heart = _draw_rhythm(recording), default_rng([seed, 3, patient])
         made = simulate(codes[patient], rhythm, 10.0, 100, heart, recording)
         name = f"records100/{ecg_id // 1000 * 1000:05d}/{ecg_id:05d}_lr"
         _write_record(root / "ptbxl" / name, made.microvolts, "ptbxl")
@@ -450,7 +433,7 @@ def _write_ptbxl(root: Path, n: int, seed: int) -> None:
     (root / "ptbxl" / "scp_statements.csv").write_text(STATEMENTS)
 
 
-def _stratified_folds(codes: list[list[str]], generator: np.random.Generator) -> np.ndarray:
+def _stratified_folds(codes: list[list[str]], generator: Generator) -> np.ndarray:
     """Fold 1..10 of each patient: patients sorted by superclasses are dealt out in turn."""
     groups = ["+".join(sorted({CLASS_OF[c] for c in some})) for some in codes]
     order = sorted(generator.permutation(len(codes)), key=lambda i: groups[i])
@@ -463,7 +446,7 @@ def _patient(
     seed: int, streams: tuple[int, int], number: int, seconds: float
 ) -> tuple[str, Simulation]:
     """Rhythm and 500 Hz recording of another patient."""
-    patient, recording = (_generator(seed, stream, number) for stream in streams)
+    patient, recording = (default_rng([seed, stream, number]) for stream in streams)
     codes, rhythm = draw_codes(patient), _draw_rhythm(recording)
     return rhythm, simulate(codes, rhythm, seconds, 500, patient, recording)
 
@@ -476,22 +459,22 @@ def _write_ludb(root: Path, n: int, seed: int) -> None:
         path = folder / "data" / str(number)
         _write_record(path, made.microvolts, "ludb", f"simulated, rhythm: {rhythm}")
         for lead, waves in zip(LEADS, made.marks):
-            _write_marks(path, lead.lower(), waves)
+            _write_marks(path.with_suffix(f".{lead.lower()}"), waves)
         rhythms.append(rhythm)
     (folder / "RECORDS").write_text("".join(f"data/{k}\n" for k in range(1, n + 1)))
     table = pd.DataFrame({"ID": range(1, n + 1), "Sex": "", "Age": "", "Rhythms": rhythms})
     table.to_csv(folder / "ludb.csv", index=False, lineterminator="\n")
 
 
-def _write_marks(path: Path, extension: str, waves: list[tuple[str, int, int, int]]) -> None:
+def _write_marks(path: Path, waves: list[tuple]) -> None:
     """Write `( symbol )` triples as a WFDB annotation file.
 
     wfdb writes extensions of letters only, so the file gets its name (`1.v1`) afterwards.
     """
-    samples = [at for _, onset, peak, offset in waves for at in (onset, peak, offset)]
-    symbols = [s for symbol, *_ in waves for s in ("(", symbol, ")")]
-    wfdb.wrann(path.name, "marks", np.array(samples, int), symbols, write_dir=str(path.parent))
-    os.replace(path.with_name(f"{path.name}.marks"), path.with_name(f"{path.name}.{extension}"))
+    samples = np.array([at for _, *times in waves for at in times], int)
+    symbols = [mark for symbol, *_ in waves for mark in ("(", symbol, ")")]
+    wfdb.wrann(path.stem, "marks", samples, symbols, write_dir=str(path.parent))
+    os.replace(path.with_suffix(".marks"), path)
 
 
 def _write_challenge(root: Path, n: int, seed: int) -> None:
