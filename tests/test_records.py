@@ -218,7 +218,7 @@ def test_signal_files_that_no_header_lists_are_named(made, ptbxl, tmp_path):
     ]
     for path in folder.rglob("*.hea"):
         path.unlink()
-    with pytest.raises(RecordError, match="no record listed .7 signal files without a reader"):
+    with pytest.raises(RecordError, match="no record listed; 7 signal files without a reader"):
         LAYOUTS["challenge"].list(folder)
     high = ptbxl / "records500" / "00000" / "00001_hr.dat"  # the other rate of a listed record
     high.parent.mkdir(parents=True)

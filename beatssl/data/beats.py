@@ -94,19 +94,22 @@ def classify_beats(signal: np.ndarray, r_peaks: np.ndarray, sampling_rate: int) 
     Returns:
         (k,) int8, index into `BEAT_CLASSES`.
     """
-    k, time = len(r_peaks), signal.shape[1]
+    k = len(r_peaks)
     if k < 2:
         return np.zeros(k, np.int8)
-    near = np.arange(-round(0.08 * sampling_rate), round(0.12 * sampling_rate) + 1)
-    index = (np.asarray(r_peaks)[:, None] + near).clip(0, time - 1)
-    qrs = signal[:, index].transpose(1, 0, 2).reshape(k, -1)  # (k, 12 * window)
+
+    def near(before: float, after: float) -> np.ndarray:
+        """(k, window) samples from `before` to `after` s around each R peak."""
+        offsets = np.arange(-round(before * sampling_rate), round(after * sampling_rate) + 1)
+        return (np.asarray(r_peaks)[:, None] + offsets).clip(0, signal.shape[1] - 1)
+
+    qrs = signal[:, near(0.08, 0.12)].transpose(1, 0, 2).reshape(k, -1)  # (k, 12 * window)
     median = np.median(qrs, axis=0)
     a, b = qrs - qrs.mean(axis=1, keepdims=True), median - median.mean()
     scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b)
     correlation = np.divide(a @ b, scale, out=np.zeros(k), where=scale > 0)
     velocity = np.linalg.norm(np.diff(signal, axis=1, prepend=signal[:, :1]), axis=0)
-    wide_near = np.arange(-round(0.15 * sampling_rate), round(0.15 * sampling_rate) + 1)
-    around = velocity[(np.asarray(r_peaks)[:, None] + wide_near).clip(0, time - 1)]
+    around = velocity[near(0.15, 0.15)]
     width = (around > 0.2 * around.max(axis=1, keepdims=True)).sum(axis=1)
     rr = np.diff(r_peaks)
     premature = np.concatenate([[False], rr < 0.85 * np.median(rr)])
@@ -175,10 +178,8 @@ def beat_windows(store: Store, r_peak: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     rate = store.sampling_rate
     offsets = np.arange(-round(0.2 * rate), round(0.4 * rate), max(1, rate // 50))
-    time = store.signals.shape[2]
-    rows, beats = np.nonzero(
-        (r_peak >= 0) & (r_peak + offsets[0] >= 0) & (r_peak + offsets[-1] < time)
-    )
+    first, last = r_peak + offsets[0], r_peak + offsets[-1]
+    rows, beats = np.nonzero((r_peak >= 0) & (first >= 0) & (last < store.signals.shape[2]))
     out = np.empty((len(rows), 12 * len(offsets)), np.float32)
     for row, mine in pd.RangeIndex(len(rows)).groupby(rows).items():
         signal = store.millivolts([row])[0]

@@ -38,6 +38,7 @@ MARK_ON_BORDER = 0.010  # s: a peak mark this near a pair of borders belongs to 
 UNKNOWN_BORDER = 0.100  # s left out on a side whose border is missing
 FLAT_MILLIVOLT = 0.02  # a lead with a smaller peak-to-peak is called flat
 MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
+RELEASE = "take the file of the release"
 AGAIN = "download the record again"
 OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
 PTBXL_RECORD = re.compile(r"HR\d{5}|\d{5}_[hl]r", re.IGNORECASE)  # in the Challenge, in PTB-XL
@@ -108,10 +109,7 @@ def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     superclass = dict(zip(statements.iloc[:, 0], statements["diagnostic_class"]))
     unknown = sorted(set(superclass.values()) - set(SUPERCLASSES))
     if unknown:
-        raise RecordError(
-            f"scp_statements.csv: diagnostic_class {unknown[0]!r} is none of "
-            f"{', '.join(SUPERCLASSES)}: take the file of the PTB-XL release"
-        )
+        raise RecordError(f"scp_statements.csv: unknown diagnostic_class {unknown[0]!r}: {RELEASE}")
     has_hr = "filename_hr" in table and (folder / "records500").is_dir()
     for row in table.to_dict("records"):
         name = f"ptbxl-{row['ecg_id']}"
@@ -120,10 +118,8 @@ def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
             fold, patient = int(float(row["strat_fold"])), int(float(row["patient_id"]))
             stated = {superclass[code] for code in codes if code in superclass}
         except (ValueError, SyntaxError, TypeError) as error:
-            raise RecordError(
-                f"{name}: ptbxl_database.csv, unreadable scp_codes, strat_fold or patient_id "
-                f"({error}): repair or remove that row"
-            ) from error
+            fields = "scp_codes, strat_fold or patient_id in ptbxl_database.csv"
+            raise RecordError(f"{name}: unreadable {fields} ({error}): repair that row") from error
         high = row["filename_hr"] if has_hr and sampling_rate > 100 else ""
         filename = high or row["filename_lr"]
         labels = {c: int(c in stated) if stated else -1 for c in SUPERCLASSES}
@@ -165,17 +161,12 @@ def challenge_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
         inside = inside[1:] if inside[0] == "training" else inside
         source = inside[0] if len(inside) > 1 else header.parent.name
         filename = header.relative_to(folder).with_suffix("").as_posix()
-        skip = _named_like_ptbxl([source, *inside[:-1]], header.stem)
+        folders = [f for f in (source, *inside[:-1]) if "ptbxl" in re.sub(r"[^a-z]", "", f.lower())]
+        known_by = "record name" if PTBXL_RECORD.fullmatch(header.stem) else ""
+        known_by = f"folder {folders[0]}" if folders else known_by
+        skip = f"{OVERLAP} ({known_by})" if known_by else ""
         name = f"{source}-{header.stem}"
         yield _row(name, filename, ("hea", "mat"), source=source, skip=skip)
-
-
-def _named_like_ptbxl(folders: Sequence[str], record: str) -> str:
-    """Why a Challenge record is PTB-XL's by its name, or an empty text."""
-    for folder in folders:
-        if "ptbxl" in re.sub(r"[^a-z]", "", folder.lower()):
-            return f"{OVERLAP} (folder {folder})"
-    return f"{OVERLAP} (record name)" if PTBXL_RECORD.fullmatch(record) else ""
 
 
 def unlisted(folder: Path, listed: Iterable[str]) -> dict[str, str]:
@@ -207,9 +198,7 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise RecordError(f"{path.name}: no readable csv ({error}): download it again") from error
     missing = [c for c in columns if c not in table]
     if missing:
-        raise RecordError(
-            f"{path.name}: column {', '.join(missing)} missing: take the file of the release"
-        )
+        raise RecordError(f"{path.name}: column {', '.join(missing)} missing: {RELEASE}")
     return table
 
 
@@ -294,19 +283,16 @@ class Layout:
         folder = Path(folder)
         if not folder.is_dir():
             raise RecordError(
-                f"folder {str(folder)!r} not found: point DATA (BEATSSL_DATA) at the folder that "
-                "holds the downloaded data sets"
+                f"folder {str(folder)!r} not found: point DATA (BEATSSL_DATA) at its parent"
             )
         table = pd.DataFrame(self.rows(folder, sampling_rate))
         if table.empty:
             others = list(unlisted(folder, ()))
-            other = (
-                f" ({len(others)} signal files without a reader: {others[0]}, ..)" if others else ""
+            first = (
+                f"; {len(others)} signal files without a reader: {others[0]}, .." if others else ""
             )
-            raise RecordError(
-                f"{folder.name}: no record listed{other}: complete the download; records are read "
-                "through their WFDB headers"
-            )
+            words = "complete the download; records are read through their WFDB headers"
+            raise RecordError(f"{folder.name}: no record listed{first}: {words}")
         for name in table["record_id"][table["record_id"].duplicated()]:
             raise RecordError(f"{name}: listed twice in {folder.name}: remove one of the two")
         return table
@@ -419,11 +405,8 @@ def order_leads(signal: np.ndarray, names: Sequence[str], record: str) -> np.nda
 
 _MARKS = re.compile(
     r"(?P<whole>\(+(?:p+|N+|t+)\)+)"
-    r"|(?P<before>[pNt]\(\))"  # the mark stands on the onset: N()
-    r"|(?P<after>\(\)[pNt](?!\)))"  # the mark stands on the offset: ()N
-    r"|(?P<no_onset>[pNt]\))"
-    r"|(?P<no_offset>\([pNt])"
-    r"|(?P<no_wave>\(\))"
+    r"|(?P<border>[pNt]\(\)|\(\)[pNt](?!\)))"  # the mark stands on the onset or the offset
+    r"|(?P<part>[pNt]\)|\([pNt]|\(\))"
     r"|(?P<stray>.)"
 )
 
@@ -486,20 +469,19 @@ def _group(text: str, samples: np.ndarray, sampling_rate: float) -> tuple[list, 
     margin = round(UNKNOWN_BORDER * sampling_rate)
     drawn, unsure = [], []
     for match in _MARKS.finditer(text):
-        at, case = samples[slice(*match.span())], match.lastgroup
-        symbols = match.group().strip("()")
-        wave, k = WAVE_OF_SYMBOL.get(symbols[:1]), len(symbols)
-        if case == "whole" and match.group().count("(") == match.group().count(")") == k:
+        at, case, marks = samples[slice(*match.span())], match.lastgroup, match.group()
+        wave, k = WAVE_OF_SYMBOL.get(marks.strip("()")[:1]), len(marks.strip("()"))
+        if case == "whole" and marks.count("(") == marks.count(")") == k:
             drawn.append((wave, int(np.median(at[:k])), int(np.median(at[-k:]))))
-        elif case in ("before", "after"):
-            mark, pair = (at[0], at[1:]) if case == "before" else (at[2], at[:2])
+        elif case == "border":
+            mark, pair = (at[2], at[:2]) if marks[0] == "(" else (at[0], at[1:])
             if np.abs(pair - mark).min() <= near:
                 drawn.append((wave, at[0], at[2]))
             else:
                 unsure += [(mark - margin, mark + margin), tuple(pair)]
         else:
-            start = at[0] if case in ("no_offset", "no_wave") else at[0] - margin
-            end = at[-1] if case in ("no_onset", "no_wave") else at[-1] + margin
+            start = at[0] if case == "part" and marks[0] == "(" else at[0] - margin
+            end = at[-1] if case == "part" and marks[-1] == ")" else at[-1] + margin
             unsure.append((start, end))
     return drawn, unsure
 

@@ -196,8 +196,8 @@ class Store:
             StoreError: unknown data set.
         """
         if dataset not in self.layouts:
-            known = ", ".join(self.layouts)
-            raise StoreError(f"data set {dataset!r} is not known; known: {known}")
+            names = ", ".join(self.layouts)
+            raise StoreError(f"data set {dataset!r} is not known; known: {names}")
         chosen = (self.table["dataset"] == dataset).to_numpy()
         if folds is not None:
             chosen &= self.table["fold"].isin(list(folds)).to_numpy()

@@ -331,11 +331,8 @@ def _noise(time: np.ndarray, sampling_rate: int, generator: Generator) -> np.nda
 
 def _annotate(beats: list[list[Bump]], seconds: float, sampling_rate: int) -> list[list[tuple]]:
     """Waves of each lead: those bumps that reach `VISIBLE` in it, from first start to last end."""
-    whole = [
-        beat
-        for beat in beats
-        if min(bump.start for bump in beat) >= 0 and max(bump.end for bump in beat) < seconds
-    ]
+    spans = [(min(b.start for b in beat), max(b.end for b in beat)) for beat in beats]
+    whole = [beat for beat, (start, end) in zip(beats, spans) if start >= 0 and end < seconds]
     marks = [[] for _ in LEADS]
     for beat in whole[1:-1]:
         for wave, symbol in enumerate("pNt", 1):
@@ -387,9 +384,7 @@ def write_folders(folder: Path, n_ptbxl: int, n_ludb: int, n_challenge: int, see
     if read_json(folder / MANIFEST) == wanted | {"files": _sizes(folder)}:
         return folder
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise FileExistsError(
-            f"{folder.name!r} holds other files: choose another folder for simulated records"
-        )
+        raise FileExistsError(f"{folder.name!r} holds other files: choose another folder")
     with replacing_folder(folder) as part:
         for write, count in zip((_write_ptbxl, _write_ludb, _write_challenge), counts):
             if count:
@@ -442,9 +437,7 @@ def _stratified_folds(codes: list[list[str]], generator: Generator) -> np.ndarra
     return folds
 
 
-def _patient(
-    seed: int, streams: tuple[int, int], number: int, seconds: float
-) -> tuple[str, Simulation]:
+def _patient(seed: int, streams: tuple, number: int, seconds: float) -> tuple[str, Simulation]:
     """Rhythm and 500 Hz recording of another patient."""
     patient, recording = (default_rng([seed, stream, number]) for stream in streams)
     codes, rhythm = draw_codes(patient), _draw_rhythm(recording)
