@@ -52,6 +52,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 os.replace(path, old)
             os.replace(part, path)
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -1,15 +1,16 @@
 """The prepared store: one array of cleaned rows, one table, one manifest.
 
 `prepare` reads the record folders, sets bad records aside with a reason, cuts long recordings into
-rows, cleans and resamples them, and writes
+rows, cleans and resamples them, and writes a folder of
 
-    <folder>/manifest.json          what the store was made from, and which data folder is current
-    <folder>/data-<signature>/      signals.i2 (rows, 12, time) int16 microvolts, waves.i1,
-                                    marks.f8, two csv
+    manifest.json    what the store was made from, sizes and hashes of the files
+    signals.i2       (rows, 12, time) int16 microvolts, cleaned and resampled
+    waves.i1         (annotated rows, 12, time) int8 labels, and their borders in marks.f8
+    table.csv        one line a row, and set_aside.csv: what is not among them, and why
 
-The manifest is replaced last and in one step, so an interrupted write leaves the previous store as
-it was. A store whose inputs (settings, code, index rows, sizes and times of the files) did not
-change is opened at once. One process writes to a folder at a time.
+The folder is replaced as a whole, so an interrupted write leaves the previous store as it was. A
+store whose inputs (settings, code, index rows, sizes and times of the files) did not change is
+opened at once.
 """
 
 from __future__ import annotations
@@ -172,7 +173,6 @@ class Store:
 
     def __init__(self, folder: Path, manifest: dict) -> None:
         self.folder = Path(folder)
-        data = self.folder / manifest["data"]
         self.manifest = manifest
         self.sampling_rate: int = manifest["sampling_rate"]
         self.fingerprint: str = manifest["fingerprint"]
@@ -180,11 +180,11 @@ class Store:
         further = manifest["config"].get("sources", ())
         self.layouts: dict[str, str] = dict(zip(DATASETS, DATASETS))
         self.layouts |= {source["name"]: source["layout"] for source in further}
-        self.signals = _map(data / "signals.i2", "<i2", manifest["signals_shape"])
-        self.waves = _map(data / "waves.i1", "i1", manifest["waves_shape"])
-        self.marks = _map(data / "marks.f8", "<f8", manifest["marks_shape"])
-        self.table = _read_table(data / "table.csv", TABLE_TYPES)
-        self.set_aside = _read_table(data / "set_aside.csv", SET_ASIDE_TYPES)
+        self.signals = _map(self.folder / "signals.i2", "<i2", manifest["signals_shape"])
+        self.waves = _map(self.folder / "waves.i1", "i1", manifest["waves_shape"])
+        self.marks = _map(self.folder / "marks.f8", "<f8", manifest["marks_shape"])
+        self.table = _read_table(self.folder / "table.csv", TABLE_TYPES)
+        self.set_aside = _read_table(self.folder / "set_aside.csv", SET_ASIDE_TYPES)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -279,7 +279,7 @@ def open_store(folder: Path) -> Store:
     if manifest.get("version") != STORE_VERSION:
         raise StoreError(f"store of another version ({manifest.get('version')}): {remedy}")
     for name, entry in manifest["files"].items():
-        file = folder / manifest["data"] / name
+        file = folder / name
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             raise StoreError(f"{name} is absent or incomplete: {remedy}")
         if name != "signals.i2" and _sha256(file) != entry["sha256"]:
@@ -319,17 +319,13 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
     current = _same(folder, signature)
     if current is not None:
         return current
-    final = folder / f"data-{signature}"
-    with replacing_folder(final) as part:
-        manifest = _build(config, part, tasks, jobs)
+    with replacing_folder(folder) as part:
+        manifest = _build(config, part, tasks, jobs) | {"signature": signature}
         current = _same(folder, signature)
         if current is not None:  # a process beside us was faster
             shutil.rmtree(part)
             return current
-    manifest |= {"signature": signature, "data": final.name}
-    write_json(folder / "manifest.json", manifest)
-    for old in set(folder.glob("data-*")) - {final}:
-        shutil.rmtree(old)
+        write_json(part / "manifest.json", manifest)
     return open_store(folder)
 
 
