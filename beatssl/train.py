@@ -17,7 +17,8 @@ from torch import Generator, Tensor
 
 from beatssl import compute
 from beatssl.cache import replacing, write_text
-from beatssl.data.beats import Beats, in_unit, pretraining_rows
+from beatssl.data.beats import Beats, pretraining_rows
+from beatssl.data.features import in_unit
 from beatssl.data.store import Store
 from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.methods import METHODS

@@ -574,7 +574,7 @@ def test_every_default_is_listed_as_ours() -> None:
     for settings in (data, encoder, pretrain, config.ComputeConfig(), *others):
         for name, value in config.to_dict(settings).items():
             assert f"`{name}`" in text, f"{type(settings).__name__}.{name} is not listed"
-            if value == "" or value in (False, 0) and settings is data:
+            if value in ("", []) or value in (False, 0) and settings is data:
                 continue
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             assert re.search(rf"`{name}` = {re.escape(shown)} \|", text), f"{name} = {shown}"

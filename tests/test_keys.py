@@ -118,6 +118,11 @@ MUTATIONS = {
         ("data/store.py", "FILTER_ORDER = ", "FILTER_ORDER = 1 + "),
         {("store",)},
     ),
+    "how a layout is listed": (("data/records.py", 'f"ludb-{name', 'f"LUDB-{name'), {("store",)}),
+    "how a layout is read": (
+        ("data/records.py", "stored.d_signal * 1e-3", "stored.d_signal * 2e-3"),
+        {("store",)},
+    ),
 }
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from beatssl import compute, methods
+from beatssl import compute
 from beatssl.cache import replacing, write_text
 from beatssl.data.store import Store
 from beatssl.fingerprint import code_hash, name_of
