@@ -16,14 +16,14 @@ from __future__ import annotations
 import ast
 import copy
 import functools
-import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from importlib.util import resolve_name
 from pathlib import Path
 
-PACKAGE = "beatssl"
-ROOT = Path(__file__).resolve().parent.parent
+from beatssl.settings import ROOT, config_hash
+
 NO_CODE = ("beatssl.settings", "beatssl.cache", "beatssl.fingerprint", "beatssl.progress")
 REGISTRIES = ("METHODS", "ENCODERS", "READERS", "LISTERS", "SCORES", "TASKS")
 Place = tuple[str, str]  # module, name of a definition in it; "" is the module itself
@@ -49,32 +49,30 @@ def code_hash(*roots: str, root: Path = ROOT) -> str:
     Raises:
         UnknownCodeError: no such definition.
     """
-    return _digest(closure(*roots, root=root).values())
+    return config_hash(sorted(set(closure(*roots, root=root).values())))
 
 
 def closure(*roots: str, root: Path = ROOT) -> dict[str, str]:
     """Dotted name -> text of every definition that the roots reach; see `code_hash`."""
-    package = _package(root)
-    places = {name: package.resolve(*name.rpartition(".")[::2]) for name in roots}
-    for name, place in places.items():
+    package, places = _package(root), []
+    for name in roots:
+        module, _, own = name.rpartition(".")
+        place = package.resolve(package.modules.get(module), own)
         if place is None:
             raise UnknownCodeError(f"{name} is not defined in the package: name its new place")
-    texts = package.follow(places.values(), left_out=REGISTRIES)
+        places.append(place)
+    texts = package.follow(places, left_out=REGISTRIES)
     return {".".join(place): text for place, text in texts.items()}
 
 
-def by_module(source: str, root: Path = ROOT) -> dict[str, str]:
+def by_module(sources: Iterable[str], root: Path = ROOT) -> dict[str, str]:
     """Module -> hash of what code outside the package reaches in it, entries of registries too."""
-    state = tuple((p, p.stat().st_mtime_ns) for p in sorted((root / PACKAGE).rglob("*.py")))
+    state = tuple((p, p.stat().st_mtime_ns) for p in sorted((root / "beatssl").rglob("*.py")))
     package, texts = _package(root, state), defaultdict(list)
-    _, reached = _definition(package, _Module(source, package=""), "", "")
-    for (module, _), text in package.follow(reached).items():
+    places = [p for source in sources for p in _definition(package, _Module(source), "")[1]]
+    for (module, _), text in package.follow(places).items():
         texts[module].append(text)
-    return {module: _digest(texts[module]) for module in sorted(texts)}
-
-
-def _digest(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(set(texts))).encode()).hexdigest()[:12]
+    return {module: config_hash(sorted(texts[module])) for module in sorted(texts)}
 
 
 def normalised(source: str) -> str:
@@ -93,18 +91,18 @@ def _without_words(tree: ast.Module) -> ast.Module:
 class _Module:
     """Statements of a file by the name that they define ("": all), and what its imports bind."""
 
-    def __init__(self, source: str, package: str):
+    def __init__(self, source: str, name: str = "", folder: str = ""):
         tree = _without_words(ast.parse(source))
-        self.nodes: dict[str, list[ast.stmt]] = {"": tree.body}
+        self.name, self.nodes = name, defaultdict(list, {"": tree.body})
         self.imports: dict[str, Place] = {}
         for node in tree.body:
-            for name in _defined(node):
-                self.nodes.setdefault(name, []).append(node)
+            for defined in _defined(node):
+                self.nodes[defined].append(node)
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 self.imports |= {a.asname or a.name: (a.name, "") for a in node.names}
             elif isinstance(node, ast.ImportFrom):
-                module = resolve_name("." * node.level + (node.module or ""), package)
+                module = resolve_name("." * node.level + (node.module or ""), folder)
                 self.imports |= {a.asname or a.name: (module, a.name) for a in node.names}
 
 
@@ -112,12 +110,9 @@ def _defined(node: ast.stmt) -> set[str]:
     """Names that a top-level statement defines or changes (`EXPAND[0] = 1` changes EXPAND)."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
-    names = set()
-    for target in [*getattr(node, "targets", []), getattr(node, "target", None)]:
-        for part in getattr(target, "elts", [target]):
-            while isinstance(part, ast.Subscript | ast.Attribute):
-                part = part.value
-            names |= {part.id} if isinstance(part, ast.Name) else set()
+    targets = [*getattr(node, "targets", []), getattr(node, "target", ast.Tuple([]))]
+    parts = [part for target in targets for part in getattr(target, "elts", [target])]
+    names = {re.search(r"\w+", ast.unparse(part))[0] for part in parts}
     inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
     return names.union(*map(_defined, inner))
 
@@ -127,21 +122,25 @@ class _Package:
 
     def __init__(self, root: Path, state: tuple = ()):  # state: of the files, for the cache alone
         self.modules: dict[str, _Module] = {}
-        for path in (root / PACKAGE).rglob("*.py"):
-            *folders, file = path.relative_to(root).with_suffix("").parts
-            name = ".".join(folders if file == "__init__" else [*folders, file])
-            self.modules[name] = _Module(path.read_text(), package=".".join(folders))
+        for path in (root / "beatssl").rglob("*.py"):
+            folder = ".".join(path.parent.relative_to(root).parts)
+            name = folder if path.stem == "__init__" else f"{folder}.{path.stem}"
+            if name not in NO_CODE:
+                self.modules[name] = _Module(path.read_text(), name, folder)
 
-    def resolve(self, module: str, name: str) -> Place | None:
-        """Where a name of a module is defined, through re-exports; None outside the package."""
-        if module not in self.modules:
-            return None
-        if name in self.modules[module].nodes:
-            return module, name
-        if f"{module}.{name}" in self.modules:
-            return f"{module}.{name}", ""
-        bound = self.modules[module].imports.get(name)
-        return self.resolve(*bound) if bound else None
+    def resolve(self, module: _Module | None, name: str) -> Place | None:
+        """Where a name of a module (`auroc`, `scores.auroc`) is defined, through re-exports; a
+        module itself has the name ""; None outside the package."""
+        if module is None or name in module.nodes:
+            return (module.name, name) if module else None
+        if f"{module.name}.{name}" in self.modules:
+            return f"{module.name}.{name}", ""
+        if name in module.imports:
+            source, attribute = module.imports[name]
+            return self.resolve(self.modules.get(source), attribute)
+        owner, _, attribute = name.rpartition(".")
+        place = self.resolve(module, owner) if owner else None
+        return self.resolve(self.modules[place[0]], attribute) if place and not place[1] else None
 
     def follow(self, places: Iterable[Place], left_out: tuple[str, ...] = ()) -> dict[Place, str]:
         """Texts of the definitions at these places and of all that they reach."""
@@ -149,8 +148,8 @@ class _Package:
         todo = list(places)
         while todo:
             place = module, name = todo.pop()
-            if place not in texts and module not in NO_CODE and name not in left_out:
-                texts[place], reached = _definition(self, self.modules[module], module, name)
+            if place not in texts and module in self.modules and name not in left_out:
+                texts[place], reached = _definition(self, self.modules[module], name)
                 todo += reached
         return texts
 
@@ -159,38 +158,25 @@ _package = functools.cache(_Package)
 
 
 @functools.cache
-def _definition(
-    package: _Package, parsed: _Module, module: str, name: str
-) -> tuple[str, tuple[Place, ...]]:
+def _definition(package: _Package, module: _Module, name: str) -> tuple[str, list[Place]]:
     """Text of one definition, and the places of the definitions that it names."""
-    names = _Names(package, parsed, module)
-    texts = [ast.dump(names.visit(copy.deepcopy(node))) for node in parsed.nodes[name]]
-    return "\n".join(texts), tuple(names.reached)
+    names = _Names(package, module)
+    texts = [ast.dump(names.visit(copy.deepcopy(node))) for node in module.nodes[name]]
+    return "\n".join(texts), names.reached
 
 
 class _Names(ast.NodeTransformer):
-    """Collects the definitions that a node names, and writes `metrics.auroc` as `auroc`, so that
-    the text does not tell in which file it stands."""
+    """Collects the definitions that a node names, and writes `scores.auroc` as `auroc`, so that the
+    text does not tell in which file it stands."""
 
-    def __init__(self, package: _Package, parsed: _Module, module: str):
-        self.package, self.parsed, self.module = package, parsed, module
+    def __init__(self, package: _Package, module: _Module):
+        self.package, self.module = package, module
         self.reached: list[Place] = []
 
-    def place(self, name: str) -> Place | None:
-        bound = self.parsed.imports.get(name)
-        if bound is None and self.module and name in self.parsed.nodes:
-            return self.module, name
-        return self.package.resolve(*bound) if bound else None
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        place = self.place(node.id)
-        self.reached += [place] if place and place[1] else []
-        return node
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        place = self.place(ast.unparse(node.value))
-        target = self.package.resolve(place[0], node.attr) if place and not place[1] else None
-        if target is None:
+    def visit(self, node: ast.AST) -> ast.AST:
+        named = isinstance(node, ast.Name | ast.Attribute)
+        place = self.package.resolve(self.module, ast.unparse(node)) if named else None
+        if not place or not place[1]:
             return self.generic_visit(node)
-        self.reached.append(target)
-        return ast.Name(node.attr, node.ctx)
+        self.reached.append(place)
+        return ast.Name(place[1], node.ctx)

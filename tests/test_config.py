@@ -162,7 +162,7 @@ def run(profile: str, run_id: str) -> PretrainConfig:
 
 
 def test_the_notebook_declares_every_setting_with_its_type_and_leaves_it_to_the_profile():
-    kinds = pages.declared_parameters(NOTEBOOK, "05_pretraining")
+    kinds = pages.declared_parameters(config.ROOT / "notebooks" / "05_pretraining.ipynb")
     assert kinds == {"profile": str, **typing.get_type_hints(PretrainConfig)}
     cell: dict = {}
     exec(NOTEBOOK.cells[1].source, cell)

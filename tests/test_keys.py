@@ -189,7 +189,7 @@ def test_settings_of_another_method_do_not_concern_a_run():
 
 
 def test_a_root_that_is_not_there_is_named():
-    with pytest.raises(fingerprint.UnknownCodeError, match="metrics.gone"):
+    with pytest.raises(fingerprint.UnknownCodeError, match="beatssl.tasks.scores.gone"):
         fingerprint.code_hash("beatssl.tasks.scores.gone")
 
 
