@@ -1,7 +1,5 @@
 """Command line: `python -m beatssl run|collect|restamp|check|build` (the Makefile calls it)."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 
@@ -18,8 +16,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m beatssl", description=__doc__)
     commands = main.add_subparsers(required=True)
     profile, data = (argparse.ArgumentParser(add_help=False) for _ in range(2))
-    text = "profile of runs.yml (default: %(default)s)"
-    profile.add_argument("--profile", dest="name", default="tiny", help=text)
+    profile.add_argument("--profile", dest="name", default="tiny", help="in runs.yml; else tiny")
     data.add_argument("--data", help="folder that holds the record folders (or BEATSSL_DATA)")
 
     def command(function, text, *options):
@@ -47,9 +44,8 @@ def collect(name: str, add: bool) -> int:
     found = results.collect(profile, add=add)
     print(f"{found.path.name if found.path else 'nothing'}: {len(found.table)} lines")
     if found.missing:
-        print(f"{name}.csv is left as it is, these are not there:")
+        print(f"{name}.csv is left as it is, these {len(found.missing)} are not there:")
         print(*(f"  {line}" for line in found.missing[:20]), sep="\n")
-        print(f"  ({len(found.missing)} in all)")
     return 1 if found.missing else 0
 
 

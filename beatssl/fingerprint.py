@@ -11,8 +11,6 @@ and registries: dictionaries from a name to what it stands for. Who picks an ent
 Docstrings, comments, layout, and the file in which a definition stands do not count.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import functools

@@ -469,7 +469,7 @@ def test_runs_are_named_in_the_sidebar_by_the_run_alone(root: Path) -> None:
         RUN_PARAMETERS + "\nrhythm: str = 'hard'\nexponent: float = 1.0",
     )
     fake_run(root)
-    (chapter,) = build.chapters(plan_tiny(root))
+    (chapter,) = build.chapters("tiny", plan_tiny(root))
     titles = [section["title"] for section in chapter["sections"]]
     assert titles == ["random-s0", "soft_1-none-50-s0"]
 

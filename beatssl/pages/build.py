@@ -1,7 +1,5 @@
 """`build` renders the executed pages into the book; nothing is computed."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import textwrap
@@ -18,15 +16,13 @@ from beatssl.pages.run import SHOWN, executed_profiles, page_problems, profile_p
 from beatssl.profile import Profile, load_profile
 from beatssl.report import comparison, tables
 from beatssl.results import saved
-from beatssl.settings import ROOT
+from beatssl.settings import ROOT, config_hash
 
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
 CELL = re.compile(r"<td\b.*?</td>", re.S)
 INTERVAL = re.compile(r"(\[[+−-]?\d*\.\d+,) (?=[+−-]?\d*\.\d+\])")
 FOREIGN = re.compile(
-    r"<script[^>]+src=[\"']?(?:https?:)?//[^\"'> ]+"
-    r"|<link(?=[^>]+(?:stylesheet|preload|icon))[^>]+href=[\"']?(?:https?:)?//[^\"'> ]+"
-    r"|<(?:img|iframe|video|audio|source)[^>]+src=[\"']?(?:https?:)?//[^\"'> ]+"
+    r"<(?!a\b)\w+[^>]+(?:src|href)=[\"']?(?:https?:)?//[^\"'> ]+"  # of a link: loads nothing
     r"|url\([\"']?(?:https?:)?//[^)]+|@import\s+[\"'](?:https?:)?//[^\"']+"
 )
 
@@ -49,43 +45,39 @@ def write_sources(name: str, root: Path = ROOT) -> Path:
     generated, target, notes = root / "book" / "_generated", root / "_build" / "_toc.yml", []
     toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
     toc["parts"] = [part for part in toc["parts"] if part.get("pages") in [None, *shown]]
-    for part in toc["parts"]:
-        if "pages" not in part:
-            continue
+    for part in [part for part in toc["parts"] if "pages" in part]:
         place = part.pop("pages")
         profile = shown[place]
         pages = [page for page in plan(profile, root) if not page_problems(page, stale=False)]
         kind, mark = ("synthetic", " (synthetic)") if profile.data.synthetic else ("real", "")
         notes.append(f"profile `{profile.name}` ({kind} recordings), {PLACES[place]}")
         part["caption"] = part["caption"].format(profile=f"{profile.name}{mark}")
-        part["chapters"] = chapters(pages)
+        part["chapters"] = chapters(profile.name, pages)
         rows = "\n".join(_overview_row(page) for page in pages if page.run)
         overview = template("pretraining", root, synthetic=mark, rows=rows)
         write_text(generated / f"pretraining_{profile.name}.md", overview)
-    note = f"This build holds the executed pages of {'; '.join(notes)}.\n"
-    write_text(generated / "run_note.md", note)
+    notes = "; ".join(notes)
+    write_text(generated / "run_note.md", f"This build holds the executed pages of {notes}.\n")
     write_text(generated / "main_table.md", _main_table(root))
     write_text(target, yaml.safe_dump(toc, sort_keys=False, allow_unicode=True))
     return target
 
 
-def chapters(pages: list[Page]) -> list[dict]:
+def chapters(profile: str, pages: list[Page]) -> list[dict]:
     """Chapters of a profile; the pages of its pretraining runs are sections under one of them, and
     the sidebar names them by the run alone."""
     runs = [page for page in pages if page.run]
-    names = [page.run.run_id.removeprefix("beatssl-") for page in runs]
-    sections = [{"file": page.file, "title": name} for page, name in zip(runs, names)]
+    sections = [{"file": p.file, "title": p.run.run_id.removeprefix("beatssl-")} for p in runs]
+    overview = {"file": f"_generated/pretraining_{profile}", "sections": sections}
     listed = [page for page in pages if page not in runs[1:]]
-    overview = {"file": f"_generated/pretraining_{pages[0].profile.name}", "sections": sections}
     return [overview if page.run else {"file": page.file} for page in listed]
 
 
 def _overview_row(page: Page) -> str:
     """A run in the table of the pretraining runs."""
     run, link = page.run, f"../{page.file}.ipynb"
-    row = ["–"] * 3
-    if run.method == "beatssl":
-        row = [run.rhythm, run.beat, f"{run.exponent:g}"]
+    own = run.method == "beatssl"
+    row = [run.rhythm, run.beat, f"{run.exponent:g}"] if own else ["–"] * 3
     epochs = "–" if run.untrained else run.epochs
     cells = [f"[{run.run_id}]({link})", run.method, *row, run.variant or "–", run.seed, epochs]
     return f"| {' | '.join(map(str, cells))} |"
@@ -120,10 +112,8 @@ def foreign_hosts(html: Path) -> list[str]:
 def keep_intervals_whole(html: Path) -> None:
     """In the cells of all tables, no line break inside `[0.853, 0.903]`."""
     for path in html.rglob("*.html"):
-        before = path.read_text(encoding="utf-8")
-        after = CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), before)
-        if after != before:
-            write_text(path, after)
+        text = path.read_text(encoding="utf-8")
+        write_text(path, CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), text))
 
 
 def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
@@ -135,7 +125,7 @@ def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
         if not path.is_file():
             continue
         stamp = read_notebook(page.path).metadata.get("beatssl", {})
-        made, code = stamp.get("made", "an unknown day"), fresh.code_name(stamp)
+        made, code = stamp.get("made", "an unknown day"), config_hash(stamp.get("code"))[:8]
         line = f'<p class="made">Made on {made} by code <code>{code}</code>.</p>'
         reasons = "; ".join(fresh.stale(stamp, fresh.stamp(page), data=None))
         if reasons:
@@ -158,15 +148,12 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
     or not executed yet is left out and named.
     """
     start, html, profiles = time.monotonic(), root / "_build" / "html", shown_profiles(name, root)
-    problems = []
-    for profile in profiles:
-        found = profile_problems(profile.name, root, stale=False)
-        if profile.name == SHOWN:
-            print("".join(f"left out: {line}\n" for line in found), end="")
-        else:
-            problems += found
-    if problems:
-        return _not_built(problems, "`python -m beatssl run --profile …` makes these pages again")
+    problems = {p.name: profile_problems(p.name, root, stale=False) for p in profiles}
+    print("".join(f"left out: {line}\n" for line in problems.pop(SHOWN, [])), end="")
+    if problems.get(name):
+        return _not_built(
+            problems[name], f"`python -m beatssl run --profile {name}` makes them again"
+        )
     toc = write_sources(name, root)
     shutil.rmtree(html, ignore_errors=True)
     words = ["-c", "from jupyter_book.cli.main import main; main()", "build", "book"]
@@ -181,14 +168,12 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
         older = say_how_old(profile, html, root)
         if older:
             print(
-                f"{profile.name}: {older} pages are older than the code, and say so "
-                f"(`python -m beatssl check --profile {profile.name}`)"
+                f"{profile.name}: {older} pages are older than the code, and say so (see `check`)"
             )
     foreign = foreign_hosts(html)
     if foreign:
         return _not_built(foreign[:20], "it loads something from another host")
-    print(f"the book is built in {time.monotonic() - start:.1f} s; open")
-    print(f"  {(html / 'index.html').as_uri()}")
+    print(f"built in {time.monotonic() - start:.1f} s; open\n  {(html / 'index.html').as_uri()}")
     return 0
 
 

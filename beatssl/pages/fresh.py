@@ -6,8 +6,6 @@ module, of what the notebook reaches in this package, as in the keys of products
 that a stale page is reported with its reason.
 """
 
-from __future__ import annotations
-
 import json
 
 import nbformat
@@ -45,8 +43,6 @@ def stamp(page: Page) -> dict:
     if not between:
         del settings["runs"]
     return {
-        "profile": page.profile.name,
-        "notebook": page.notebook,
         "parameters": page.parameters,
         "source": config_hash([[c.cell_type, c.source] for c in notebooks[page.notebook].cells]),
         "settings": {name: config_hash(value) for name, value in settings.items()},
@@ -55,11 +51,6 @@ def stamp(page: Page) -> dict:
         "upstream": {name: config_hash(normalised(sources[name])) for name in between},
         "paper": config_hash(paper.read_text()) if between and paper.is_file() else None,
     }
-
-
-def code_name(stamp: dict) -> str:
-    """Eight digits that name the code that a page was made by; `?` where it has no stamp."""
-    return config_hash(stamp["code"])[:8] if "code" in stamp else "?"
 
 
 def data_fingerprint(profile: Profile) -> str | None:

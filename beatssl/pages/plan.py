@@ -4,11 +4,8 @@ A *page* is one papermill execution of a notebook of `notebooks/`. Which noteboo
 order, stands in `runs.yml`.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +71,17 @@ def declared_parameters(path: Path) -> dict[str, type]:
         ConfigError: the notebook does not open with exactly one title, has not exactly one such
             cell, or a parameter in it without a type.
     """
-    cells = read_notebook(path).cells
+    name, cells = path.stem, read_notebook(path).cells
     opening = cells[0].source if cells and cells[0].cell_type == "markdown" else ""
     if len(re.findall(r"^# +.+$", opening, re.M)) != 1:
-        raise ConfigError(
-            f"{path.stem}: the first cell must be markdown with exactly one '# Title'"
-        )
+        raise ConfigError(f"{name}: the first cell must be markdown with exactly one '# Title'")
     tagged = sum("parameters" in cell.metadata.get("tags", []) for cell in cells)
     if tagged != 1:
-        raise ConfigError(f"{path.stem}: {tagged} cells are tagged 'parameters', need exactly one")
+        raise ConfigError(f"{name}: {tagged} cells are tagged 'parameters', need exactly one")
     found = papermill.inspect_notebook(path)
-    kinds = {name: KINDS.get(found[name]["inferred_type_name"]) for name in found}
-    for name in [name for name in kinds if kinds[name] is None]:
-        words = f"{path.stem}: parameter {name!r} needs a type, 'name: type = literal', one of "
-        raise ConfigError(words + ", ".join(KINDS))
+    kinds = {key: KINDS.get(found[key]["inferred_type_name"]) for key in found}
+    for key in [key for key in kinds if kinds[key] is None]:
+        raise ConfigError(f"{name}: parameter {key!r} needs a type, one of {', '.join(KINDS)}")
     return kinds
 
 
@@ -98,17 +92,16 @@ def checked_parameters(values: dict, kinds: dict[str, type], notebook: str) -> d
         ConfigError: a name that the notebook does not declare, or a value of another type.
     """
     fields = [(name, kind, None) for name, kind in kinds.items()]
-    checked = from_dict(dataclasses.make_dataclass("Parameters", fields), values, notebook)
+    checked = from_dict(make_dataclass("Parameters", fields), values, notebook)
     return {name: getattr(checked, name) for name in values}
 
 
 def read_stages(path: Path) -> list[list[str]]:
     """`stages` of runs.yml: lists of notebook names; a stage starts when the one before is done.
     The word `collect` is a stage of its own, without notebooks: an empty list."""
-    stages = yaml.safe_load(path.read_text()).get("stages")
-    if isinstance(stages, list):
-        stages = [[] if stage == COLLECT else stage for stage in stages]
-    if not isinstance(stages, list) or not all(isinstance(stage, list) for stage in stages):
+    entries = yaml.safe_load(path.read_text()).get("stages") or [None]
+    stages = [[] if entry == COLLECT else entry for entry in entries]
+    if not all(isinstance(stage, list) for stage in stages):
         raise ConfigError(f"{path.name}: 'stages' must be a list of lists of notebook names")
     names = [name for stage in stages for name in stage]
     twice = [name for name in names if names.count(name) > 1]

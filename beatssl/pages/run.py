@@ -4,8 +4,6 @@ papermill executes, jupyter-book only renders what was executed. A page that fai
 a good one; a page that is still fresh is not executed again.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -16,7 +14,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date
 from pathlib import Path
-from subprocess import DEVNULL
 
 from beatssl.cache import clear_leftovers, write_text
 from beatssl.pages import fresh
@@ -37,7 +34,7 @@ def python(words: list[str], root: Path, **environment: str) -> tuple[int, str]:
     otherwise. Returns: exit status, what it printed."""
     env = {"OMP_NUM_THREADS": "1", **os.environ, **QUIET, **environment}
     done = subprocess.run(
-        [sys.executable, *words], cwd=root, env=env, stdin=DEVNULL, capture_output=True, text=True
+        [sys.executable, *words], cwd=root, env=env, input="", capture_output=True, text=True
     )
     return done.returncode, ANSI.sub("", done.stdout + done.stderr).strip()
 
@@ -190,18 +187,10 @@ def run(
     def say(text: str) -> None:
         print(f"[{time.monotonic() - start:7.1f} s] {text}", flush=True)
 
-    def work(page: Page) -> bool:
-        began = time.monotonic()
-        say(f"start  {page.name} ({why[page.name]})")
-        problem, took = execute(page), time.monotonic() - began
-        done = f"done   {page.name} in {took:.1f} s ({next(finished)}/{len(todo)})"
-        say(f"FAILED {page.name}, {problem}" if problem else done)
-        return not problem
-
     use_data(data)
     profile = load_profile(name, root / "runs.yml")
     pages = plan(profile, root)
-    known = {name for page in pages for name in (page.name, page.notebook)}
+    known = {word for page in pages for word in (page.name, page.notebook)}
     for unknown in sorted(set(only or []) - known):
         raise ConfigError(f"no page {unknown!r}; known: {', '.join(sorted(known))}")
     clear_leftovers(profile.work)
@@ -218,6 +207,15 @@ def run(
     if not todo:
         say(f"nothing to compute; all of it again: python -m beatssl run --profile {name} --force")
         return 0
+
+    def work(page: Page) -> bool:
+        began = time.monotonic()
+        say(f"start  {page.name} ({why[page.name]})")
+        problem, took = execute(page), time.monotonic() - began
+        done = f"done   {page.name} in {took:.1f} s ({next(finished)}/{len(todo)})"
+        say(f"FAILED {page.name}, {problem}" if problem else done)
+        return not problem
+
     for stage, notebooks in enumerate(read_stages(root / "runs.yml")):
         if not notebooks and (not only or stage < todo[-1].stage):
             say(python(["-m", "beatssl", "collect", "--profile", name], root)[1])

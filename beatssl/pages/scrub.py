@@ -1,7 +1,5 @@
 """Executed notebooks without what differs between two identical runs, and what is wrong in one."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os
@@ -16,10 +14,8 @@ from beatssl.settings import work_dir
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 STYLED = re.compile(r'id="T_([0-9a-f]{5})\b')  # the random id of a styled pandas table
-METADATA = {
-    "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-    "language_info": {"name": "python", "pygments_lexer": "ipython3"},
-}
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 
 
 def scrub(notebook: nbformat.NotebookNode, page: Page, stamp: dict) -> str:
@@ -46,7 +42,7 @@ def scrub(notebook: nbformat.NotebookNode, page: Page, stamp: dict) -> str:
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             for output in cell.outputs:
                 _scrub_output(output, position, page.root)
-    notebook.metadata = {"beatssl": stamp, **METADATA}
+    notebook.metadata = {"beatssl": stamp, "kernelspec": KERNEL, "language_info": LANGUAGE}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return nbformat.writes(notebook) + "\n"
 
