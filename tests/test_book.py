@@ -90,11 +90,16 @@ def fake_run(root: Path, profile_name: str = "tiny", cells=()) -> None:
 
 def test_run_resume_and_failure(root: Path, capfd: pytest.CaptureFixture) -> None:
     """One real run: executed, then fresh, then a failure that leaves the good page alone."""
+    rich = "class Rich:\n    def _repr_html_(self):\n        return '<b>rich</b>'\n\n\nRich()"
+    write_notebook(
+        root, "01_data", f"from beatssl.high import four\nprint(profile, four())\n{rich}"
+    )
     assert run.run("tiny", root=root, jobs=2) == 0
     good = root / "book" / "runs" / "tiny" / "01_data.ipynb"
     first = good.read_bytes()
     text = first.decode()
     assert "tiny 4" in text and "(synthetic)" in text
+    assert "<b>rich</b>" in text and "at 0x" not in text
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", nbformat.reads(text, 4).metadata["beatssl"]["made"])
     assert str(root) not in text and "papermill" not in text
     assert run.check("tiny", root) == 0

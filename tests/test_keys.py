@@ -199,7 +199,8 @@ def test_closure_follows_aliases_reexports_and_imports_inside_functions(tmp_path
         "__init__": "",
         "low": "ONE = 1\nTABLE = {}\nTABLE['a'] = 3\n\ndef two():\n    return 2 * ONE\n",
         "middle": "from beatssl.low import two as twice\nfrom .low import TABLE\n",
-        "high": "from beatssl import middle as m\n\ndef four():\n    from beatssl.low import TABLE\n"
+        "high": "from beatssl import middle as m\n\n"
+        "def four():\n    from beatssl.low import TABLE\n"
         "    return 2 * m.twice(), TABLE\n\ndef unrelated():\n    return 9\n",
     }
     for name, text in files.items():

@@ -17,7 +17,6 @@ from beatssl.profile import Profile
 from beatssl.settings import ROOT, ConfigError, from_dict
 
 PER_RUN = "05_pretraining"  # executed once for every run of the profile
-COLLECT = "collect"  # the stage that writes results/<profile>.csv; no notebook
 RUN_NAMES = ("method", "rhythm", "beat", "exponent", "variant", "seed")  # what names a run
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 
@@ -98,9 +97,10 @@ def checked_parameters(values: dict, kinds: dict[str, type], notebook: str) -> d
 
 def read_stages(path: Path) -> list[list[str]]:
     """`stages` of runs.yml: lists of notebook names; a stage starts when the one before is done.
-    The word `collect` is a stage of its own, without notebooks: an empty list."""
+    The word `collect` is a stage of its own, without notebooks: an empty list. It writes
+    results/<profile>.csv."""
     entries = yaml.safe_load(path.read_text()).get("stages") or [None]
-    stages = [[] if entry == COLLECT else entry for entry in entries]
+    stages = [[] if entry == "collect" else entry for entry in entries]
     if not all(isinstance(stage, list) for stage in stages):
         raise ConfigError(f"{path.name}: 'stages' must be a list of lists of notebook names")
     names = [name for stage in stages for name in stage]

@@ -131,13 +131,14 @@ def execute(page: Page) -> str:
     if not raw.is_file():
         return "\n    ".join(["the kernel did not start", *said.splitlines()[-12:]])
     notebook = read_notebook(raw)
+    made = {"made": date.today().isoformat(), "data": fresh.data_fingerprint(page.profile)}
+    text = "" if status else scrub(notebook, page, {**stamp, **made})
     problems = content_problems(notebook)
     if status or problems:
         cell = next((p for p in problems if " failed: " in p), "the kernel did not finish")
         words = [cell, *said.splitlines()[-12:]] if status else problems[:1]
         return "\n    ".join([*words, f"kept as {os.path.relpath(raw, page.root)}"])
-    made = {"made": date.today().isoformat(), "data": fresh.data_fingerprint(page.profile)}
-    write_text(page.path, scrub(notebook, page, {**stamp, **made}))
+    write_text(page.path, text)
     write_text(_done(page, stamp), "")
     raw.unlink()
     return ""
