@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from PIL import Image
 
 from beatssl.methods.settings import PretrainConfig
@@ -232,7 +233,8 @@ def scrub(
 
     Execution times, counters of papermill, stderr and machine folders are removed, cell ids are
     set by position. The title is completed (run, "synthetic"), a provenance line is put under it,
-    the cell with the default parameters is tagged `remove-cell` (the injected one stays), and
+    the cell with the default parameters is tagged `remove-cell` (the injected one stays), as are
+    those tagged `only-<method>` where the run is of another method, and
     `stamp` (see `beatssl.pages.fresh`) is stored as notebook metadata `beatssl`.
     """
     suffix = f": {page.run.run_id}" if page.run else ""
@@ -240,15 +242,19 @@ def scrub(
     first = notebook.cells[0]
     before, head, rest = re.split(r"^(# +.+?) *$", first.source, maxsplit=1, flags=re.M)
     first.source = f"{before}{head}{suffix}\n\n{_banner(page, profile)}{rest}"
+    whole_streams = CoalesceStreamsPreprocessor()
     for position, cell in enumerate(notebook.cells):
         tags = list(cell.metadata.get("tags", []))
-        if "parameters" in tags and "remove-cell" not in tags:
+        only = [tag for tag in tags if tag.startswith("only-")]
+        of_others = only and page.run and f"only-{page.run.method}" not in only
+        if ("parameters" in tags or of_others) and "remove-cell" not in tags:
             tags.append("remove-cell")
         kept = {key: cell.metadata[key] for key in ("mystnb",) if key in cell.metadata}
         cell.metadata = nbformat.from_dict({**kept, **({"tags": tags} if tags else {})})
         cell.id = f"cell-{position:02d}"
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            whole_streams.preprocess_cell(cell, {}, position)  # print flushes when it likes
             for output in cell.outputs:
                 _scrub_output(output, position, root)
     notebook.metadata = nbformat.from_dict(
