@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -357,7 +358,9 @@ def test_check_names_bad_pages(root: Path) -> None:
 
 
 def test_pictures_become_smaller_and_keep_their_colours() -> None:
-    fig = plots.ecg_paper(np.sin(np.arange(12000).reshape(12, 1000) / 9), 100, "sine")
+    wave = np.sin(np.arange(1000) / 9)
+    waves = np.digitize(wave, [-0.5, 0, 0.5])
+    fig = plots.waves_on_paper(wave, waves, waves, 100, "sine")
     file = io.BytesIO()
     fig.savefig(file, format="png")
     plots.plt.close(fig)
@@ -375,12 +378,13 @@ def test_scrub_gives_equal_bytes(root: Path) -> None:
     """Two runs that differ in ids, times, stderr and folders give the same page."""
     profile = load_profile("tiny", root / "runs.yml")
     page = pages.plan(profile, root)[0]
+    flushed = {1: [f"read {root}/notebooks\n", "done"], 2: [f"read {root}/notebooks\ndone"]}
 
     def executed(n: int) -> str:
         style = f'<style>#T_{n}abcd_row0 {{}}</style><table id="T_{n}abcd"></table>'
         outputs = [
             new_output("stream", name="stderr", text=f"stderr line {n}"),
-            new_output("stream", text=f"read {root}/notebooks"),
+            *(new_output("stream", text=part) for part in flushed[n]),
             new_output("display_data", {"text/html": style, "text/plain": f"S at 0x7f0000{n}0"}),
         ]
         cell = new_code_cell("print(1)", execution_count=1, outputs=outputs, id=f"random{n}")
@@ -394,6 +398,17 @@ def test_scrub_gives_equal_bytes(root: Path) -> None:
     assert "read ./notebooks" in executed(1) and "stderr line" not in executed(1)
     first = nbformat.reads(executed(1), 4).cells[0].source
     assert first.startswith("# T (synthetic)\n\n:::{warning}") and first.endswith("Text.")
+
+
+def test_cells_of_one_method_are_hidden_on_pages_of_others(root: Path) -> None:
+    profile = load_profile("tiny", root / "runs.yml")
+    notebook = nbformat.read(root / "notebooks" / "01_data.ipynb", as_version=4)
+    tags = [["only-beatssl"], ["only-random", "hide-input"], []]
+    notebook.cells += [new_markdown_cell("text", metadata={"tags": t} if t else {}) for t in tags]
+    page = replace(pages.plan(profile, root)[0], run=make_run(method="random"))
+    scrubbed = nbformat.reads(pages.scrub(notebook, page, profile, {}, root), 4).cells[-3:]
+    hidden = ["remove-cell" in cell.metadata.get("tags", []) for cell in scrubbed]
+    assert hidden == [True, False, False]
 
 
 # --- the built book ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import nbformat
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from PIL import Image
 
 from beatssl.pages.plan import Page, template
@@ -23,8 +24,9 @@ def scrub(notebook: nbformat.NotebookNode, page: Page, stamp: dict) -> str:
 
     Execution times, counters of papermill, stderr and machine folders are removed, cell ids are
     set by position. The title is completed (run, "synthetic"), a provenance line is put under it,
-    the cell with the default parameters is tagged `remove-cell` (the injected one stays), and
-    `stamp` (see `beatssl.pages.fresh`) is stored as notebook metadata `beatssl`.
+    the cell with the default parameters is tagged `remove-cell` (the injected one stays), as are
+    those tagged `only-<method>` where the run is of another method; `stamp` (see
+    `beatssl.pages.fresh`) is stored as notebook metadata `beatssl`.
     """
     first, synthetic = notebook.cells[0], page.profile.data.synthetic
     title = (f": {page.run.run_id}" if page.run else "") + (" (synthetic)" if synthetic else "")
@@ -32,14 +34,18 @@ def scrub(notebook: nbformat.NotebookNode, page: Page, stamp: dict) -> str:
     notes += f"*Executed from `notebooks/{page.notebook}.ipynb`, profile `{page.profile.name}`.*"
     before, head, rest = re.split(r"^(# +.+?) *$", first.source, maxsplit=1, flags=re.M)
     first.source = f"{before}{head}{title}\n\n{notes}{rest}"
+    streams = CoalesceStreamsPreprocessor()
     for position, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
-        if "parameters" in tags and "remove-cell" not in tags:
+        only = [tag for tag in tags if tag.startswith("only-")]
+        foreign = only and page.run and f"only-{page.run.method}" not in only
+        if ("parameters" in tags or foreign) and "remove-cell" not in tags:
             tags.append("remove-cell")
         cell.metadata = {k: cell.metadata[k] for k in ("mystnb", "tags") if cell.metadata.get(k)}
         cell.id = f"cell-{position:02d}"
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            streams.preprocess_cell(cell, {}, position)  # print flushes when it likes
             for output in cell.outputs:
                 _scrub_output(output, position, page.root)
     notebook.metadata = {"beatssl": stamp, "kernelspec": KERNEL, "language_info": LANGUAGE}
