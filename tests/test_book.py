@@ -181,11 +181,11 @@ def test_one_page_for_each_run_with_declared_parameters(root: Path) -> None:
     write_notebook(root, "05_pretraining", "1", RUN_PARAMETERS)
     (root / "runs.yml").write_text(
         "stages: [[05_pretraining]]\nprofiles:\n  tiny:\n    pretrain: {epochs: 3}\n"
-        "    runs: [{method: random, seeds: [0, 7]}]\n"
+        "    runs: [{method: cmsc, seeds: [0, 7]}]\n"
     )
     planned = plan_tiny(root)
-    assert [p.name for p in planned] == ["05_pretraining--random-s0", "05_pretraining--random-s7"]
-    assert planned[1].parameters == {"profile": "tiny", "method": "random", "seed": 7}
+    assert [p.name for p in planned] == ["05_pretraining--cmsc-s0", "05_pretraining--cmsc-s7"]
+    assert planned[1].parameters == {"profile": "tiny", "method": "cmsc", "seed": 7}
     assert planned[1].run.epochs == 3  # the notebook takes it from the profile
     words = run.command(planned[1], Path("out.ipynb"))
     assert words[words.index("seed") - 1 :][:3] == ["-p", "seed", "7"]
@@ -401,12 +401,11 @@ def test_scrub_gives_equal_bytes(root: Path) -> None:
 
 
 def test_cells_of_one_method_are_hidden_on_pages_of_others(root: Path) -> None:
-    profile = load_profile("tiny", root / "runs.yml")
     notebook = nbformat.read(root / "notebooks" / "01_data.ipynb", as_version=4)
     tags = [["only-beatssl"], ["only-random", "hide-input"], []]
     notebook.cells += [new_markdown_cell("text", metadata={"tags": t} if t else {}) for t in tags]
-    page = replace(pages.plan(profile, root)[0], run=make_run(method="random"))
-    scrubbed = nbformat.reads(pages.scrub(notebook, page, profile, {}, root), 4).cells[-3:]
+    page = replace(plan_tiny(root)[0], run=make_run("random"))
+    scrubbed = nbformat.reads(scrub(notebook, page, {}), 4).cells[-3:]
     hidden = ["remove-cell" in cell.metadata.get("tags", []) for cell in scrubbed]
     assert hidden == [True, False, False]
 

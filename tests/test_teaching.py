@@ -196,8 +196,15 @@ def test_figures_label_their_axes() -> None:
 
 
 def test_training_curves_draw_what_a_method_has() -> None:
-    columns = {"total": [5.0, 4], "row_entropy": 3.9, "rhythm_kl": [1.1, 0.1], "beat_kl": 0.5}
-    figures("05_pretraining")["training_curves"](pd.DataFrame({"epoch": [1, 2], **columns}))
+    columns = {
+        "epoch": [1, 2],
+        "total": [5.0, 4],
+        "row_entropy": 3.9,
+        "rhythm_kl": [1.1, 0.1],
+        "beat_kl": 0.5,
+    }
+    curves = pd.DataFrame(columns)
+    figures("05_pretraining")["training_curves"](curves, ("total", "rhythm"))
     axes = [ax for ax in labelled().axes if ax.get_visible()]
     lines = [[line.get_label() for line in ax.lines] for ax in axes]
     assert lines == [["total"], ["rhythm_kl", "beat_kl"], ["row_entropy"]]
