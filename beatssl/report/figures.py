@@ -326,12 +326,13 @@ def violins(values: dict[str, pd.DataFrame], paper: dict[str, dict[str, float]])
     fig, axes = plt.subplots(1, len(values), figsize=size, sharey=True, layout="constrained")
     style = {"inner": "quart", "linewidth": 0.9, "cut": 0, "density_norm": "width"}
     for ax, (heading, table) in zip(np.atleast_1d(axes), values.items(), strict=True):
-        sns.violinplot(table, orient="h", color="#b9c8de", ax=ax, **style)
-        sns.stripplot(table, orient="h", color="#2f4a73", size=3, jitter=0.12, ax=ax)
-        median = table.columns.map(paper.get(heading, {})).to_numpy(float)  # NaN: none, not drawn
-        y = np.arange(len(median))
-        lines = ax.vlines(median, y - 0.42, y + 0.42, color="#c8553d", lw=2.2)
-        if not fig.legends and not np.isnan(median).all():
+        data = {"data": table.melt(var_name="method"), "x": "value", "y": "method", "ax": ax}
+        sns.violinplot(**data, color="#b9c8de", **style)
+        sns.stripplot(**data, color="#2f4a73", size=3, jitter=0.12)
+        median = table.columns.map(paper.get(heading, {})).to_numpy(float)
+        y = np.flatnonzero(~np.isnan(median))
+        lines = ax.vlines(median[y], y - 0.42, y + 0.42, color="#c8553d", lw=2.2)
+        if len(y) and not fig.legends:
             words = ["the paper's median"]
             fig.legend([lines], words, loc="outside lower center", fontsize=7, frameon=False)
         ax.set(xlabel=heading, ylabel="")
