@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from notebook_functions import page
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -158,7 +159,7 @@ def test_figures_label_their_axes(small):
     )
     figures = [
         plots.training_curves(curves),
-        plots.layer_spread({"as initialised": layers, "statistics of data": layers}),
+        page("10_health").draw_layers({"as initialised": layers, "statistics of data": layers}),
         plots.ecg_paper(signal, rate, "record"),
         plots.beats_on_lead(signal[1], beats.r_peak[row][found], beats.rules[row][found], rate),
         plots.distributions({"a": np.linspace(0, 1, 50)}, "similarity of two records"),
@@ -166,10 +167,10 @@ def test_figures_label_their_axes(small):
         plots.views_of_leads({"record": signal, "view": signal / 2}, rate),
         plots.vcg_loops({"record": signal[:3]}),
         plots.waves_on_lead(signal[1], truth, {"prediction": truth.clip(0)}, rate),
-        plots.rank_slopes(ranked, {"a": "red"}),
-        plots.sensitivity(changed, ("AUROC",)),
+        page("08_ablation").draw_ranks(ranked, {"a": "red"}),
+        page("09_sensitivity").draw_changes(changed, ("AUROC",)),
         plots.embedding_maps(records, of_beats, ("NORM", "MI", "STTC", "CD", "HYP"), ("N", "S")),
-        plots.health_against_scores(healthy, {"uniformity": "uniformity"}, ("AUROC",)),
+        page("10_health").draw_health(healthy, {"uniformity": "uniformity"}, ("AUROC",)),
         plots.target_shares(counted, "share of the others"),
     ]
     named = [text.get_text() for text in figures[-2].axes[-1].get_legend().get_texts()]

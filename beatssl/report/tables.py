@@ -157,25 +157,24 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(label=table["label"] + table.pop("tuned"))
 
 
-def by_fraction(
-    table: pd.DataFrame,
-    metrics: Sequence[str],
-    lines: Sequence[str] = ("label", "labels", "n", "seeds"),
-    corner: str = "method",
-) -> pd.DataFrame:
+def by_fraction(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """`by_method` of one task as texts: one line a method and label fraction, a column a metric,
     with n and seeds."""
-    table = table[table["metric"].isin(metrics)]
-    table = table.assign(text=cells(table), labels=table["label_fraction"].map("{:.0%}".format))
-    return wide(table, list(lines), "metric", corner, metrics)
+    return _by_metric(table, metrics, ["label", "labels", "n", "seeds"], "method")
 
 
 def per_run(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """One line a run, protocol and label fraction: n and value [interval] of each metric."""
     rows = rows.sort_values(["run_id", "protocol", "label_fraction"], kind="stable")
-    return by_fraction(
-        rows.assign(sd=np.nan), metrics, ["run_id", "protocol", "labels", "n"], "run"
-    )
+    return _by_metric(rows.assign(sd=np.nan), metrics, ["run_id", "protocol", "labels", "n"], "run")
+
+
+def _by_metric(
+    table: pd.DataFrame, metrics: Sequence[str], lines: list[str], corner: str
+) -> pd.DataFrame:
+    table = table[table["metric"].isin(metrics)]
+    table = table.assign(text=cells(table), labels=table["label_fraction"].map("{:.0%}".format))
+    return wide(table, lines, "metric", corner, metrics)
 
 
 # --- the paper beside ours ------------------------------------------------------------------------
