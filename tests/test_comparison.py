@@ -6,17 +6,28 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from notebook_functions import page
 
 from beatssl import evaluate
 from beatssl.data.records import wave_marks
 from beatssl.methods import make_run
-from beatssl.report import comparison
+from beatssl.report import comparison, tables
 from beatssl.report import figures as plots
 from beatssl.results import saved as results
 from beatssl.results import uncertainty as stats
 from beatssl.tasks import scores as metrics
 
 OURS = comparison.BEST_LABEL
+METHODS = page("11_methods")
+BORDERS = page("13_segmentation_comparison")
+TESTS = page("14_statistics")
+LABELS = page("15_label_efficiency")
+SUMMARY = page("16_summary")
+
+
+def every_block(profile):
+    values = {heading: comparison.blocks(profile, heading) for heading in comparison.DESIGNS}
+    return {heading: table for heading, table in values.items() if len(table)}
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +88,9 @@ def saved_of(w, task, name, protocol="frozen", fraction=1.0):
 
 
 def test_draws_are_means_over_encoders_and_folds_are_of_the_encoder_of_their_repeat(done):
-    for design in comparison.DESIGNS:
-        table = comparison.blocks(done.profile, design)
-        labels = design.task == results.LABELS
+    for heading, (task, metric) in comparison.DESIGNS.items():
+        table = comparison.blocks(done.profile, heading)
+        labels = task == results.LABELS
         expected = ["Untrained, as initialised", OURS]
         if not labels:
             expected = [
@@ -89,8 +100,8 @@ def test_draws_are_means_over_encoders_and_folds_are_of_the_encoder_of_their_rep
                 "NeuroKit2, prominence",
             ]
         assert list(table) == expected and len(table) == (3 if labels else 4)
-        saved = saved_of(done, design.task, "random", fraction=0.1 if labels else 1.0)
-        each = [comparison.block_scores(design.task, saved[s], design.metric) for s in (0, 1)]
+        saved = saved_of(done, task, "random", fraction=0.1 if labels else 1.0)
+        each = [comparison.block_scores(task, saved[s], metric) for s in (0, 1)]
         if labels:
             np.testing.assert_allclose(table["Untrained, as initialised"], (each[0] + each[1]) / 2)
         else:  # two repeats, two encoders, two folds
@@ -103,20 +114,20 @@ def test_blocks_that_a_method_lacks_are_left_out(done, monkeypatch):
     known = results.evaluations(done.profile, results.FOLDS)
     fewer = [e for e in known if e[0].name != "random" or e[0].run.seed == 0]
     monkeypatch.setattr(results, "evaluations", lambda *a: fewer)
-    table = comparison.blocks(done.profile, comparison.DESIGNS[2])
-    ours = saved_of(done, results.FOLDS, comparison.BEST)[0]
+    table = comparison.blocks(done.profile, "LUDB F1")
+    ours = saved_of(done, results.FOLDS, tables.BEST)[0]
     whole = comparison.block_scores(results.FOLDS, ours, "f1_macro")
     assert len(whole) == 4
     np.testing.assert_allclose(table[OURS], whole[:2])  # repeat 1 alone
 
 
 def test_medians_stand_beside_the_papers(done):
-    table = comparison.medians(done.profile)
+    table = comparison.medians(every_block(done.profile))
     assert table.loc[OURS, "PTB-XL F1, paper"] == "0.608"
     assert table.loc["TS2Vec", ["LUDB F1, paper", "LUDB F1, ours"]].tolist() == ["0.869", "–"]
     assert table.loc["ECG-FM", "LUDB Dice, paper"] == "0.671"
     assert "PTB-XL AUROC, paper" not in table  # the paper has no such violin
-    values = comparison.blocks(done.profile, comparison.DESIGNS[2])[OURS]
+    values = comparison.blocks(done.profile, "LUDB F1")[OURS]
     low, mid, high = np.percentile(values, [25, 50, 75])
     assert table.loc[OURS, "LUDB F1, ours"] == f"{mid:.3f} [{low:.3f}, {high:.3f}]"
     assert table.columns.name == "median [quartiles] over 3 draws / 4 folds"
@@ -129,16 +140,16 @@ def test_the_table_beside_the_paper_has_means_with_intervals(done):
     assert table.loc["TS2Vec", "LUDB F1, ours"] == "–" == table.loc["TS2Vec", "seeds"]
     assert table.loc["Untrained, as initialised", "seeds"] == "2"
     assert list(table)[:2] == ["PTB-XL F1, paper", "PTB-XL F1, ours"]
-    for design in comparison.DESIGNS:
-        fraction = 0.1 if design.task == results.LABELS else 1.0
+    for heading, (task, metric) in comparison.DESIGNS.items():
+        fraction = 0.1 if task == results.LABELS else 1.0
         one = rows[
             (rows["run_id"] == "random")
-            & (rows["task"] == design.task)
-            & (rows["metric"] == design.metric)
+            & (rows["task"] == task)
+            & (rows["metric"] == metric)
             & (rows["label_fraction"] == fraction)
             & (rows["protocol"] == "frozen")
         ].squeeze()
-        text = table.loc["Untrained, as initialised", f"{design.heading}, ours"]
+        text = table.loc["Untrained, as initialised", f"{heading}, ours"]
         assert text.startswith(f"{one.value:.3f} (")
         interval = f"[{one.ci_low:.3f}, {one.ci_high:.3f}]"  # none where resamples lack a class
         assert text.endswith(")" if np.isnan(one.ci_low) else interval)
@@ -162,7 +173,7 @@ def test_fine_tuning_is_held_against_the_same_seed(done, task, heading, metric, 
     second = value["supervised-s0", "scratch"] if base == "supervised" else value[ours, "frozen"]
     if task == results.FOLDS and base == "supervised":  # which has the first repeat only
         assert saved_of(done, task, "supervised", "scratch")[0]["repeat"].tolist() == [0]
-        saved = saved_of(done, task, comparison.BEST, "finetune")[0]
+        saved = saved_of(done, task, tables.BEST, "finetune")[0]
         assert saved["repeat"].tolist() == [0, 1]
         first = {**saved, "prediction": saved["prediction"][0]}
         tuned = metrics.segmentation_scores(first)[metric][0]
@@ -175,12 +186,12 @@ def test_fine_tuning_is_held_against_the_same_seed(done, task, heading, metric, 
 def test_tests_say_what_the_design_cannot_show():
     rng = np.random.default_rng(0)
     five = pd.DataFrame({"ours": 1 + rng.random(5), "b": rng.random(5), "c": rng.random(5) - 1})
-    table = comparison.pairs(five, "ours")
+    table = TESTS.pairs_with(five, "ours")
     assert table["second"].tolist() == ["b", "c"] and table["p"].tolist() == [0.0625, 0.0625]
     assert set(table["second_reading"]) == {"cannot be shown"}
     assert table["rank_difference"].tolist() == [1, 2]  # in every block first, second, third
     assert table["verdict"].tolist() == ["no difference shown", "higher"]  # Nemenyi can show two
-    two = comparison.pairs(five.iloc[:2], "ours")
+    two = TESTS.pairs_with(five.iloc[:2], "ours")
     assert set(two["verdict"]) == {"cannot be shown"} and (two["smallest_p_nemenyi"] > 0.05).all()
     ten = pd.DataFrame(
         {
@@ -190,7 +201,7 @@ def test_tests_say_what_the_design_cannot_show():
             "d": 1 + rng.random(10),
         }
     )
-    table = comparison.pairs(ten, "ours").set_index("second")
+    table = TESTS.pairs_with(ten, "ours").set_index("second")
     assert table["second_reading"].to_dict() == {
         "b": "higher",
         "c": "lower",
@@ -202,10 +213,10 @@ def test_tests_say_what_the_design_cannot_show():
         assert row["rank_difference"] == pytest.approx(ranks[name] - ranks["ours"])
         beyond = abs(row["rank_difference"]) > found.critical_difference
         assert (row["p_nemenyi"] < 0.05) == beyond == (row["verdict"] != "no difference shown")
-    texts = comparison.pair_texts(table.reset_index())
+    texts = TESTS.pair_texts(table.reset_index())
     assert list(texts)[:4] == ["family", "difference of mean ranks", "p, Nemenyi", "verdict"]
     assert texts.loc["b", "smallest p"] == "0.002" and texts.loc["b", "p, Holm"] == "0.006"
-    friedman = comparison.friedman_texts({"x": ten, "two": ten[["ours", "b"]]})
+    friedman = TESTS.friedman_texts({"x": ten, "two": ten[["ours", "b"]]})
     assert list(friedman.index) == ["x"] and friedman.loc["x", "blocks"] == 10
     assert friedman.loc["x", "best by mean rank"] == "c (1.0)"
 
@@ -221,7 +232,7 @@ def test_references_are_a_family_of_their_own():
             "NeuroKit2, dwt": rng.random(10),
         }
     )
-    table = comparison.pairs(ten, "ours").set_index("second")
+    table = TESTS.pairs_with(ten, "ours").set_index("second")
     assert table["family"].to_dict() == {
         "TS2Vec": "compared",
         "CMSC (CLOCS)": "compared",
@@ -233,9 +244,9 @@ def test_references_are_a_family_of_their_own():
 
 
 def test_label_efficiency_and_what_is_saved(done):
-    table = comparison.label_efficiency(done.profile, "auroc_macro")
+    table = LABELS.label_efficiency(done.profile, "auroc_macro")
     assert sorted(table["label_fraction"].unique()) == [0.1, 1.0]
-    wide = comparison.label_texts(table)
+    wide = LABELS.label_texts(table)
     assert list(wide) == ["10%", "100%"] and list(wide.index) == ["Untrained, as initialised", OURS]
     fake = pd.DataFrame(
         [("a", f, v) for f, v in ((0.01, 0.5), (0.1, 0.7), (1.0, 0.9))]
@@ -243,7 +254,7 @@ def test_label_efficiency_and_what_is_saved(done):
         + [("c", f, 0.6) for f in (0.01, 0.1, 1.0)],
         columns=["label", "label_fraction", "value"],
     )
-    text = comparison.labels_to_reach(fake, "a")
+    text = LABELS.labels_to_reach(fake, "a")
     assert "*a* with 10% of the labels: 0.700" in text
     assert "*b* reaches it with 1% of the labels" in text and "*c* reaches it with no" in text
 
@@ -252,13 +263,13 @@ def test_delineation_at_a_stricter_tolerance_finds_fewer_borders(done):
     def sensitivity(table):
         return table.map(lambda text: float(text.split(" ")[0])).to_numpy()
 
-    wide, strict = (comparison.delineation(done.profile, t) for t in (150, 30))
+    wide, strict = (BORDERS.delineation(done.profile, t) for t in (150, 30))
     assert (sensitivity(strict) <= sensitivity(wide) + 1e-9).all()
     assert (sensitivity(strict) < sensitivity(wide)).any() and wide.shape == (4, 6)
 
 
 def test_published_borders_stand_above_ours(done):
-    table = comparison.borders_f1(done.profile, 150)
+    table = BORDERS.borders_f1(done.profile, 150)
     assert table.loc["U-Net (2024) (published)"].tolist() == [
         "0.972",
         "0.973",
@@ -268,11 +279,11 @@ def test_published_borders_stand_above_ours(done):
         "0.995",
     ]
     assert table.loc["wavelets (published)", "T onset"] == "–"
-    assert list(table.index[-4:]) == list(comparison.delineation(done.profile, 150).index)
+    assert list(table.index[-4:]) == list(BORDERS.delineation(done.profile, 150).index)
 
 
 def test_examples_are_ordered_by_dice(done):
-    found = comparison.examples(done.profile, comparison.BEST)
+    found = BORDERS.examples(done.profile, tables.BEST)
     assert found["best"]["dice"] >= found["median"]["dice"] >= found["worst"]["dice"]
     assert len({one["record_id"] for one in found.values()}) == 3
 
@@ -286,7 +297,7 @@ def test_claims_are_judged_only_by_what_was_run():
             {n: 0.9 - 0.01 * i + 1e-3 * rng.random(10) for i, n in enumerate(names)}
         ),
     }
-    text = comparison.headline_claims(values)
+    text = SUMMARY.headline_claims(values["PTB-XL F1"], values["LUDB F1"])
     assert "cannot be judged without the released file" in text and "100%" in text
     nemenyi = float(stats.nemenyi(1, 4, 10))  # in every fold one rank apart
     assert "against TS2Vec" in text and "0.006 by Wilcoxon after Holm" in text
@@ -295,43 +306,44 @@ def test_claims_are_judged_only_by_what_was_run():
     assert f"here {100 * (ours / second - 1):+.1f}% against" in text
     values["PTB-XL F1"]["ECG-FM"] = [0.7, 0.7, 0.8, 0.9, 0.9]
     values["PTB-XL F1"][OURS] = [0.6, 0.6, 0.6, 0.6, 1.0]
-    text = comparison.headline_claims(values)
+    text = SUMMARY.headline_claims(values["PTB-XL F1"], values["LUDB F1"])
     assert "here 85% (ratio of the mean F1" in text  # of the medians it would be 75 %
-    text = comparison.headline_claims({k: v[[OURS]] for k, v in values.items()})
+    text = SUMMARY.headline_claims(*[values[k][[OURS]] for k in ("PTB-XL F1", "LUDB F1")])
     assert "none of the paper's methods" in text
 
 
 def test_figures(done):
-    values = {d.heading: comparison.blocks(done.profile, d) for d in comparison.DESIGNS[2:]}
-    paper = {d.heading: comparison.paper_medians(d) for d in comparison.DESIGNS[2:]}
+    values = {h: comparison.blocks(done.profile, h) for h in ("LUDB F1", "LUDB Dice")}
+    paper = {heading: comparison.paper_medians(heading) for heading in values}
     assert isinstance(plots.violins(values, paper), Figure)
     table = values["LUDB F1"].to_numpy()
     found = stats.friedman(table)
-    groups = stats.cliques(found.mean_rank, found.critical_difference)
-    figure = plots.critical_differences(
-        list(values["LUDB F1"]), found.mean_rank, found.critical_difference, groups
+    figure = TESTS.critical_differences(
+        list(values["LUDB F1"]), found.mean_rank, found.critical_difference
     )
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert any(t.startswith("Untrained, as initialised (") for t in texts)
-    table = comparison.label_efficiency(done.profile, "f1_macro")
-    assert isinstance(plots.label_efficiency(table, "F1"), Figure)
-    one = comparison.examples(done.profile, comparison.BEST)["best"]
+    table = LABELS.label_efficiency(done.profile, "f1_macro")
+    assert isinstance(LABELS.draw_label_efficiency(table, "F1"), Figure)
+    one = BORDERS.examples(done.profile, tables.BEST)["best"]
     lead = np.sin(np.arange(len(one["truth"])) / 9)
-    assert isinstance(plots.waves_on_paper(lead, one["truth"], one["prediction"], 100, "t"), Figure)
+    assert isinstance(
+        BORDERS.waves_on_paper(lead, one["truth"], one["prediction"], 100, "t"), Figure
+    )
 
 
 def test_sizes_of_the_encoders(done):
-    table = comparison.sizes(done)
+    table = METHODS.sizes(done)
     assert list(table.index) == ["Untrained, as initialised", OURS]
     assert table["steps"].tolist()[0] == "untrained" and table.loc[OURS, "records a step"] == 32
 
 
 def test_gains_are_paired_differences_of_the_mean_scores(done):
-    table = comparison.label_gains(done.profile, "auroc_macro")
+    table = LABELS.label_gains(done.profile, "AUROC")
     against = "Untrained, as initialised"
     line = f"{OURS} − {against}"
     assert list(table.index) == [line] and list(table) == ["10%", "100%"]
-    value = comparison.label_efficiency(done.profile, "auroc_macro").pivot(
+    value = LABELS.label_efficiency(done.profile, "auroc_macro").pivot(
         index="label", columns="label_fraction", values="value"
     )
     gain = value.loc[OURS] - value.loc[against]
@@ -340,17 +352,17 @@ def test_gains_are_paired_differences_of_the_mean_scores(done):
 
 
 def test_each_network_is_held_against_itself_untrained():
-    assert comparison.own_untrained("ts2vec") == ["random_ts2vec"]
-    assert comparison.own_untrained("w2v") == ["random_w2v"]
+    assert LABELS.own_untrained("ts2vec") == ["random_ts2vec"]
+    assert LABELS.own_untrained("w2v") == ["random_w2v"]
     for method in ("beatssl", "cmsc", "domain_ssl", "supervised", "features"):
-        assert comparison.own_untrained(method) == ["random", "random_data"]
+        assert LABELS.own_untrained(method) == ["random", "random_data"]
 
 
 def test_records_on_which_a_delineator_failed_are_listed(done, monkeypatch):
-    text = comparison.delineator_failures(done.profile)
+    text = BORDERS.delineator_failures(done.profile)
     assert text == "- NeuroKit2, prominence: failed on 0 of 8 records."
     saved = {"failed": np.array(["ludb/7: nothing found"]), "truth": np.zeros((8, 5))}
     monkeypatch.setattr(results, "load_predictions", lambda *a: saved)
-    assert comparison.delineator_failures(done.profile).endswith(
+    assert BORDERS.delineator_failures(done.profile).endswith(
         "failed on 1 of 8 records; ludb/7: nothing found."
     )

@@ -143,7 +143,7 @@ def test_all_profiles_of_runs_yml_are_valid_and_hold_the_rows_of_the_paper():
 
 def test_subset_holds_every_row_of_table_1():
     runs = load_profile("subset").runs
-    rows = [r for r in results.paper().query("source == 'Table 1'").itertuples()]
+    rows = list(results.paper().query("source == 'Table 1'").itertuples())
     names = {(r.rhythm, r.beat, r.exponent) for r in rows}
     assert len(names) == 14
     for rhythm, beat, exponent in names:

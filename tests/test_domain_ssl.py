@@ -42,9 +42,7 @@ def test_the_54_features_are_the_sources_groups():
     times = {f"time_{w}" for w in ["PR", "QR", "RS", "RT", "PQ", "PS", "PT", "QS", "QT", "ST"]}
     amplitudes = {f"amplitude_{w}" for w in ["PQ", "QR", "RS", "ST", "PS", "PT", "QS", "QT"]}
     waves = times | amplitudes | {"time_ST_over_QS", "time_RS_over_QR"}
-    peaks = set(
-        ["r_amplitude", "rr0", "rr1", "rr2", "rr_mean", "rr0_rr1", "rr2_rr1", "rr_mean_rr1"]
-    )
+    peaks = {"r_amplitude", "rr0", "rr1", "rr2", "rr_mean", "rr0_rr1", "rr2_rr1", "rr_mean_rr1"}
     hrv = {name for name in RECORD_FEATURES if name.startswith("HRV_")}
     assert (len(peaks), len(waves), len(hrv)) == (8, 20, 25)
     assert set(BEAT_FEATURES) == peaks | waves

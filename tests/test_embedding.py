@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from notebook_functions import page
 
 from beatssl.evaluate import evaluate_run, train
 from beatssl.methods import losses, make_run
@@ -105,7 +106,8 @@ def test_health_shows_alignment_beside_its_chance(small):
     assert rows.loc["alignment", "value"] == pytest.approx(by_hand, abs=1e-5)
     low, high = rows.loc["alignment_chance", ["ci_low", "ci_high"]]
     assert low <= rows.loc["alignment_chance", "value"] <= high
-    columns = list(tables.health(tables.by_method(rows.reset_index().assign(seed="all"))))
+    table = tables.by_method(rows.reset_index().assign(seed="all"))
+    columns = list(page("10_health").health_texts(table))
     assert columns.index("alignment chance") == columns.index("alignment") + 1
 
 

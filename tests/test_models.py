@@ -131,7 +131,7 @@ def test_data_statistics_are_those_of_the_records_and_leave_the_weights_alone():
 
 
 def test_untrained_encoders_of_all_networks(small):
-    """Only `random` is trained on the labels; the others show another network or other statistics."""
+    """Only `random` is trained on the labels; the others show another network or statistics."""
     for method, stride in {
         "random": 4,
         "random_data": 4,

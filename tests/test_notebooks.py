@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from notebook_functions import page
 
 from beatssl.pages import plan as pages
 from beatssl.pages import run
@@ -80,6 +81,13 @@ def test_cells_that_only_dress_are_folded(path: Path, notebook: NotebookNode) ->
             assert "hide-input" in tags, cell.source
 
 
+def test_functions_of_a_page_come_without_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beatssl.profile.load_profile", lambda *_: pytest.fail("opened"))
+    found = page("09_sensitivity")
+    assert callable(found.sensitivity) and found.BLOCKS[1] == "varied in Table 1"
+    assert not hasattr(found, "settings") and not hasattr(found, "profile")
+
+
 def test_metadata_is_small(notebook: NotebookNode) -> None:
     assert notebook.metadata.kernelspec.name == "python3"
     assert not {"papermill", "widgets"} & set(notebook.metadata)
@@ -107,11 +115,11 @@ def test_committed_pages_show_the_committed_results() -> None:
         pytest.skip("no committed results on real recordings")
     table = saved.read(path)
     found = 0
-    for page in runs:
-        run_id = page.stem.partition("--")[2]
+    for executed in runs:
+        run_id = executed.stem.partition("--")[2]
         shown = " ".join(
             output.get("data", {}).get("text/html", "")
-            for cell in nbformat.read(page, as_version=4).cells
+            for cell in nbformat.read(executed, as_version=4).cells
             for output in cell.get("outputs", [])
         )
         printed = np.array(re.findall(r"(\d\.\d{3}) \[(\d\.\d{3}), (\d\.\d{3})\]", shown), float)
@@ -124,6 +132,6 @@ def test_committed_pages_show_the_committed_results() -> None:
             if whole and not np.isnan(row.value):
                 wanted = [row.value, row.ci_low, row.ci_high]
                 near = np.abs(printed - wanted).max(axis=1).min()
-                assert near < 0.00051, f"{page.stem}: {row.task} {wanted}"
+                assert near < 0.00051, f"{executed.stem}: {row.task} {wanted}"
                 found += 1
     assert found >= len(runs)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from notebook_functions import page
 
 from beatssl import evaluate
 from beatssl.data.beats import prepare_beats
@@ -20,7 +21,6 @@ from beatssl.data.store import prepare
 from beatssl.methods import make_run
 from beatssl.profile import Workspace
 from beatssl.report import comparison, tables
-from beatssl.report import differences as findings
 from beatssl.results import saved as results
 from beatssl.settings import DataConfig
 
@@ -136,7 +136,9 @@ def test_a_run_without_records_to_learn_from_fails_in_words(ludb_only, monkeypat
     assert len(evaluate.evaluate_run(ludb_only, run, "classification")) == 0
     rows = evaluate.evaluate_run(ludb_only, run, "segmentation")
     assert len(rows) and rows["source"].str.startswith("failed: no records").all()
-    assert len(tables.events(tables.by_method(rows))) == 0  # such a run has no borders
+    assert (
+        len(page("07_segmentation").events(tables.by_method(rows))) == 0
+    )  # such a run has no borders
 
 
 def test_a_run_without_fold_9_to_watch_is_pretrained_all_the_same(small, monkeypatch, tmp_path):
@@ -151,22 +153,30 @@ def test_tables_of_nothing_are_empty(tmp_path, monkeypatch, small):
     profile, nothing = small.profile, tables.by_method(results.frame([]))
     assert list(tables.by_fraction(nothing, ["f1_macro"])) == ["labels", "n", "seeds", "f1_macro"]
     assert list(tables.per_run(results.frame([]), ["dice"])) == ["protocol", "labels", "n", "dice"]
-    assert len(tables.events(nothing)) == len(tables.health(nothing)) == 0
-    assert len(comparison.label_texts(comparison.label_efficiency(profile, "f1_macro"))) == 0
-    assert comparison.examples(profile, comparison.BEST) == {}
-    assert comparison.medians(profile, comparison.DESIGNS).filter(like="ours").eq("–").all(None)
-    empty = comparison.pairs(pd.DataFrame({"Untrained encoder": [0.1, 0.2]}), comparison.BEST_LABEL)
-    assert len(empty) == 0 and len(comparison.pair_texts(empty)) == 0
-    assert comparison.delineator_failures(profile) == "No delineator was run."
-    values = {d.heading: comparison.blocks(profile, d) for d in comparison.DESIGNS}
-    assert comparison.headline_claims(values).startswith("The paper's best row has not been")
-    table, absent = findings.sensitivity(profile)
+    health, borders, tests = map(page, ("10_health", "13_segmentation_comparison", "14_statistics"))
+    assert len(page("07_segmentation").events(nothing)) == len(health.health_texts(nothing)) == 0
+    labels = page("15_label_efficiency")
+    assert len(labels.label_texts(labels.label_efficiency(profile, "f1_macro"))) == 0
+    assert len(labels.label_gains(profile, "AUROC")) == 0
+    assert borders.examples(profile, tables.BEST) == {}
+    assert borders.borders_f1(profile, 150).index.str.endswith("(published)").all()
+    assert borders.delineator_failures(profile) == "No delineator was run."
+    values = {heading: comparison.blocks(profile, heading) for heading in comparison.DESIGNS}
+    assert comparison.medians(values).filter(like="ours").eq("–").all(None)
+    assert len(comparison.finetuning_gains(profile, results.FOLDS, "supervised")) == 0
+    untrained = pd.DataFrame({"Untrained encoder": [0.1, 0.2]})
+    empty = tests.pairs_with(untrained, comparison.BEST_LABEL)
+    assert len(empty) == 0 and len(tests.pair_texts(empty)) == 0
+    claims = page("16_summary").headline_claims(values["PTB-XL F1"], values["LUDB F1"])
+    assert claims.startswith("The paper's best row has not been")
+    table, absent = page("09_sensitivity").sensitivity(profile)
     assert len(table) == 0 and absent == []
 
 
 def test_health_beside_a_task_that_is_absent_is_nan(tmp_path, monkeypatch, small):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     results.write_table(tmp_path / "small.csv", results.frame([]))
-    both = tables.health_and_scores(small.profile)
+    health = page("10_health")
+    both = health.health_and_scores(small.profile)
     assert {"uniformity", "effective_rank", "AUROC", "LUDB F1"} <= set(both) and len(both) == 0
-    assert findings.health_findings(both).startswith("Fewer than five rows")
+    assert health.health_findings(both).startswith("Fewer than five rows")

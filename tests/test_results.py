@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from notebook_functions import page
 from torch import nn
 
 from beatssl.data.records import wave_marks
 from beatssl.methods import make_run
 from beatssl.methods.base import RunSettings
 from beatssl.profile import Profile
-from beatssl.report import differences as findings
-from beatssl.report import tables
+from beatssl.report import comparison, tables
 from beatssl.results import saved as results
+from beatssl.results import uncertainty
 from beatssl.results.collect import collect as write_results
 from beatssl.results.saved import CLASSIFY, SEGMENT, ResultsError
 from beatssl.settings import DataConfig
@@ -30,6 +31,9 @@ from beatssl.tasks.segment import SegmentConfig
 BASELINE = [make_run(seed=s) for s in range(3)]
 BEST = [make_run(rhythm="soft_1", beat="hard", exponent=50.0, seed=s) for s in range(2)]
 RANDOM = [make_run(method="random", seed=s) for s in range(2)]
+ABLATION = page("08_ablation")
+SENSITIVITY = page("09_sensitivity")
+SUMMARY = page("16_summary")
 
 
 class Store:
@@ -464,7 +468,7 @@ def test_headlines_at_another_label_fraction(profile, tmp_path):
     collect(profile, tmp_path)
     key = ["label", "score"]
     full = tables.headlines(profile, folder=tmp_path).set_index(key)["value"]
-    tenth = tables.headlines(profile, label_fraction=0.1, folder=tmp_path).set_index(key)["value"]
+    tenth = tables.headlines(profile, fraction=0.1, folder=tmp_path).set_index(key)["value"]
     name = "soft_1 / hard / 50 (paper's best)"
     assert tenth[name, "AUROC"] < full[name, "AUROC"]
     assert tenth[name, "LUDB F1"] == full[name, "LUDB F1"]
@@ -484,7 +488,44 @@ def test_methods_stand_in_the_order_of_the_papers_table():
     methods = [("beatssl", *rb, 1.0, "") for rb in rhythm_beat]
     names = ("random", "supervised", "features")
     methods = [*[(name, "", "", np.nan, "") for name in names], *methods]
-    assert sorted(reversed(methods), key=tables.rank) == methods
+    assert sorted([*reversed(methods)], key=tables.rank) == methods
+
+
+def test_a_new_method_has_its_line_in_every_table(profile, tmp_path, monkeypatch):
+    """A method that no list of the report names: a label is all it brings."""
+    monkeypatch.setitem(tables.NAMES, "dummy", "A dummy")
+    fill(profile)
+    known = results.with_combined(profile, CLASSIFY)
+    new = known[known["method"] == "random"].replace({"method": {"random": "dummy"}})
+    new["run_id"] = new["run_id"].str.replace("random", "dummy")
+    rows = pd.concat([known, new])
+    table = tables.by_method(rows)
+    assert list(table["label"].unique())[-1] == "A dummy"  # after the rows of the ablation
+    assert set(table.loc[table["method"] == "dummy", "name"]) == {"dummy"}
+    texts = tables.by_fraction(table, ["auroc_macro"])
+    dummy, untrained = texts.loc["A dummy"], texts.loc["Untrained, as initialised"]
+    assert dummy["auroc_macro"].tolist() == untrained["auroc_macro"].tolist()
+    assert list(texts.index[-2:]) == ["A dummy"] * 2
+    beside = comparison.beside_paper(rows.replace({"task": {CLASSIFY: results.LABELS}}))
+    assert beside.loc["A dummy", "seeds"] == "2"
+    assert beside.loc["A dummy", "PTB-XL F1, ours"].startswith("0.")
+    assert list(beside.index).index("A dummy") < list(beside.index).index("TS2Vec")  # not run
+
+
+def test_gaps_of_wide_tables_are_dashes_and_lines_keep_their_order():
+    """Also where a line has no number of records, as when all seeds failed."""
+    long = pd.DataFrame(
+        {
+            "label": ["b", "a", "b"],
+            "n": pd.array([3, None, 3], "Int64"),
+            "score": ["x", "x", "y"],
+            "text": ["1", "2", "3"],
+        }
+    )
+    table = tables.wide(long, ["label", "n"], "score", "corner")
+    assert list(table.index) == ["b", "a"] and list(table) == ["n", "x", "y"]
+    assert table.to_numpy().tolist() == [[3, "1", "3"], ["–", "2", "–"]]
+    assert table.columns.name == "corner"
 
 
 def test_differences_say_whether_the_interval_excludes_zero(profile):
@@ -495,7 +536,7 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
         ("supervised", "random"),
         ("beatssl-soft_2-none-1", "random"),
     ]
-    table, absent = findings.differences(profile, pairs)
+    table, absent = comparison.differences(profile, pairs)
     gap = table[(table["second"] == "hard / - / 1 (baseline, 3KG)")].set_index("score")
     assert list(gap.index) == ["AUROC", "F1", "LUDB F1", "Dice"]
     assert gap.loc["AUROC", "difference"] > 0 and gap.loc["AUROC", "zero"] == "excludes zero"
@@ -503,19 +544,19 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
     assert (same["difference"] == 0).all() and (same["zero"] == "includes zero").all()
     assert "supervised and random on ludb_segmentation" in absent
     assert "beatssl-soft_2-none-1 and random on ptbxl_superdiagnostic" in absent
-    words = findings.in_words(table)
-    said = "*Untrained, as initialised* against *Untrained, as initialised*: **no difference shown** in AUROC"
+    words = SUMMARY.in_words(table)
+    name = "*Untrained, as initialised*"
+    said = f"{name} against {name}: **no difference shown** in AUROC"
     assert said in words
-    texts = findings.difference_texts(table)
+    texts = SUMMARY.difference_texts(table)
     name = "soft_1 / hard / 50 (paper's best) − hard / - / 1 (baseline, 3KG)"
     assert texts.loc[name, "AUROC"].startswith(f"{gap.loc['AUROC', 'difference']:+.3f} [")
     # three seeds against two: what intervals cover is said
-    assert set(gap["covers"]) == {"patients and seeds"}
+    assert set(gap["seeds"]) == {(2, 3)}
     assert texts.columns.name == "difference [95 % interval over patients and seeds]"
     assert "(intervals over patients and seeds)." in words.splitlines()[-1]
-    one_side = "patients and the seeds of one side"
-    assert findings._covers({0: {}, 1: {}}, {0: {}}) == one_side
-    assert findings._covers({0: {}}, {0: {}}) == "patients"
+    assert SUMMARY.covered((2, 1)) == "patients and the seeds of one side"
+    assert SUMMARY.covered((1, 1)) == "patients"
 
 
 ROWS = [
@@ -548,11 +589,11 @@ def test_ranks_and_agreement_follow_the_papers_order(profile, tmp_path, sign):
     order = sorted(ROWS, key=paper.get)[::sign]
     profile = ablation(profile, {row: 0.5 * k for k, row in enumerate(order)})
     collect(profile, tmp_path)
-    table = tables.ranks(tables.headlines(profile, every_row=True, folder=tmp_path), ["AUROC"])
+    table = ABLATION.ranks_of(tables.headlines(profile, every_row=True, folder=tmp_path), ["AUROC"])
     ours = table["ours"] if sign == 1 else 6 - table["ours"]
     assert sorted(ours) == [1, 2, 3, 4, 5] and (table["paper"] == ours).all()
     long = tables.headlines(profile, every_row=True, folder=tmp_path)
-    text = findings.agreement(profile, long).loc["AUROC"]
+    text = ABLATION.agreement(profile, long).loc["AUROC"]
     assert text["rows"] == 5 and text["Spearman"] == f"{sign:+.2f}"
     p = text["p (100,000 permutations of the rows)"]
     assert float(p) == pytest.approx(2 / 120, abs=2e-3)  # the order and its reverse, of 5!
@@ -562,10 +603,10 @@ def test_ranks_and_agreement_follow_the_papers_order(profile, tmp_path, sign):
         path.unlink()
     for path in (profile.work / "results").glob("*"):
         path.unlink()
-    bare = findings.agreement(profile, long).loc["AUROC"]  # from the table alone
+    bare = ABLATION.agreement(profile, long).loc["AUROC"]  # from the table alone
     assert bare["95 % interval over patients and seeds"] == "–"
     assert bare.iloc[:3].equals(text.iloc[:3])
-    words = findings.rank_findings(table)
+    words = ABLATION.rank_findings(table)
     best = 1 if sign == 1 else 5
     assert (
         f"**AUROC**, 5 rows: of the paper's rows, the first (*soft_1 / hard / 50*) is number "
@@ -587,8 +628,8 @@ def test_order_of_the_committed_rows():
     raw = raw[(raw["method"] == "beatssl") & (raw["protocol"] == "frozen")]
     key = ["rhythm", "beat", "exponent"]
     for fraction, scores in ((1.0, ("AUROC", "F1", "LUDB F1")), (0.1, ("AUROC", "F1"))):
-        long = tables.headlines(settings, every_row=True, label_fraction=fraction)
-        table = findings.agreement(settings, long, label_fraction=fraction)
+        long = tables.headlines(settings, every_row=True, fraction=fraction)
+        table = ABLATION.agreement(settings, long, fraction=fraction)
         assert list(table.index) == list(scores)
         for score, task, metric in results.HEADLINES[:3]:
             if score not in scores:
@@ -617,7 +658,7 @@ def test_a_claim_holds_fails_to_show_or_is_reversed(profile):
     """The paper: soft_1/hard/50 above hard/-/1, hard/hard/1 below it, soft_1/hard/50 above 1."""
     even = dict.fromkeys(ROWS, 1.0)
     profile = ablation(profile, even | {("soft_1", "hard", 50.0): 3.0, ("hard", "hard", 1.0): 3.0})
-    table = findings.claims(profile).query("score == 'AUROC'")
+    table = ABLATION.claims(profile).query("score == 'AUROC'")
     verdict = dict(zip(zip(table["claim"], table["first"]), table["verdict"]))
     best = "soft_1 / hard / 50 (paper's best)"
     assert verdict["the paper's best row over its baseline", best] == "as in the paper"
@@ -625,9 +666,9 @@ def test_a_claim_holds_fails_to_show_or_is_reversed(profile):
     assert verdict["two contexts over one", "hard / hard / 1"] == "the reverse"
     paper = table[table["claim"].str.startswith("the paper's best")]["paper"].item()
     assert paper == pytest.approx(0.843 - 0.811)
-    words = findings.claim_findings(findings.claims(profile))
+    words = ABLATION.claim_findings(ABLATION.claims(profile))
     assert "*two contexts over one* (2 pairs): **AUROC** 1 as in the paper, 1 the reverse" in words
-    assert "AUROC, paper" in findings.claim_texts(findings.claims(profile))
+    assert "AUROC, paper" in ABLATION.claim_texts(ABLATION.claims(profile))
 
 
 @pytest.fixture
@@ -657,22 +698,20 @@ def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(varied, 
     write_results(varied, tmp_path)
     rows = tables.headlines(varied, folder=tmp_path)
     assert set(rows["name"]) == {"beatssl-hard-none-1", "beatssl-soft_1-hard-50", "random"}
-    table, absent = findings.sensitivity(varied, rows=["beatssl-soft_1-hard-50"])
+    table, absent = SENSITIVITY.sensitivity(varied, rows=["beatssl-soft_1-hard-50"])
     auroc = table.query("score == 'AUROC'").set_index("first")
     left_open = ["epochs = 20", "loss = mse", "temperature = 0.2", "untrained: encoder_stride = 8"]
     in_table_1 = ["exponent = 1", "rhythm = soft_2, soft_2 = cosine_minmax"]
     assert list(auroc.index) == [*left_open, *in_table_1]
-    assert list(auroc["block"]) == [findings.BLOCKS[0]] * 4 + [findings.BLOCKS[1]] * 2
-    every = tables.by_method(results.with_combined(varied), variants=True)
-    every = every[every["metric"] == "auroc_macro"].set_index("variant")["value"]
+    assert list(auroc["block"]) == [SENSITIVITY.BLOCKS[0]] * 4 + [SENSITIVITY.BLOCKS[1]] * 2
+    every = results.with_combined(varied).query("seed == 'all' and metric == 'auroc_macro'")
+    every = every.set_index("variant")["value"]
     expected = every["loss_mse"] - every["base"]
     assert auroc.loc["loss = mse", "difference"] == pytest.approx(expected, abs=1e-9)
     assert list(auroc[auroc["effect"]].index) == ["loss = mse", "exponent = 1"]
     assert "beatssl-soft_1-hard-2-never on ptbxl_superdiagnostic" in absent
-    claim = pd.DataFrame(
-        {"claim": findings.CLAIMS[0][0], "score": ["AUROC"], "paper": 0.032, "difference": 0.9}
-    )
-    words = findings.sensitivity_findings(table, claim)
+    best = pd.DataFrame({"paper": 0.032, "difference": 0.9}, index=["AUROC"])
+    words = SENSITIVITY.sensitivity_findings(table, best)
     assert "best row lies +0.032 from the baseline in the paper, +0.900 here" in words
     left, table_1 = words.splitlines()[1:]
     assert "left open by the paper*: of 3 changed settings, 1 move" in left
@@ -680,7 +719,7 @@ def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(varied, 
     assert "`loss = mse`" in left and "untrained" not in words
     assert "varied in Table 1*: of 2 changed settings, 1 move" in table_1
     assert "(1 up, 0 down)" in table_1
-    texts = findings.sensitivity_texts(table)
+    texts = SENSITIVITY.sensitivity_texts(table)
     assert texts.loc["loss = mse", "AUROC"].endswith(" *")
     assert texts.loc["epochs = 20", ["block", "seeds"]].tolist() == ["left open by the paper", 2]
 
@@ -689,7 +728,7 @@ def test_effects_by_hand(varied, monkeypatch):
     """Pool, t and Holm again, with NumPy and SciPy from the saved single seeds."""
     from scipy.stats import t
 
-    table, _ = findings.sensitivity(varied, rows=["beatssl-soft_1-hard-50"])
+    table, _ = SENSITIVITY.sensitivity(varied, rows=["beatssl-soft_1-hard-50"])
     table = table.query("score == 'F1'").set_index("name")
     rows = results.with_combined(varied)
     f1 = rows[(rows["metric"] == "f1_macro") & (rows["seed"] != "all")]
@@ -706,7 +745,7 @@ def test_effects_by_hand(varied, monkeypatch):
     pool = [of["beatssl-hard-none-1"], of["beatssl-soft_1-hard-50"]]
     assert [len(group) for group in pool] == [3, 2]
     sd = np.sqrt((2 * np.var(pool[0], ddof=1) + np.var(pool[1], ddof=1)) / 3)
-    spread = findings.seed_spread(varied).loc["F1"]
+    spread = SENSITIVITY.seed_spread(varied).loc["F1"]
     assert spread["sd"] == pytest.approx(sd)
     assert spread[["df", "rows", "epochs"]].tolist() == [3, 2, "20"]
     p = {}
@@ -723,28 +762,28 @@ def test_effects_by_hand(varied, monkeypatch):
     excludes = (table["low"] > 0) | (table["high"] < 0)
     assert (table["effect"] == (excludes & (table["p_holm"] < 0.05))).all()
     assert table["effect"].sum() == 2
-    monkeypatch.setattr(findings.stats, "pooled_sd", lambda groups: (1.0, 3))
-    table, _ = findings.sensitivity(varied)
+    monkeypatch.setattr(uncertainty, "pooled_sd", lambda groups: (1.0, 3))
+    table, _ = SENSITIVITY.sensitivity(varied)
     assert (table["zero"] == "excludes zero").any()  # the interval alone is not enough
     assert not table["effect"].any()
 
 
 def test_words_say_from_which_seeds_the_limits_are(varied):
     base = dataclasses.replace(BEST[0], variant="base", epochs=6)
-    spread = findings.seed_spread(varied)
-    words = findings.seed_findings(spread, base, 2)
-    limit = findings.stats.seed_test(0, spread["sd"]["AUROC"], 3, 1, 2)[0]
+    spread = SENSITIVITY.seed_spread(varied)
+    words = SENSITIVITY.seed_findings(spread, base, 2)
+    limit = uncertainty.seed_test(0, spread["sd"]["AUROC"], 3, 1, 2)[0]
     assert "pooled over 2 rows of the ablation: AUROC " in words
     assert f"one seed against 2 must differ by {limit:.3f}" in words
     assert "These rows have 20 epochs, the base and its variants 6" in words
-    assert "epochs" not in findings.seed_findings(spread, BEST[0], 2)  # as many epochs
+    assert "epochs" not in SENSITIVITY.seed_findings(spread, BEST[0], 2)  # as many epochs
     single = with_runs(varied, *[run for run in varied.runs if run.variant or run.seed == 0])
     with pytest.warns(UserWarning, match="left out"):
-        table, _ = findings.sensitivity(single)
-        spread = findings.seed_spread(single)
+        table, _ = SENSITIVITY.sensitivity(single)
+        spread = SENSITIVITY.seed_spread(single)
     assert (spread["df"] == 0).all() and not table["effect"].any() and table["p_holm"].isna().all()
-    assert "no change can be called an effect" in findings.seed_findings(spread, base, 2)
-    assert "p –" in findings.sensitivity_texts(table).loc["loss = mse", "AUROC"]
+    assert "no change can be called an effect" in SENSITIVITY.seed_findings(spread, base, 2)
+    assert "p –" in SENSITIVITY.sensitivity_texts(table).loc["loss = mse", "AUROC"]
 
 
 def test_a_failed_run_is_marked_and_its_other_seeds_count(profile, tmp_path):
@@ -764,14 +803,14 @@ def test_a_failed_run_is_marked_and_its_other_seeds_count(profile, tmp_path):
     assert texts.loc["soft_2 / - / 1", "seeds"].startswith("0 (1 failed)")
     best = texts.loc["soft_1 / hard / 50 (paper's best)"]
     assert best["AUROC, ours"].startswith("0.") and best["seeds"].startswith("1 (1 failed)")
-    assert "soft_2 / - / 1" not in set(tables.ranks(table, ["AUROC"])["label"])
+    assert "soft_2 / - / 1" not in set(ABLATION.ranks_of(table, ["AUROC"])["label"])
 
 
 def test_rows_lead_to_the_pages_of_their_runs(profile, tmp_path):
     fill(profile)
     collect(profile, tmp_path)
     table = tables.headlines(profile, folder=tmp_path)
-    html = tables.linked(tables.paper_and_ours(table), table, profile)
+    html = ABLATION.linked(tables.paper_and_ours(table), table, profile)
     for run in (*BASELINE, *BEST, *RANDOM):
         assert f'<a href="05_pretraining--{run.run_id}.html">{run.seed}</a>' in html
 
@@ -780,10 +819,10 @@ def test_health_is_correlated_with_the_scores_over_the_rows():
     names = ["uniformity", "effective_rank", "neighbour_agreement", "AUROC", "LUDB F1"]
     table = pd.DataFrame({name: np.arange(6.0) for name in names})
     table["LUDB F1"] = table["LUDB F1"].max() - table["LUDB F1"]
-    words = findings.health_findings(table)
+    words = page("10_health").health_findings(table)
     assert "effective rank and AUROC: Spearman +1.00 over 6 rows" in words
     assert "effective rank and LUDB F1: Spearman -1.00" in words
-    assert "Fewer than five" in findings.health_findings(table[:4])
+    assert "Fewer than five" in page("10_health").health_findings(table[:4])
 
 
 def test_tables_of_the_task_pages(profile):
@@ -792,17 +831,15 @@ def test_tables_of_the_task_pages(profile):
     table = tables.by_fraction(ours, ["auroc_macro", "f1_macro"])
     assert list(table.columns) == ["labels", "n", "seeds", "auroc_macro", "f1_macro"]
     assert set(table["labels"]) == {"10%", "100%"} and (table["n"] == 60).all()
-    classes = tables.per_class(ours, "auroc_")
+    classes = page("06_classification").per_class(ours, "auroc_")
     assert list(classes["class"].drop_duplicates()) == ["NORM", "MI", "STTC", "CD", "HYP"]
     waves = tables.by_method(results.with_combined(profile, SEGMENT))
-    assert list(tables.events(waves).columns)[:2] == ["P onset", "P offset"]
+    assert list(page("07_segmentation").events(waves).columns)[:2] == ["P onset", "P offset"]
     runs = tables.per_run(results.with_combined(profile).query("seed != 'all'"), ["auroc_macro"])
     assert runs.index.str.contains("-s").all()
-    saved = results.saved_predictions(profile, SEGMENT, seed=0)
-    dice = metrics.record_dice(
-        metrics.wave_counts(saved["random"]["truth"], saved["random"]["prediction"])
-    )
-    order = tables.records_by_dice(saved["random"])
+    saved = comparison.groups(profile, SEGMENT)["random"].load(profile)[0]
+    dice = metrics.record_dice(metrics.wave_counts(saved["truth"], saved["prediction"]))
+    order = page("07_segmentation").records_by_dice(saved)
     assert (np.diff(dice[order]) >= 0).all()
 
 
@@ -884,7 +921,6 @@ def test_paper_claims_nothing_it_does_not_state():
 
 def test_the_readme_shows_the_committed_results():
     from beatssl.profile import load_profile
-    from beatssl.report import comparison
     from beatssl.settings import ROOT
 
     path = results.RESULTS / "subset.csv"

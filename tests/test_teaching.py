@@ -23,7 +23,13 @@ from beatssl.settings import ROOT
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-5]_*.ipynb"))
 LONGEST_FIGURE = 40  # lines of a function in a folded cell
 VISIBLE = {  # lines that a reader must see unfolded, in this order
-    "01_data": ["open_workspace(profile)", "layout.read(", "clean(", "resample(", "ecg_paper(store"],
+    "01_data": [
+        "open_workspace(profile)",
+        "layout.read(",
+        "clean(",
+        "resample(",
+        "ecg_paper(store",
+    ],
     "02_beats_and_features": [
         "nk.ecg_peaks(",
         "nk.ecg_delineate(",

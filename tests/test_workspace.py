@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from notebook_functions import page
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -137,11 +138,11 @@ def test_figures_label_their_axes(small):
         }
     )
     figures = [
-        plots.layer_spread({"as initialised": layers, "statistics of data": layers}),
+        page("10_health").draw_layers({"as initialised": layers, "statistics of data": layers}),
         plots.waves_on_lead(signal[1], truth, {"prediction": truth.clip(0)}, rate),
-        plots.rank_slopes(ranked, {"a": "red"}),
-        plots.sensitivity(changed, ("AUROC",)),
-        plots.health_against_scores(healthy, {"uniformity": "uniformity"}, ("AUROC",)),
+        page("08_ablation").draw_ranks(ranked, {"a": "red"}),
+        page("09_sensitivity").draw_changes(changed, ("AUROC",)),
+        page("10_health").draw_health(healthy, {"uniformity": "uniformity"}, ("AUROC",)),
     ]
     named = [text.get_text() for text in figures[-1].axes[-1].get_legend().get_texts()]
     assert named == ["untrained", "compared method", "hard"]
