@@ -205,7 +205,7 @@ def pretrain(
             signals = (torch.from_numpy(store.load(batch)) for batch in batches)
             encoder = with_data_statistics(encoder, signals)
         return _finish(folder, config, encoder, pd.DataFrame(), identity)
-    training = Training.begin(config, architecture, store, beats, pick_device(device))
+    training = Training.begin(config, profile, store, beats, pick_device(device))
     model, curves = training.model, []
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
@@ -237,8 +237,7 @@ def pretrain(
 def first_step(config: RunSettings, profile: Scale, store: Store, beats: Beats) -> str:
     """Digits of all weights after the first optimiser step on the processor, made anew: the same
     digits say that the code of today trains as that of then (`beatssl.restamp`)."""
-    architecture = profile.encoder_of(config)
-    training = Training.begin(config, architecture, store, beats, torch.device("cpu"))
+    training = Training.begin(config, profile, store, beats, torch.device("cpu"))
     training.model.train()
     training.step(next(iter(training.source.epoch(training.generator))), config.run_id)
     return weights_hash(training.model)
@@ -257,12 +256,7 @@ class Training:
 
     @classmethod
     def begin(
-        cls,
-        config: RunSettings,
-        architecture: Architecture,
-        store: Store,
-        beats: Beats,
-        device: torch.device,
+        cls, config: RunSettings, profile: Scale, store: Store, beats: Beats, device: torch.device
     ) -> Training:
         """Raises: ValueError: too few records."""
         rows = pretraining_rows(store, beats)
@@ -270,7 +264,7 @@ class Training:
             raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
         source = BatchSource(store, beats, rows, config)
         steps = config.epochs * source.batches_per_epoch
-        encoder = build_encoder(architecture, config.seed, store.sampling_rate)
+        encoder = build_encoder(profile.encoder_of(config), config.seed, store.sampling_rate)
         scales = source.record_features, source.record_scale, source.beat_scale
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

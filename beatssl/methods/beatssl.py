@@ -107,7 +107,8 @@ class BeatSSL(Method):
         with autocast(batch.signals.device):
             e = self.encode(torch.cat(views))  # (2N, C, steps)
             z = self.rhythm_projector(e.mean(dim=2)).float()  # (2N, dim)
-        rhythm, targets = self.rhythm_loss(z, batch)
+        targets = self.rhythm_targets(batch)
+        rhythm = contrastive_loss(c.loss, z, targets, c.temperature)
         different = targets[:n, :n][~torch.eye(n, dtype=torch.bool, device=z.device)]
         quantiles = different.quantile(torch.tensor([0.05, 0.5, 0.95]).to(targets))
         losses = {
@@ -121,35 +122,33 @@ class BeatSSL(Method):
             losses["rhythm_kl"] = losses["rhythm"] - losses["row_entropy"]
         total = c.rhythm_weight * rhythm
         if self.beat_projector is not None:
-            beat, targets = self.beat_loss(e, batch)
+            valid = batch.beat_valid.repeat(2, 1)
+            with autocast(e.device):
+                vectors = self.beat_vectors(e, batch.r_peak.repeat(2, 1))  # (2N, B, C)
+                z = self.beat_projector(vectors[valid]).float()  # (2K, dim)
+            targets, allowed = self.beat_targets(batch)
+            beat = contrastive_loss(c.loss, z, targets, c.temperature, allowed)
             total = total + c.beat_weight * beat
             losses |= {"beat": beat.detach(), "beat_row_entropy": row_entropy(targets)}
             if c.loss == "normalised":
                 losses["beat_kl"] = losses["beat"] - losses["beat_row_entropy"]
         return {"total": total, **losses}
 
-    def rhythm_loss(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss over whole records. Args: z: (2N, dim). Returns: it, and the targets (2N, 2N)."""
+    def rhythm_targets(self, batch: Batch) -> Tensor:
+        """What should be alike among whole records: (2N, 2N)."""
         c, features = self.config, batch.record_features
-        targets = record_targets(c.target(c.rhythm), features, self.record_scale, c.exponent)
-        return contrastive_loss(c.loss, z, targets, c.temperature), targets
+        return record_targets(c.target(c.rhythm), features, self.record_scale, c.exponent)
 
-    def beat_loss(self, e: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss over all K valid beats, in both views.
-
-        Args: e: (2N, C, steps). Returns: it, and the targets (2K, 2K)."""
+    def beat_targets(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """What should be alike among the K valid beats: (2K, 2K), and which pairs take part (all
+        where None)."""
         c, valid = self.config, batch.beat_valid
-        with autocast(e.device):
-            vectors = self.beat_vectors(e, batch.r_peak.repeat(2, 1))  # (2N, B, C)
-            z = self.beat_projector(vectors[valid.repeat(2, 1)]).float()  # (2K, dim)
         classes, features = batch.beat_class[valid], batch.beat_features[valid]
         targets = beat_targets(c.target(c.beat), classes, features, self.beat_scale, c.exponent)
-        allowed = None
-        if c.beat_scope == "record":
-            record = torch.arange(len(valid), device=e.device)[:, None].expand_as(valid)[valid]
-            allowed = same_record(record)
-            targets = targets * allowed
-        return contrastive_loss(c.loss, z, targets, c.temperature, allowed), targets
+        if c.beat_scope == "batch":
+            return targets, None
+        allowed = same_record(valid.nonzero()[:, 0])
+        return targets * allowed, allowed
 
 
 ENTRY = Entry("Beat-SSL", BeatSSLSettings, BeatSSL, ("total", "rhythm", "beat"))
