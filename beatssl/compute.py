@@ -4,8 +4,6 @@ The order in which a sum is taken depends on the number of threads, and bf16 rou
 same bits for the same settings on one machine, however the process was started.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import scipy.linalg  # noqa: F401  limits reach only the libraries that are loaded

@@ -1,7 +1,5 @@
 """A scale (tiny | subset | full): what runs.yml says of it, and what all its runs share."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

@@ -1,7 +1,5 @@
 """One kind of progress bar for everything that takes longer than a breath."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 

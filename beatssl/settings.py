@@ -5,8 +5,6 @@
 "What the paper does not say".
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -8,8 +8,6 @@ have one; what stays NaN is replaced by the training median only inside the targ
 (`targets.FeatureScale`). Nothing is dropped: a record without beats keeps its row, with NaN.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import warnings

@@ -2,8 +2,6 @@
 doi 10.1038/s44172-025-00467-6): 8 of the R peaks, 20 of the waves, 25 of heart-rate variability,
 1 of quality. Times are in ms, amplitudes in mV."""
 
-from __future__ import annotations
-
 import numpy as np
 
 R_FEATURES = ("r_amplitude", "rr0", "rr1", "rr2", "rr_mean", "rr0_rr1", "rr2_rr1", "rr_mean_rr1")

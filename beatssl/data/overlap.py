@@ -7,8 +7,6 @@ files ring in their last second. Rows are compared as they lie, so a copy that s
 moment is not found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

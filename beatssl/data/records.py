@@ -12,8 +12,6 @@ Sources: PTB-XL, Wagner et al., Sci Data 7:154 (2020); LUDB, Kalyakulina et al.,
 (2020); Challenge 2021, Reyna et al., doi 10.13026/34va-7q14. Files are read with `wfdb`.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import re

@@ -13,8 +13,6 @@ store whose inputs (settings, code, index rows, sizes and times of the files) di
 opened at once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

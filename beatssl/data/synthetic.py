@@ -13,8 +13,6 @@ limb leads follow from Einthoven and Goldberger. Noise is added to the eight ind
 before.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Dower's matrices between the twelve leads and the vectorcardiogram (Dower 1980; Edenbrandt and
 Pahlm 1988)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # Rows I, II, V1..V6; columns X (left), Y (down), Z (back).

@@ -3,8 +3,6 @@
 A new method is one file (its settings, label, losses, `Method`) and one line here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 

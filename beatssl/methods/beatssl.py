@@ -4,8 +4,6 @@
 targets. With `beat="none"` and hard targets it is plain 3KG with NT-Xent, the paper's baseline.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar

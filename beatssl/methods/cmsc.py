@@ -11,8 +11,6 @@ records, which then count as negatives. Ours, too: all 12 leads in one encoder, 
 the Beat-SSL baseline, so that the two differ in their pairs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import inf
 

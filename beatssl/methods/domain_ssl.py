@@ -11,8 +11,6 @@ features. The source has one lead at 125 Hz. Ours, where it says nothing of 12 l
 record for all of its leads (but noise, drawn for each sample), features of lead II.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import inf
 

@@ -5,8 +5,6 @@
 converts the released checkpoint once; `--trust` where it holds more than tensors.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import os

@@ -7,8 +7,6 @@ beats. The other forms are there to see how much hangs on it (book page "What th
 A new form is one function and one line in `LOSSES`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

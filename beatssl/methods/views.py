@@ -4,8 +4,6 @@ The matrices are Dower's (12-lead from VCG) and the published inverse (Dower 198
 Pahlm 1988), the augmentation is 3KG's (Gopal et al., ML4H 2021): `x' = mask(D S R D^-1 x)`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Generator, Tensor

@@ -5,8 +5,6 @@ Draws and folds are the same for all methods. Where a method has several encoder
 value is their mean, and a fold's that of the encoder which takes its repeat (`Profile.repeats_of`).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

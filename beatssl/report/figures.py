@@ -1,8 +1,6 @@
 """Figures of the results, and the look of all figures of the book. Functions take arrays or tables
 and return a matplotlib Figure; a figure of one teaching chapter (01-05) lives in its notebook."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

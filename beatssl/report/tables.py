@@ -1,7 +1,5 @@
 """Tables of the book, from result rows: numbers are formatted here and typed nowhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
