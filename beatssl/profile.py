@@ -28,28 +28,21 @@ from beatssl.settings import (
     DataConfig,
     cores,
     from_dict,
+    one_of,
     work_dir,
 )
+from beatssl.tasks import TASKS
 from beatssl.tasks.classify import ClassifyConfig
+from beatssl.tasks.compare import CompareConfig
 from beatssl.tasks.segment import SegmentConfig
 
 RUNS_YML = ROOT / "runs.yml"
 
 
 @dataclass(frozen=True)
-class CompareConfig:
-    """What the comparison of methods adds to the two tasks (paper.md 2.4 and 7, our default)."""
-
-    label_fractions: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    draws: int = 5  # stratified draws of the labelled records at each fraction
-    folds: int = 5  # of LUDB, by record
-    repeats: int = 5  # of the folds, each with another split and decoder
-
-
-@dataclass(frozen=True)
 class Profile:
     """Everything a scale (tiny | subset | full) fixes; `runs` are the pretraining runs, `pretrain`
-    the settings of a run that is not among them."""
+    the settings of a run that is not among them, `tasks` the settings of further tasks."""
 
     name: str
     data: DataConfig = field(default_factory=DataConfig)
@@ -60,6 +53,7 @@ class Profile:
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    tasks: typing.Mapping = field(default_factory=dict)  # by `Task.group`
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     runs: tuple[PretrainConfig, ...] = ()
 
@@ -145,6 +139,7 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
     its runs, and an item of `runs` may carry `seeds: [..]` in place of `seed`. `variants` holds
     runs that change one thing: `base` and, by name, the settings in which a variant differs from it
     (`seeds` of the base are its own; a variant of another method differs from that one's defaults).
+    `tasks` holds settings of tasks that have no entry of their own, by `Task.group`.
     Where the environment variable BEATSSL_ECG_FM names a file, the released ECG-FM is a run too.
 
     Raises:
@@ -173,7 +168,15 @@ def load_profile(name: str, path: Path | None = None) -> Profile:
     for run_id in ids:
         if ids.count(run_id) > 1:
             raise ConfigError(f"profile {name!r} lists the run {run_id} twice")
-    return from_dict(Profile, {**entry, "name": name, "runs": tuple(runs)}, name)
+    tasks = {group: _settings_of(group, given) for group, given in entry.pop("tasks", {}).items()}
+    return from_dict(Profile, {**entry, "name": name, "runs": tuple(runs), "tasks": tasks}, name)
+
+
+def _settings_of(group: str, given: typing.Mapping) -> object:
+    fields = {f.name for f in dataclasses.fields(Profile)}
+    kinds = {task.group or task.key: task.Settings for task in TASKS.values()}
+    one_of("tasks", group, tuple(kinds.keys() - fields))
+    return from_dict(kinds[group], given, f"tasks.{group}")
 
 
 @dataclass(frozen=True)

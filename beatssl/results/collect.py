@@ -8,19 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from beatssl.profile import Profile
-from beatssl.results.saved import (
-    EMBED,
-    GROUP,
-    HEADLINES,
-    LABELS,
-    RESULTS,
-    SCORES,
-    StaleResultsError,
-    frame,
-    read,
-    with_combined,
-    write_table,
-)
+from beatssl.results import saved
+from beatssl.results.saved import GROUP, StaleResultsError, frame, read, write_table
+from beatssl.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,7 @@ class Collection:
     missing: tuple[str, ...] = ()
 
 
-def collect(profile: Profile, folder: Path = RESULTS, add: bool = False) -> Collection:
+def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -> Collection:
     """Write `<profile>.csv` from the saved evaluations: its only writer, a stage of its own.
 
     The file is replaced only when nothing that it holds would be lost: every evaluation in it whose
@@ -56,16 +46,17 @@ def collect(profile: Profile, folder: Path = RESULTS, add: bool = False) -> Coll
     """
     path = folder / f"{profile.name}.csv"
     held = read(path) if path.is_file() else frame([])
-    rows, missing = [], []
-    for task in SCORES:
+    tables, missing = [frame([])], []
+    for task in TASKS.values():
         try:
-            rows += with_combined(profile, task).to_dict("records")
+            rows = saved.with_combined(profile, task.name)
         except StaleResultsError as error:
-            missing.append(f"{task}: {error}")
-    table = frame(rows)
-    whole = table["metric"].isin({metric for _, _, metric in HEADLINES}) | (table["task"] == EMBED)
-    detailed = (table["seed"] == "all") & (table["variant"] == "") & (table["task"] != LABELS)
-    table = table[whole | detailed].reset_index(drop=True)
+            missing.append(f"{task.name}: {error}")
+            continue
+        listed = rows["metric"].isin(task.listed or rows["metric"])
+        combined = (rows["seed"] == "all") & (rows["variant"] == "")
+        tables.append(rows[listed | combined if task.detailed else listed])
+    table = frame(pd.concat(tables).to_dict("records"))
     incomplete = _without_all_seeds(profile, table)
     if add:
         present = set(_groups_of(held))

@@ -8,6 +8,7 @@ atomically and both carrying the evaluation's key, so numbers and predictions ne
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import warnings
@@ -15,68 +16,41 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from beatssl import compute, methods
 from beatssl.cache import replacing, write_text
-from beatssl.data.store import Store
 from beatssl.fingerprint import code_hash, name_of
-from beatssl.methods import encoder as models
-from beatssl.methods.settings import DELINEATORS, PretrainConfig
-from beatssl.results import uncertainty as stats
+from beatssl.methods.encoder import weights_hash
+from beatssl.methods.settings import PretrainConfig
+from beatssl.profile import Profile
+from beatssl.results import uncertainty
 from beatssl.settings import ROOT, config_hash, from_dict, to_dict
-from beatssl.tasks import scores as metrics
+from beatssl.tasks import TASKS, task_of
+from beatssl.tasks.base import Case, Task
 
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
-
-COLUMNS = (
-    "run_id",
-    "method",
-    "rhythm",
-    "beat",
-    "exponent",
-    "variant",
-    "seed",
-    "task",
-    "protocol",
-    "label_fraction",
-    "metric",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n",
-    "data",
-    "sampling_rate",
-    "config_hash",
-    "source",
+COLUMNS = tuple(
+    "run_id method rhythm beat exponent variant seed task protocol label_fraction metric value "
+    "ci_low ci_high n data sampling_rate config_hash source".split()
 )
 FLOATS = ("exponent", "label_fraction", "value", "ci_low", "ci_high")
 INTEGERS = ("n", "sampling_rate")
 METHOD = ("method", "rhythm", "beat", "exponent", "variant")  # what names a row of the tables
 GROUP = (*METHOD, "task", "protocol", "label_fraction")
 
-CLASSIFY, SEGMENT, EMBED = "ptbxl_superdiagnostic", "ludb_segmentation", "ptbxl_embedding"
-LABELS, FOLDS = "ptbxl_label_draws", "ludb_more_folds"  # of the comparison, see `tasks.compare`
-SCORES = {
-    CLASSIFY: metrics.classification_scores,
-    SEGMENT: metrics.segmentation_scores,
-    EMBED: metrics.embedding_scores,
-    LABELS: metrics.draw_scores,
-    FOLDS: metrics.fold_scores,
-}
-HEADLINES = (  # heading, task, metric: the columns of the main table
-    ("AUROC", CLASSIFY, "auroc_macro"),
-    ("F1", CLASSIFY, "f1_macro"),
-    ("LUDB F1", SEGMENT, "f1_macro"),
-    ("Dice", SEGMENT, "dice"),
+CLASSIFY, SEGMENT, EMBED, LABELS, FOLDS = (task.name for task in TASKS.values())
+SCORES = {task.name: task.scores for task in TASKS.values()}
+HEADLINES = tuple(  # heading, task, metric: the columns of the main table
+    (heading, task.name, metric) for task in TASKS.values() for heading, metric in task.headlines
 )
 RESULTS = ROOT / "results"
+NOTHING = uncertainty.Estimate(float("nan"), float("nan"), float("nan"), 0, ())
 
 Predictions = Mapping[str, np.ndarray]
+run_from = functools.partial(from_dict, PretrainConfig)
 
 
 class ResultsError(ValueError):
@@ -101,9 +75,10 @@ class Evaluation:
         content: of the store's arrays on this machine.
         code: hash of the task's code.
         config_hash: changes with the run's, encoder's and task's settings, the data, the protocol.
+        key: changes with all of these; the predictions carry it.
     """
 
-    run: PretrainConfig
+    run: Any
     task: str
     protocol: str
     label_fraction: float
@@ -114,10 +89,11 @@ class Evaluation:
     content: str
     code: str
     config_hash: str
+    key: str = ""
 
-    @property
-    def key(self) -> str:
-        return config_hash(self)
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", config_hash(self))
 
     @property
     def name(self) -> str:
@@ -127,30 +103,34 @@ class Evaluation:
         return self.run.name
 
     @property
+    def run_id(self) -> str:
+        """`name` with the seed."""
+        return f"{self.name}-s{self.run.seed}"
+
+    @property
     def stem(self) -> str:
         """Name of the evaluation's files."""
-        run_id = f"{self.name}-s{self.run.seed}"
-        return f"{run_id}-{self.task}-{self.protocol}-{self.label_fraction:g}"
+        return f"{self.run_id}-{self.task}-{self.protocol}-{self.label_fraction:g}"
 
-    def row(self, metric: str, found: stats.Estimate, source: str = "") -> dict:
+    def row(self, metric: str, estimate: uncertainty.Estimate, source: str = "") -> dict:
         """One tidy row; `source` says why there is no value where there is none."""
-        contrastive = self.run.method == "beatssl"
+        row_of_table_1 = self.run if self.run.method == "beatssl" else None
         return {
-            "run_id": f"{self.name}-s{self.run.seed}",
+            "run_id": self.run_id,
             "method": "supervised" if self.protocol == "scratch" else self.run.method,
-            "rhythm": self.run.rhythm if contrastive else "",
-            "beat": self.run.beat if contrastive else "",
-            "exponent": self.run.exponent if contrastive else float("nan"),
+            "rhythm": getattr(row_of_table_1, "rhythm", ""),
+            "beat": getattr(row_of_table_1, "beat", ""),
+            "exponent": getattr(row_of_table_1, "exponent", float("nan")),
             "variant": self.run.variant,
             "seed": str(self.run.seed),
             "task": self.task,
             "protocol": self.protocol,
             "label_fraction": self.label_fraction,
             "metric": metric,
-            "value": found.value,
-            "ci_low": found.low,
-            "ci_high": found.high,
-            "n": found.n,
+            "value": estimate.value,
+            "ci_low": estimate.low,
+            "ci_high": estimate.high,
+            "n": estimate.n,
             "data": self.data,
             "sampling_rate": self.sampling_rate,
             "config_hash": self.config_hash,
@@ -158,92 +138,53 @@ class Evaluation:
         }
 
 
-def describe(
-    run: PretrainConfig,
-    profile: Profile,
-    store: Store,
-    encoder: object,
-    task: str,
-    protocol: str,
-    label_fraction: float,
-) -> Evaluation:
-    """The evaluation that is about to be made.
+def case_of(
+    profile: Profile, task: Task, run: Any, store: Any, encoder: Any, protocol: str
+) -> Case:
+    """What a task of a profile sees of a run."""
+    return Case(run, task.settings(profile), store, encoder, protocol, profile.repeats_of(run))
 
-    Args:
-        encoder: what is evaluated; see `content_hash`.
-    """
+
+def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evaluation:
+    """The evaluation that is about to be made."""
     return Evaluation(
-        run=run,
-        task=task,
-        protocol=protocol,
-        label_fraction=label_fraction,
+        run=case.run,
+        task=task.name,
+        protocol=case.protocol,
+        label_fraction=fraction,
         data=data_name(profile, task),
-        sampling_rate=int(store.sampling_rate),
-        fingerprint=store.fingerprint,
-        weights=content_hash(encoder),
-        content=store.content,
-        code=code_of(run, profile, task),
-        config_hash=settings_hash(run, profile, store.fingerprint, task, protocol, label_fraction),
+        sampling_rate=int(case.store.sampling_rate),
+        fingerprint=case.store.fingerprint,
+        weights=content_hash(case.encoder),
+        content=case.store.content,
+        code=code_of(case.run, profile, task),
+        config_hash=settings_hash(
+            case.run, profile, case.store.fingerprint, task, case.protocol, fraction
+        ),
     )
 
 
 def settings_hash(
-    run: PretrainConfig,
-    profile: Profile,
-    fingerprint: str,
-    task: str,
-    protocol: str,
-    label_fraction: float,
+    run: Any, profile: Profile, fingerprint: str, task: Task, protocol: str, fraction: float
 ) -> str:
     """Digits of what an evaluation is made with, its code apart: the settings of the run that
     concern its method, of its encoder and of the task, the data, protocol, threads, precision."""
-    if task == SEGMENT:
-        settings = profile.segment
-    elif task == FOLDS:
-        folds = dataclasses.replace(profile.segment, folds=profile.compare.folds)
-        settings = [to_dict(folds), list(profile.repeats_of(run))]
-    elif task == CLASSIFY:
-        settings = dataclasses.replace(profile.classify, label_fractions=(label_fraction,))
-    elif task == LABELS:
-        settings = dataclasses.replace(profile.compare, label_fractions=(label_fraction,))
-    else:
-        settings = profile.classify
-    own = {**run.own_settings(), "seed": run.seed}
-    if task == EMBED:  # the views are the same for every method
-        own |= {name: getattr(run, name) for name in VIEWS}
+    settings = task.concerns(task.settings(profile), fraction, profile.repeats_of(run))
     how = compute.name(profile.compute)
-    return config_hash(own, profile.encoder_of(run), settings, fingerprint, protocol, how)
+    return config_hash(
+        task.of_run(run), profile.encoder_of(run), settings, fingerprint, protocol, how
+    )
 
 
-VIEWS = ("rotation_degrees", "scale_max", "mask_fraction")  # settings of 3KG
-PREDICTING = {  # what makes the predictions of a task
-    CLASSIFY: ("beatssl.tasks.classify.predictor",),
-    SEGMENT: ("beatssl.tasks.segment.cross_validate",),
-    EMBED: ("beatssl.tasks.embedding.diagnose",),
-    LABELS: (
-        "beatssl.tasks.compare.probe_draws",
-        "beatssl.tasks.classify.embed",
-        "beatssl.tasks.classify.split",
-    ),
-    FOLDS: ("beatssl.tasks.compare.repeated",),
-}
-
-
-def code_of(run: PretrainConfig, profile: Profile, task: str, root: Path = ROOT) -> str:
+def code_of(run: Any, profile: Profile, task: Task, root: Path = ROOT) -> str:
     """Hash of the code that makes the predictions of a run: of the task, and of its encoder.
 
     Args: root: folder of the package."""
-    parts = PREDICTING[task]
-    if run.method in DELINEATORS:
-        parts += ("beatssl.tasks.delineate.delineated",)
-    elif run.method == "features":
-        parts += ("beatssl.evaluate.ecg_features",)
-    else:
-        parts += (name_of(methods.ENCODERS[type(profile.encoder_of(run))]),)
-    return code_hash(*parts, root=root)
+    encoder = [name_of(methods.ENCODERS[type(profile.encoder_of(run))])] if run.has_encoder else []
+    return code_hash(*task.code(run), *encoder, root=root)
 
 
-def content_hash(encoder: object) -> str:
+def content_hash(encoder: Any) -> str:
     """Twelve hexadecimal digits that change with what is evaluated.
 
     Args:
@@ -256,77 +197,77 @@ def content_hash(encoder: object) -> str:
         return config_hash(encoder)
     if isinstance(encoder, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(encoder).tobytes()).hexdigest()[:12]
-    return models.weights_hash(encoder)
+    return weights_hash(encoder)
 
 
-def data_name(profile: Profile, task: str) -> str:
+def data_name(profile: Profile, task: Task) -> str:
     """What a number was measured on, in words; a part of PTB-XL is never called PTB-XL."""
     if profile.data.synthetic:
         return "synthetic"
-    if task in (SEGMENT, FOLDS):
-        return "LUDB"
-    return "PTB-XL subset" if "subset" in profile.data.ptbxl.lower() else "PTB-XL"
-
-
-def score(what: Evaluation, predictions: Predictions, resamples: int) -> list[dict]:
-    """Rows of all scores of one evaluation, with bootstrap intervals."""
-    found = stats.estimate(SCORES[what.task], [predictions], resamples)
-    return [what.row(metric, value) for metric, value in found.items()]
+    part = " subset" if "subset" in getattr(profile.data, task.dataset).lower() else ""
+    return {"ptbxl": "PTB-XL", "ludb": "LUDB"}.get(task.dataset, task.dataset) + part
 
 
 def reuse_or_make(
-    what: Evaluation, profile: Profile, predict: Callable[[], Predictions], resamples: int
+    evaluation: Evaluation, profile: Profile, predict: Callable[[], Predictions]
 ) -> list[dict]:
     """Rows of an evaluation, saved with its predictions.
 
     Saved predictions are used where they have the same key, and made otherwise; the scores are
     computed from them each time, so that they always follow the code of the metrics.
     """
-    path = _predictions_path(profile, what.stem)
     try:
-        predictions = read_predictions(path, what.key)
+        predictions = load_predictions(profile, evaluation)
     except ResultsError:  # none yet, unreadable, or of another evaluation
         predictions = dict(predict())
-        write_predictions(path, predictions, what.key)
-    rows = score(what, predictions, resamples)
-    write_rows(profile.work / "results" / f"{what.stem}.json", rows, what)
+        write_predictions(_npz(profile, evaluation), predictions, evaluation.key)
+    estimates = _estimates(profile, evaluation.task, [predictions])
+    rows = [evaluation.row(metric, estimate) for metric, estimate in estimates.items()]
+    write_rows(profile, rows, evaluation)
     return rows
 
 
-def failed(what: Evaluation, profile: Profile, reason: str) -> list[dict]:
+def _estimates(
+    profile: Profile, task: str, per_seed: Sequence[Predictions]
+) -> dict[str, uncertainty.Estimate]:
+    return uncertainty.estimate(task_of(task).scores, per_seed, resamples_of(profile, task))
+
+
+def failed(evaluation: Evaluation, profile: Profile, reason: str) -> list[dict]:
     """Rows without a value, saved, of a run that has no encoder to evaluate.
 
     Args: reason: what went wrong; it stands in column `source` after "failed: "."""
-    headline = [metric for _, task, metric in HEADLINES if task == what.task]
-    nothing = stats.Estimate(float("nan"), float("nan"), float("nan"), 0, ())
-    rows = [what.row(metric, nothing, f"failed: {reason}") for metric in headline]
-    write_rows(profile.work / "results" / f"{what.stem}.json", rows, what)
+    metrics = [metric for _, metric in task_of(evaluation.task).headlines]
+    rows = [evaluation.row(metric, NOTHING, f"failed: {reason}") for metric in metrics]
+    write_rows(profile, rows, evaluation)
     return rows
 
 
-def write_rows(path: Path, rows: Sequence[Mapping], what: Evaluation) -> None:
+def write_rows(profile: Profile, rows: Sequence[Mapping], evaluation: Evaluation) -> None:
     """Save the rows of one evaluation as JSON, atomically."""
     plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN -> null
-    entry = {"key": what.key, "evaluation": to_dict(what), "rows": plain}
+    entry = {"evaluation": to_dict(evaluation), "rows": plain}
+    path = profile.work / "results" / f"{evaluation.stem}.json"
     write_text(path, json.dumps(entry, indent=1, allow_nan=False))
 
 
 def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
-    """What `write_rows` saved.
+    """What `write_rows` saved, now or when the key stood beside the evaluation.
 
     Raises:
         ResultsError: not such a file.
     """
     try:
         entry = json.loads(path.read_text())
-        what = from_dict(Evaluation, entry["evaluation"], path.name)
+        described = {"key": entry.get("key", ""), **entry["evaluation"]}
+        evaluation = Evaluation(**described | {"run": run_from(described["run"])})
         rows = [{k: row[k] for k in COLUMNS} for row in entry["rows"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(
             f"{path.name} is not a results file ({error}): remove it and evaluate the run again"
         ) from error
     nan = float("nan")
-    return what, [{k: nan if row[k] is None else row[k] for k in row} for row in rows]
+    return evaluation, [{k: nan if v is None else v for k, v in row.items()} for row in rows]
 
 
 def write_predictions(path: Path, predictions: Predictions, key: str) -> None:
@@ -344,7 +285,7 @@ def read_predictions(path: Path, key: str) -> dict[str, np.ndarray]:
     remedy = "evaluate the run again (`python -m beatssl run`)"
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ResultsError(f"predictions {path.name} cannot be read: {remedy}") from error
     if str(arrays.pop("key", "")) != key:
@@ -352,53 +293,68 @@ def read_predictions(path: Path, key: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _predictions_path(profile: Profile, stem: str) -> Path:
-    return profile.work / "predictions" / f"{stem}.npz"
+def _npz(profile: Profile, evaluation: Evaluation) -> Path:
+    return profile.work / "predictions" / f"{evaluation.stem}.npz"
+
+
+def load_predictions(profile: Profile, evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Arrays of a saved evaluation; raises as `read_predictions`."""
+    return read_predictions(_npz(profile, evaluation), evaluation.key)
 
 
 # --- all evaluations of a profile -----------------------------------------------------------------
+
+
+def all_rows(profile: Profile) -> list[tuple[Evaluation, list[dict]]]:
+    """Every evaluation saved in the profile's work folder, ordered by file name."""
+    return [read_rows(path) for path in sorted((profile.work / "results").glob("*.json"))]
 
 
 def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[dict]]]:
     """Saved evaluations of the profile's runs on these tasks (without any: on all), ordered by
     file name.
 
-    Files of runs or label fractions that the profile no longer lists are left out with a warning.
+    Files of runs, tasks or label fractions that are no longer listed are left out with a warning.
     A run that failed has rows without a value.
 
+    Args: tasks: names or keys.
+
     Raises:
+        ConfigError: an unknown task.
         ResultsError: a file cannot be read.
         StaleResultsError: a file was made with other settings or other data than the rest; the
             message names it. Files of other tasks do not count: later pages may still have to make
             them.
     """
-    found, foreign, stale, outdated = [], [], [], []
+    wanted = {task.name: task for task in map(task_of, tasks or TASKS)}
+    others = {task.name for task in TASKS.values()} - set(wanted)
     listed = {run.run_id: run for run in profile.runs}
-    for path in sorted((profile.work / "results").glob("*.json")):
-        what, rows = read_rows(path)
-        if tasks and what.task not in tasks:
+    found, foreign, stale, outdated = [], [], [], []
+    for evaluation, rows in all_rows(profile):
+        task, run = wanted.get(evaluation.task), listed.get(evaluation.run.run_id)
+        if evaluation.task in others:
             continue
-        fractions = {
-            CLASSIFY: profile.classify.label_fractions,
-            LABELS: profile.compare.label_fractions,
-        }.get(what.task, (1.0,))
-        if what.run.run_id not in listed or what.label_fraction not in fractions:
-            foreign.append(path.name)
+        fraction, file = evaluation.label_fraction, f"{evaluation.stem}.json"
+        if None in (task, run) or fraction not in task.fractions(
+            task.settings(profile), profile.repeats_of(run)
+        ):
+            foreign.append(file)
             continue
-        run = listed[what.run.run_id]
         expected = settings_hash(
-            run, profile, what.fingerprint, what.task, what.protocol, what.label_fraction
+            run, profile, evaluation.fingerprint, task, evaluation.protocol, fraction
         )
-        if expected != what.config_hash:
-            stale.append(path.name)
-        elif what.weights and what.code != code_of(run, profile, what.task):
-            outdated.append(path.name)
-        found.append((what, rows))
+        if expected != evaluation.config_hash:
+            stale.append(file)
+        elif evaluation.weights and evaluation.code != code_of(run, profile, task):
+            outdated.append(file)
+        found.append((evaluation, rows))
     if foreign:
         warnings.warn(
             f"profile {profile.name}: not in its runs, left out: {', '.join(foreign)}", stacklevel=2
         )
-    remedy = "evaluate again (`python -m beatssl run`) or remove these files"
+    remedy = (
+        f"evaluate again (`python -m beatssl run --profile {profile.name}`) or remove these files"
+    )
     if stale:
         raise StaleResultsError(f"made with other settings: {', '.join(stale)}; {remedy}")
     if outdated:
@@ -406,8 +362,8 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
             f"made by other code: {', '.join(outdated)}; {remedy}, or `python -m beatssl restamp` "
             "where the code gives the same numbers"
         )
-    if len({what.fingerprint for what, _ in found}) > 1:
-        kinds = [f"{what.stem}.json on {what.fingerprint}" for what, _ in found]
+    if len({evaluation.fingerprint for evaluation, _ in found}) > 1:
+        kinds = [f"{evaluation.stem}.json on {evaluation.fingerprint}" for evaluation, _ in found]
         raise StaleResultsError(f"made on different data: {', '.join(kinds)}; {remedy}")
     return found
 
@@ -418,24 +374,18 @@ def combine(profile: Profile, found: Iterable[tuple[Evaluation, list[dict]]]) ->
 
     Args: found: `evaluations`."""
     groups: dict[tuple, list[Evaluation]] = {}
-    for what, _ in found:
-        if what.weights:
-            key = (what.name, what.task, what.protocol, what.label_fraction)
-            groups.setdefault(key, []).append(what)
+    for one, _ in found:
+        if one.weights:
+            key = (one.name, one.task, one.protocol, one.label_fraction)
+            groups.setdefault(key, []).append(one)
     rows = []
     for members in groups.values():
-        members.sort(key=lambda what: what.run.seed)
-        together = stats.estimate(
-            SCORES[members[0].task],
-            [load_predictions(profile, what) for what in members],
-            resamples_of(profile, members[0].task),
-        )
-        common = {
-            "run_id": members[0].name,
-            "seed": "all",
-            "config_hash": config_hash(*[what.config_hash for what in members]),
-        }
-        rows += [members[0].row(metric, found) | common for metric, found in together.items()]
+        members.sort(key=lambda one: one.run.seed)
+        first, hashes = members[0], [one.config_hash for one in members]
+        common = {"run_id": first.name, "seed": "all", "config_hash": config_hash(*hashes)}
+        loaded = [load_predictions(profile, one) for one in members]
+        estimates = _estimates(profile, first.task, loaded)
+        rows += [first.row(metric, estimate) | common for metric, estimate in estimates.items()]
     return rows
 
 
@@ -449,32 +399,25 @@ def with_combined(profile: Profile, *tasks: str) -> pd.DataFrame:
 def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predictions]:
     """Frozen and scratch predictions of one seed: name of the method -> arrays of the task."""
     return {
-        what.name: load_predictions(profile, what)
-        for what, _ in evaluations(profile, task)
-        if what.run.seed == seed
-        and what.protocol != "finetune"
-        and what.label_fraction == 1
-        and what.weights
+        one.name: load_predictions(profile, one)
+        for one, _ in evaluations(profile, task)
+        if (one.run.seed, one.label_fraction) == (seed, 1)
+        and one.protocol != "finetune"
+        and one.weights
     }
 
 
-def load_predictions(profile: Profile, what: Evaluation) -> dict[str, np.ndarray]:
-    return read_predictions(_predictions_path(profile, what.stem), what.key)
-
-
-def rekey(profile: Profile, path: Path, old: Evaluation, new: Evaluation) -> None:
-    """Give a saved evaluation another key; its predictions and rows stay what they are.
-
-    Args: path: of its rows."""
-    predictions = load_predictions(profile, old)
-    _, rows = read_rows(path)
-    write_predictions(_predictions_path(profile, new.stem), predictions, new.key)
-    write_rows(path, rows, new)
+def rekey(profile: Profile, evaluation: Evaluation, rows: Sequence[Mapping], code: str) -> None:
+    """Give a saved evaluation the key of other code; its predictions and rows stay as they are."""
+    predictions = load_predictions(profile, evaluation)
+    new = dataclasses.replace(evaluation, code=code, key="")
+    write_predictions(_npz(profile, new), predictions, new.key)
+    write_rows(profile, rows, new)
 
 
 def resamples_of(profile: Profile, task: str) -> int:
-    tuned = profile.segment if task in (SEGMENT, FOLDS) else profile.classify
-    return tuned.bootstrap
+    """Number of bootstrap resamples of a task."""
+    return task_of(task).resamples(profile)
 
 
 # --- files of rows --------------------------------------------------------------------------------
@@ -496,8 +439,7 @@ def frame(rows: Iterable[Mapping]) -> pd.DataFrame:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a results table as CSV (six significant digits), atomically."""
-    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_text(path, text)
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -511,7 +453,7 @@ def read(path: Path) -> pd.DataFrame:
             f"no results in {path.name}: run the profile first (`python -m beatssl run`)"
         )
     raw = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(raw.columns) != list(COLUMNS):
+    if tuple(raw.columns) != COLUMNS:
         missing = [c for c in COLUMNS if c not in raw.columns]
         unknown = [c for c in raw.columns if c not in COLUMNS]
         raise ResultsError(

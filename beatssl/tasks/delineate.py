@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import neurokit2 as nk
 import numpy as np
@@ -13,9 +12,6 @@ from beatssl.data.records import LEADS
 from beatssl.data.store import Store
 from beatssl.methods.settings import DELINEATORS
 from beatssl.progress import progress
-
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
 
 WIDEST = (0.40, 0.40, 0.80)  # s: P, QRS, T; two marks further apart are not of one wave
 
@@ -104,22 +100,20 @@ def match_marks(first: np.ndarray, last: np.ndarray, limit: float) -> np.ndarray
     return np.stack([first, partner], axis=1)[kept]
 
 
-def delineated(
-    delineator: Delineator, profile: Profile, store: Store
-) -> tuple[np.ndarray, list[str]]:
-    """Waves of all LUDB records in the lead of task 2.
+def delineated(delineator: Delineator, store: Store, lead: str) -> tuple[np.ndarray, list[str]]:
+    """Waves of all LUDB records in one lead.
 
     Returns:
         (rows, time) int8, all background where the delineator failed, and the records where it did,
         each with the reason.
     """
     rows = np.asarray(store.rows("ludb"))
-    leads = store.load(rows)[:, LEADS.index(profile.segment.lead)]
-    waves, failed = np.zeros(leads.shape, np.int8), []
-    for i, lead in enumerate(progress(leads, f"records, {delineator.method}")):
+    signals = store.load(rows)[:, LEADS.index(lead)]
+    waves, failed = np.zeros(signals.shape, np.int8), []
+    method = delineator.method.removeprefix("neurokit_")
+    for i, signal in enumerate(progress(signals, f"records, {delineator.method}")):
         try:
-            method = delineator.method.removeprefix("neurokit_")
-            waves[i] = delineate(lead, store.sampling_rate, method)
+            waves[i] = delineate(signal, store.sampling_rate, method)
         except ValueError as error:
             failed.append(f"{store.table['record_id'].iloc[rows[i]]}: {error}")
     return waves, failed

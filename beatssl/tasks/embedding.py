@@ -8,31 +8,34 @@ same side): they have a mean of their own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
 from beatssl.methods.encoder import Encoder, ResidualBlock, roi_align
-from beatssl.methods.settings import PretrainConfig
 from beatssl.methods.views import augment
 from beatssl.progress import progress
-from beatssl.results import saved as results
-from beatssl.tasks import device_of
-from beatssl.tasks.classify import Part, embed, split
+from beatssl.tasks.base import Case, Predictions, Task
+from beatssl.tasks.classify import ClassifyConfig, Part, embed, split
+from beatssl.tasks.fit import device_of, outputs
+from beatssl.tasks.scores import embedding_scores
 
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
-
-TASK = "ptbxl_embedding"
 NEIGHBOURS = 5
+VIEWS = {"rotation_degrees": 45.0, "scale_max": 1.5, "mask_fraction": 0.5}  # of 3KG
+WINDOW = {"beat_classifier": "rules", "beat_before": 0.25, "beat_after": 0.50}
 
-Predictions = dict[str, np.ndarray]
+
+def of_beatssl(run: Any, defaults: dict) -> dict:
+    """Settings of Beat-SSL of a run; these defaults where it is of a method without them."""
+    return {name: getattr(run, name, default) for name, default in defaults.items()}
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -58,29 +61,26 @@ def centred_views(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
     return _unit(first - centre), _unit(second - centre)
 
 
-def _views(encoder: Encoder, store: Store, part: Part, run: PretrainConfig) -> list[np.ndarray]:
+def _views(encoder: nn.Module, store: Store, part: Part, settings: dict) -> list[np.ndarray]:
     """Embeddings of two 3KG views of each record, the same views for every encoder."""
     generator = torch.Generator().manual_seed(0)
     place = device_of(encoder)
     pairs: list[list[np.ndarray]] = [[], []]
     with torch.no_grad():
-        pieces = np.array_split(part.rows, max(1, len(part.rows) // 128))
-        for rows in progress(pieces, "batches of views", delay=5):
+        for rows in progress(_pieces(part.rows), "batches of views", delay=5):
             signals = torch.from_numpy(store.load(rows))
-            for out in pairs:
-                view = augment(
-                    signals,
-                    generator,
-                    rotation_degrees=run.rotation_degrees,
-                    scale_max=run.scale_max,
-                    mask_fraction=run.mask_fraction,
-                )
-                out.append(encoder(view.to(place)).mean(dim=2).cpu().numpy())
-    return [np.concatenate(out) for out in pairs]
+            for of_view in pairs:
+                view = augment(signals, generator, **settings)
+                of_view.append(encoder(view.to(place)).mean(dim=2).cpu().numpy())
+    return [np.concatenate(of_view) for of_view in pairs]
 
 
-def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions:
-    """What `metrics.embedding_scores` needs, for each record of fold 10.
+def _pieces(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, max(1, len(rows) // 128))
+
+
+def diagnose(run: Any, store: Store, encoder: nn.Module) -> Predictions:
+    """What `scores.embedding_scores` needs, for each record of fold 10.
 
     Returns:
         record_id, patient_id (n,); embedding, first, second (n, channels) of unit length, the
@@ -92,7 +92,7 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     known = embed(encoder, store, train.rows)
     centre = known.mean(axis=0)
     z = _unit(embed(encoder, store, test.rows) - centre)
-    first, second = centred_views(*_views(encoder, store, test, run))
+    first, second = centred_views(*_views(encoder, store, test, of_beatssl(run, VIEWS)))
     alike = overlap(test.labels, train.labels)
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
@@ -106,16 +106,19 @@ def diagnose(run: PretrainConfig, store: Store, encoder: Encoder) -> Predictions
     }
 
 
-def embedding_run(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
-) -> list[dict]:
-    """Result rows of the health of one encoder, saved when done and reused when nothing changed."""
-    if protocol != "frozen":  # the supervised reference is no pretrained encoder
-        return []
-    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
-    return results.reuse_or_make(
-        what, profile, lambda: diagnose(run, store, encoder), profile.classify.bootstrap
-    )
+class Embedding(Task):
+    """Health of an encoder, which the supervised reference is none of."""
+
+    key, name, group = "embedding", "ptbxl_embedding", "classify"
+    Settings = ClassifyConfig
+    made_by = (diagnose,)
+    scores = staticmethod(embedding_scores)
+
+    def of_run(self, run: Any) -> dict:
+        return super().of_run(run) | of_beatssl(run, VIEWS)
+
+    def predictor(self, case: Case) -> Callable[[float], Predictions]:
+        return lambda fraction: diagnose(case.run, case.store, case.encoder)
 
 
 def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
@@ -153,7 +156,7 @@ def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
 
 
 def maps(
-    run: PretrainConfig, store: Store, beats: Beats, encoder: Encoder
+    run: Any, store: Store, beats: Beats, encoder: nn.Module
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The first two principal components of fold 10: of records, and of their single beats.
 
@@ -163,27 +166,20 @@ def maps(
         "records": points (n, 2), labels (n, 5) 0 or 1, share of variance (2,);
         "beats": points (m, 2), class (m,) of the run's beat classifier, share of variance (2,).
     """
-    encoder.eval()
     test = split(store)["test"]
     rate, time = store.sampling_rate, store.signals.shape[2]
     r_peak = torch.from_numpy(beats.r_peak[test.rows])
-    classes = beats.classes(run.beat_classifier)[test.rows]
-    before, after = run.beat_before * rate, run.beat_after * rate
+    classifier, *window = of_beatssl(run, WINDOW).values()
+    classes = beats.classes(classifier)[test.rows]
+    before, after = (seconds * rate for seconds in window)
     whole = (r_peak >= before) & (r_peak + after <= time - 1) & torch.from_numpy(classes >= 0)
-    pieces = np.array_split(test.rows, max(1, len(test.rows) // 128))
-    with torch.no_grad():
-        e = torch.cat(
-            [
-                encoder(torch.from_numpy(store.load(rows)).to(device_of(encoder))).cpu()
-                for rows in progress(pieces, "batches of records", delay=5)
-            ]
-        )
-        windows = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
-    of_records = _components(e.mean(dim=2).numpy())
-    of_beats = _components(windows[whole].numpy())
+    e = outputs(encoder, _pieces(test.rows), lambda rows: torch.from_numpy(store.load(rows)))
+    windows = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
+    of_records, share = _components(e.mean(dim=2).numpy())
+    of_beats, beat_share = _components(windows[whole].numpy())
     return {
-        "records": (of_records[0], test.labels, of_records[1]),
-        "beats": (of_beats[0], classes[whole.numpy()], of_beats[1]),
+        "records": (of_records, test.labels, share),
+        "beats": (of_beats, classes[whole.numpy()], beat_share),
     }
 
 

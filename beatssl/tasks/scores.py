@@ -1,9 +1,9 @@
 """Scores of the two tasks, defined once.
 
 Every score takes `weights` (resamples, n): how often each of the n records counts. A row of ones
-gives the plain score, rows of multiplicities give bootstrap resamples (`beatssl.results.uncertainty`), so value
-and interval come from the same lines. A score that is undefined (a class without positives) is
-NaN, and so is a macro mean over it: an undefined class is never left out of a mean unseen.
+gives the plain score, rows of multiplicities give bootstrap resamples, so value and interval come
+from the same lines. A score that is undefined (a class without positives) is NaN, and so is a macro
+mean over it: an undefined class is never left out of a mean unseen.
 """
 
 from __future__ import annotations

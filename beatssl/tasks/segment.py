@@ -11,9 +11,9 @@ neither loss nor score (paper.md 2.5).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,33 +23,17 @@ from torch import nn
 from beatssl.data.records import WAVES
 from beatssl.data.store import Store
 from beatssl.methods.base import dropout_from
-from beatssl.methods.encoder import Encoder, autocast
-from beatssl.methods.settings import PretrainConfig
 from beatssl.progress import progress
-from beatssl.results import saved as results
 from beatssl.settings import some_rates
-from beatssl.tasks import (
-    batches,
-    best_rate,
-    check_loss,
-    cosine_schedule,
-    count_batches,
-    device_of,
-    require,
-)
-from beatssl.tasks.scores import MetricError, f1, wave_counts
+from beatssl.tasks.base import Case, Predictions, Task
+from beatssl.tasks.fit import Fit, best_rate, device_of, outputs
+from beatssl.tasks.scores import MetricError, f1, segmentation_scores, wave_counts
 
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
-
-TASK = "ludb_segmentation"
 CLASSES = 1 + len(WAVES)
 DEPTH = 3  # convolutions of the decoder at the input rate
 WEIGHT_DECAY = 1.0e-2
 INNER_FOLDS = 5  # one of them chooses the learning rate of fine-tuning
 KERNEL = 9  # samples, of the decoder's convolutions at the input rate
-
-Predictions = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -176,47 +160,8 @@ def check_waves(truth: np.ndarray, where: str) -> None:
             )
 
 
-def train(
-    model: Segmenter,
-    inputs: torch.Tensor,
-    truth: torch.Tensor,
-    config: SegmentConfig,
-    rate: float,
-    generator: torch.Generator,
-) -> None:
-    """Train in place: cross-entropy over annotated samples, AdamW, warm-up and cosine decay.
-
-    Args:
-        rate: learning rate after the warm-up.
-        inputs: (n, 12, time) signals, or (n, channels, steps) where the encoder is frozen.
-        truth: (n, time) int64, -1 left out.
-    """
-    device = device_of(model)
-    steps = config.epochs * count_batches(len(inputs), config.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
-    schedule = cosine_schedule(optimizer, steps)
-    model.train()
-    for _ in progress(range(config.epochs), "epochs of the fold", delay=5):
-        for items in batches(len(inputs), config.batch_size, generator):
-            with autocast(device):
-                logits = model(inputs[items].to(device))
-            loss = nn.functional.cross_entropy(
-                logits.float(), truth[items].to(device), ignore_index=-1
-            )
-            check_loss(loss, "LUDB segmentation")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-
-
-def _apply(model: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """Outputs in evaluation mode, float32 arithmetic, on the CPU."""
-    model.eval()
-    device = device_of(model)
-    with torch.no_grad():
-        parts = progress(inputs.split(batch_size), "batches of records", delay=5)
-        return torch.cat([model(part.to(device)).cpu() for part in parts])
+def _apply(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    return outputs(model, inputs.split(64), lambda piece: piece)
 
 
 def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
@@ -274,8 +219,8 @@ def cross_validate(
         MetricError: too few records, or a wave without a single annotated sample in a training
             part or in all records.
     """
-    found = shared(store, config, split)
-    truth, fold = found["truth"], found["fold"]
+    made = shared(store, config, split)
+    truth, fold = made["truth"], made["fold"]
     check_waves(truth, f"LUDB lead {config.lead}")
     target = torch.from_numpy(truth.astype(np.int64))
     inputs = torch.from_numpy(store.load(store.rows("ludb")))
@@ -288,11 +233,11 @@ def cross_validate(
         check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k}")
         number = seed * 1000 + k - 1
         if rate is None:
-            names = found["record_id"][seen]
+            names = made["record_id"][seen]
             rate = choose_rate(encoder, inputs[seen], target[seen], names, config, number)
         model = fitted(encoder, trainable, inputs[seen], target[seen], config, rate, number)
         prediction[unseen] = _apply(model, inputs[unseen]).argmax(dim=1).numpy()
-    return found | {"prediction": prediction, "learning_rate": np.array(rate)}
+    return made | {"prediction": prediction, "learning_rate": np.array(rate)}
 
 
 def fitted(
@@ -304,13 +249,32 @@ def fitted(
     rate: float,
     seed: int,
 ) -> Segmenter:
-    """A new decoder, and a copy of the encoder where `trainable`, trained as `train` says."""
+    """A new decoder, and a copy of the encoder where `trainable`, trained by cross-entropy over
+    annotated samples.
+
+    Args:
+        inputs: (n, 12, time) signals, or (n, channels, steps) where the encoder is frozen.
+        target: (n, time) int64, -1 left out.
+        rate: learning rate after the warm-up.
+    """
     decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, seed)
     own = copy.deepcopy(encoder).requires_grad_(True) if trainable else None
-    model = Segmenter(own, decoder, target.shape[1]).to(device_of(encoder))
-    with dropout_from(torch.Generator().manual_seed(seed), device_of(encoder)):
-        train(model, inputs, target, config, rate, torch.Generator().manual_seed(seed))
-    return model
+    device = device_of(encoder)
+    fit = Fit(
+        Segmenter(own, decoder, target.shape[1]).to(device),
+        lambda items: (inputs[items], target[items]),
+        functools.partial(nn.functional.cross_entropy, ignore_index=-1),
+        n=len(inputs),
+        size=config.batch_size,
+        epochs=config.epochs,
+        rate=rate,
+        weight_decay=WEIGHT_DECAY,
+        seed=seed,
+    )
+    with dropout_from(torch.Generator().manual_seed(seed), device):
+        for _ in progress(range(config.epochs), "epochs of the fold", delay=5):
+            fit.epoch()
+    return fit.model
 
 
 def choose_rate(
@@ -340,40 +304,39 @@ def choose_rate(
 
     def quality(rate: float) -> tuple[float, None]:
         model = fitted(encoder, True, inputs[seen], target[seen], config, rate, seed)
-        found = _apply(model, inputs[held]).argmax(dim=1).numpy()
-        return float(f1(wave_counts(truth, found).sum(axis=0)).mean()), None
+        prediction = _apply(model, inputs[held]).argmax(dim=1).numpy()
+        return float(f1(wave_counts(truth, prediction).sum(axis=0)).mean()), None
 
     return best_rate(rates, quality)[0]
 
 
-def evaluate(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
-) -> tuple[list[dict], Predictions]:
-    """Result rows and predictions of all records, nothing written.
-
-    Args:
-        run: whose encoder it is; `scratch` needs the untrained run of that seed.
-        protocol: frozen (encoded once, the decoder learns) | finetune | scratch (all learns).
-    """
-    require(protocol, run.method)
-    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
-    found = cross_validate(encoder, store, profile.segment, run.seed, protocol != "frozen")
-    return results.score(what, found, profile.segment.bootstrap), found
+def first_fold(predictions: Predictions) -> Predictions:
+    """Predictions of the records that the first fold tests; all else as it is."""
+    tested = predictions["prediction"][predictions["fold"] == 1]
+    return {**predictions, "prediction": tested}
 
 
-def segment_run(
-    run: PretrainConfig, profile: Profile, store: Store, encoder: Encoder, protocol: str
-) -> list[dict]:
-    """Like `evaluate`, but saved when done and reused when nothing changed.
+class Segmentation(Task):
+    """LUDB waves, in one cross-validation."""
 
-    Returns:
-        The result rows; predictions lie in `work/<profile>/predictions/`.
-    """
-    require(protocol, run.method)
-    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
-    return results.reuse_or_make(
-        what,
-        profile,
-        lambda: cross_validate(encoder, store, profile.segment, run.seed, protocol != "frozen"),
-        profile.segment.bootstrap,
-    )
+    key, name, group = "segmentation", "ludb_segmentation", "segment"
+    Settings = SegmentConfig
+    dataset = "ludb"
+    trainable = True
+    headlines = (("LUDB F1", "f1_macro"), ("Dice", "dice"))
+    listed = ("f1_macro", "dice")
+    made_by = (cross_validate,)
+    scores = staticmethod(segmentation_scores)
+
+    def _made(self, case: Case, only: Sequence[int] | None = None) -> Predictions:
+        return cross_validate(
+            case.encoder, case.store, case.settings, case.run.seed, case.trainable, only=only
+        )
+
+    def predictor(self, case: Case) -> Callable[[float], Predictions]:
+        return lambda fraction: self._made(case)
+
+    def replay(
+        self, case: Case, fraction: float, stored: Predictions
+    ) -> tuple[Predictions, Predictions]:
+        return first_fold(self._made(case, only=[1])), first_fold(stored)
