@@ -18,7 +18,7 @@ from beatssl.cache import write_text
 from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
-from beatssl.tasks import TASKS, task_of
+from beatssl.tasks import task_of
 from beatssl.train import first_step, pretrain, run_key
 
 
@@ -68,7 +68,6 @@ def _runs(w: Workspace) -> list[str]:
 
 def _evaluations(w: Workspace) -> list[str]:
     listed = {run.run_id: run for run in w.profile.runs}
-    tasks = {task.name: task for task in TASKS.values()}
     groups: dict[tuple, list[tuple]] = {}
     lines = []
     for path in sorted((w.profile.work / "results").glob("*.json")):
@@ -77,38 +76,35 @@ def _evaluations(w: Workspace) -> list[str]:
         except saved.ResultsError as error:
             lines.append(str(error))
             continue
-        run, task = listed.get(old.run.run_id), tasks.get(old.task)
-        if None in (run, task) or not old.weights or old.content != w.store.content:
+        fault = saved.fault_of(w.profile, old)
+        if fault not in saved.FAULTS[1:] or not old.weights or old.content != w.store.content:
             continue
-        code = saved.code_of(run, w.profile, task)
-        made_with = old.fingerprint, task, old.protocol, old.label_fraction
-        same_settings = saved.settings_hash(run, w.profile, *made_with) == old.config_hash
-        if code == old.code and same_settings:
-            continue
+        run = listed[old.run.run_id]
         network = type(w.profile.encoder_of(run)).__name__ if run.has_encoder else run.method
-        group = old.task, old.protocol, network, old.code, same_settings
-        groups.setdefault(group, []).append((run, old, rows, code))
+        group = old.task, old.protocol, network, old.code, fault
+        groups.setdefault(group, []).append((run, old, rows))
     for group, members in progress(groups.items(), "evaluations"):
-        *title, _, same_settings = group
-        why = _differing(w, members) if same_settings else "made with other settings"
-        if not why:
-            try:
-                for _, old, rows, code in members:
-                    saved.rekey(w.profile, old, rows, code)
-            except saved.ResultsError as error:
-                why = str(error)
-        n = len(members)
-        said = f"{why}, left stale ({n})" if why else f"re-stamped {n} evaluations"
-        lines.append(f"{', '.join(title)}: {said}")
+        *title, _, fault = group
+        try:
+            why = fault if fault == saved.FAULTS[1] else _differing(w, members)
+            for run, old, rows in [] if why else members:
+                code = saved.code_of(run, w.profile, task_of(old.task))
+                saved.rekey(w.profile, old, rows, code)
+        except saved.ResultsError as error:
+            why = str(error)
+        left = f"{why}, left stale ({len(members)})"
+        verdict = left if why else f"re-stamped {len(members)} evaluations"
+        lines.append(f"{', '.join(title)}: {verdict}")
+    if any("left stale" in line for line in lines):
+        lines.append(f"`python -m beatssl run --profile {w.profile.name}` makes them again")
     return lines
 
 
 def _differing(w: Workspace, members: list[tuple]) -> str:
     """Why evaluations of one kind are not what the code of today makes; empty where they are."""
-    ready = [(run, old) for run, old, *_ in members if _at_hand(w, run)]
-    if not ready:
+    run, old, _ = next((member for member in members if _at_hand(w, member[0])), (None,) * 3)
+    if run is None:
         return "their runs are stale"
-    run, old = ready[0]
     if not run.has_encoder:
         return "is made again in minutes"
     if old.protocol != "frozen":

@@ -140,7 +140,7 @@ def test_the_same_views_for_every_encoder_and_rows_without_reference(small):
     np.testing.assert_array_equal(once["first"], again["first"])
     assert not np.array_equal(once["first"], once["second"])
     rows = evaluate_run(small, run, "embedding")
-    assert set(rows["protocol"]) == {"frozen"} and set(rows["task"]) == {embedding.TASK}
+    assert set(rows["protocol"]) == {"frozen"} and set(rows["task"]) == {embedding.Embedding.name}
 
 
 def test_spread_of_layers_is_that_of_their_outputs():

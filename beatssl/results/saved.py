@@ -27,7 +27,7 @@ from beatssl.fingerprint import code_hash, name_of
 from beatssl.methods.encoder import weights_hash
 from beatssl.methods.settings import PretrainConfig
 from beatssl.profile import Profile
-from beatssl.results import uncertainty
+from beatssl.results.uncertainty import Estimate, estimate
 from beatssl.settings import ROOT, config_hash, from_dict, to_dict
 from beatssl.tasks import TASKS, task_of
 from beatssl.tasks.base import Case, Task
@@ -47,7 +47,9 @@ HEADLINES = tuple(  # heading, task, metric: the columns of the main table
     (heading, task.name, metric) for task in TASKS.values() for heading, metric in task.headlines
 )
 RESULTS = ROOT / "results"
-NOTHING = uncertainty.Estimate(float("nan"), float("nan"), float("nan"), 0, ())
+NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0, ())
+
+FAULTS = ("not in its runs", "made with other settings", "made by other code")
 
 Predictions = Mapping[str, np.ndarray]
 run_from = functools.partial(from_dict, PretrainConfig)
@@ -112,30 +114,17 @@ class Evaluation:
         """Name of the evaluation's files."""
         return f"{self.run_id}-{self.task}-{self.protocol}-{self.label_fraction:g}"
 
-    def row(self, metric: str, estimate: uncertainty.Estimate, source: str = "") -> dict:
+    def row(self, metric: str, estimate: Estimate, source: str = "") -> dict:
         """One tidy row; `source` says why there is no value where there is none."""
-        row_of_table_1 = self.run if self.run.method == "beatssl" else None
-        return {
-            "run_id": self.run_id,
-            "method": "supervised" if self.protocol == "scratch" else self.run.method,
-            "rhythm": getattr(row_of_table_1, "rhythm", ""),
-            "beat": getattr(row_of_table_1, "beat", ""),
-            "exponent": getattr(row_of_table_1, "exponent", float("nan")),
-            "variant": self.run.variant,
-            "seed": str(self.run.seed),
-            "task": self.task,
-            "protocol": self.protocol,
-            "label_fraction": self.label_fraction,
-            "metric": metric,
-            "value": estimate.value,
-            "ci_low": estimate.low,
-            "ci_high": estimate.high,
-            "n": estimate.n,
-            "data": self.data,
-            "sampling_rate": self.sampling_rate,
-            "config_hash": self.config_hash,
-            "source": source,
-        }
+        run, place = self.run, {"rhythm": "", "beat": "", "exponent": float("nan")}
+        if run.method == "beatssl":  # a row of the paper's Table 1
+            place = {name: getattr(run, name) for name in place}
+        method = "supervised" if self.protocol == "scratch" else run.method
+        name = {"run_id": self.run_id, "method": method, "variant": run.variant}
+        score = {"metric": metric, "value": estimate.value, "n": estimate.n, "source": source}
+        limits = {"seed": str(run.seed), "ci_low": estimate.low, "ci_high": estimate.high}
+        values = {**vars(self), **place, **name, **score, **limits}
+        return {column: values[column] for column in COLUMNS}
 
 
 def case_of(
@@ -147,33 +136,31 @@ def case_of(
 
 def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evaluation:
     """The evaluation that is about to be made."""
+    run, store = case.run, case.store
     return Evaluation(
-        run=case.run,
+        run=run,
         task=task.name,
         protocol=case.protocol,
         label_fraction=fraction,
         data=data_name(profile, task),
-        sampling_rate=int(case.store.sampling_rate),
-        fingerprint=case.store.fingerprint,
+        sampling_rate=int(store.sampling_rate),
+        fingerprint=store.fingerprint,
         weights=content_hash(case.encoder),
-        content=case.store.content,
-        code=code_of(case.run, profile, task),
-        config_hash=settings_hash(
-            case.run, profile, case.store.fingerprint, task, case.protocol, fraction
-        ),
+        content=store.content,
+        code=code_of(run, profile, task),
+        config_hash=settings_hash(run, profile, task, case.protocol, fraction, store.fingerprint),
     )
 
 
 def settings_hash(
-    run: Any, profile: Profile, fingerprint: str, task: Task, protocol: str, fraction: float
+    run: Any, profile: Profile, task: Task, protocol: str, fraction: float, fingerprint: str
 ) -> str:
     """Digits of what an evaluation is made with, its code apart: the settings of the run that
     concern its method, of its encoder and of the task, the data, protocol, threads, precision."""
     settings = task.concerns(task.settings(profile), fraction, profile.repeats_of(run))
     how = compute.name(profile.compute)
-    return config_hash(
-        task.of_run(run), profile.encoder_of(run), settings, fingerprint, protocol, how
-    )
+    own, encoder = task.of_run(run), profile.encoder_of(run)
+    return config_hash(own, encoder, settings, fingerprint, protocol, how)
 
 
 def code_of(run: Any, profile: Profile, task: Task, root: Path = ROOT) -> str:
@@ -221,16 +208,14 @@ def reuse_or_make(
     except ResultsError:  # none yet, unreadable, or of another evaluation
         predictions = dict(predict())
         write_predictions(_npz(profile, evaluation), predictions, evaluation.key)
-    estimates = _estimates(profile, evaluation.task, [predictions])
-    rows = [evaluation.row(metric, estimate) for metric, estimate in estimates.items()]
+    scores = _estimates(profile, evaluation.task, [predictions])
+    rows = [evaluation.row(metric, score) for metric, score in scores.items()]
     write_rows(profile, rows, evaluation)
     return rows
 
 
-def _estimates(
-    profile: Profile, task: str, per_seed: Sequence[Predictions]
-) -> dict[str, uncertainty.Estimate]:
-    return uncertainty.estimate(task_of(task).scores, per_seed, resamples_of(profile, task))
+def _estimates(profile: Profile, task: str, per_seed: Sequence[Predictions]) -> dict[str, Estimate]:
+    return estimate(task_of(task).scores, per_seed, resamples_of(profile, task))
 
 
 def failed(evaluation: Evaluation, profile: Profile, reason: str) -> list[dict]:
@@ -305,9 +290,21 @@ def load_predictions(profile: Profile, evaluation: Evaluation) -> dict[str, np.n
 # --- all evaluations of a profile -----------------------------------------------------------------
 
 
-def all_rows(profile: Profile) -> list[tuple[Evaluation, list[dict]]]:
-    """Every evaluation saved in the profile's work folder, ordered by file name."""
-    return [read_rows(path) for path in sorted((profile.work / "results").glob("*.json"))]
+def fault_of(profile: Profile, evaluation: Evaluation) -> str:
+    """Why a saved evaluation cannot stand beside those of today, one of FAULTS; empty where it
+    can."""
+    task = next((task for task in TASKS.values() if task.name == evaluation.task), None)
+    run = next((run for run in profile.runs if run.run_id == evaluation.run.run_id), None)
+    if None in (task, run):
+        return FAULTS[0]
+    fraction, repeats = evaluation.label_fraction, profile.repeats_of(run)
+    if fraction not in task.fractions(task.settings(profile), repeats):
+        return FAULTS[0]
+    made_with = evaluation.protocol, fraction, evaluation.fingerprint
+    if settings_hash(run, profile, task, *made_with) != evaluation.config_hash:
+        return FAULTS[1]
+    other_code = evaluation.weights and evaluation.code != code_of(run, profile, task)
+    return FAULTS[2] if other_code else ""
 
 
 def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[dict]]]:
@@ -326,45 +323,30 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
             message names it. Files of other tasks do not count: later pages may still have to make
             them.
     """
-    wanted = {task.name: task for task in map(task_of, tasks or TASKS)}
-    others = {task.name for task in TASKS.values()} - set(wanted)
-    listed = {run.run_id: run for run in profile.runs}
-    found, foreign, stale, outdated = [], [], [], []
-    for evaluation, rows in all_rows(profile):
-        task, run = wanted.get(evaluation.task), listed.get(evaluation.run.run_id)
-        if evaluation.task in others:
+    wanted = {task_of(task).name for task in tasks}
+    found, faulty = [], {fault: [] for fault in ("", *FAULTS)}
+    for path in sorted((profile.work / "results").glob("*.json")):
+        evaluation, rows = read_rows(path)
+        if wanted and evaluation.task not in wanted:
             continue
-        fraction, file = evaluation.label_fraction, f"{evaluation.stem}.json"
-        if None in (task, run) or fraction not in task.fractions(
-            task.settings(profile), profile.repeats_of(run)
-        ):
-            foreign.append(file)
-            continue
-        expected = settings_hash(
-            run, profile, evaluation.fingerprint, task, evaluation.protocol, fraction
-        )
-        if expected != evaluation.config_hash:
-            stale.append(file)
-        elif evaluation.weights and evaluation.code != code_of(run, profile, task):
-            outdated.append(file)
-        found.append((evaluation, rows))
+        fault = fault_of(profile, evaluation)
+        faulty[fault].append(path.name)
+        if fault != FAULTS[0]:
+            found.append((evaluation, rows))
+    foreign, stale, outdated = (", ".join(faulty[fault]) for fault in FAULTS)
     if foreign:
-        warnings.warn(
-            f"profile {profile.name}: not in its runs, left out: {', '.join(foreign)}", stacklevel=2
-        )
-    remedy = (
-        f"evaluate again (`python -m beatssl run --profile {profile.name}`) or remove these files"
-    )
+        text = f"profile {profile.name}: {FAULTS[0]}, left out: {foreign}"
+        warnings.warn(text, stacklevel=2)
+    again = f"`python -m beatssl run --profile {profile.name}`"
+    remedy = f"evaluate again ({again}) or remove these files"
     if stale:
-        raise StaleResultsError(f"made with other settings: {', '.join(stale)}; {remedy}")
+        raise StaleResultsError(f"{FAULTS[1]}: {stale}; {remedy}")
     if outdated:
-        raise StaleResultsError(
-            f"made by other code: {', '.join(outdated)}; {remedy}, or `python -m beatssl restamp` "
-            "where the code gives the same numbers"
-        )
-    if len({evaluation.fingerprint for evaluation, _ in found}) > 1:
-        kinds = [f"{evaluation.stem}.json on {evaluation.fingerprint}" for evaluation, _ in found]
-        raise StaleResultsError(f"made on different data: {', '.join(kinds)}; {remedy}")
+        remedy += ", or `python -m beatssl restamp` where the code gives the same numbers"
+        raise StaleResultsError(f"{FAULTS[2]}: {outdated}; {remedy}")
+    if len({one.fingerprint for one, _ in found}) > 1:
+        kinds = ", ".join(f"{one.stem}.json on {one.fingerprint}" for one, _ in found)
+        raise StaleResultsError(f"made on different data: {kinds}; {remedy}")
     return found
 
 
@@ -384,8 +366,8 @@ def combine(profile: Profile, found: Iterable[tuple[Evaluation, list[dict]]]) ->
         first, hashes = members[0], [one.config_hash for one in members]
         common = {"run_id": first.name, "seed": "all", "config_hash": config_hash(*hashes)}
         loaded = [load_predictions(profile, one) for one in members]
-        estimates = _estimates(profile, first.task, loaded)
-        rows += [first.row(metric, estimate) | common for metric, estimate in estimates.items()]
+        scores = _estimates(profile, first.task, loaded)
+        rows += [first.row(metric, score) | common for metric, score in scores.items()]
     return rows
 
 
@@ -426,13 +408,11 @@ def resamples_of(profile: Profile, task: str) -> int:
 def frame(rows: Iterable[Mapping]) -> pd.DataFrame:
     """Rows as a typed table in the fixed order of columns and a fixed order of rows."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    for column in COLUMNS:
-        if column in FLOATS:
-            table[column] = pd.to_numeric(table[column]).astype("float64")
-        elif column in INTEGERS:
-            table[column] = pd.to_numeric(table[column]).astype("Int64")
-        else:
-            table[column] = table[column].fillna("").astype(str)
+    kinds = {**dict.fromkeys(FLOATS, "float64"), **dict.fromkeys(INTEGERS, "Int64")}
+    texts = [column for column in COLUMNS if column not in kinds]
+    table[texts] = table[texts].fillna("").astype(str)
+    table[list(kinds)] = table[list(kinds)].apply(pd.to_numeric)
+    table = table.astype(kinds)
     order = ["task", "protocol", "label_fraction", *METHOD, "seed", "metric", "source"]
     return table.sort_values(order, kind="stable", ignore_index=True)
 

@@ -12,6 +12,7 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
 from beatssl.settings import some_rates
 from beatssl.tasks.base import Case, Predictions, Task
-from beatssl.tasks.fit import Fit, best_rate, device_of, outputs
+from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
 from beatssl.tasks.scores import auroc, check_classes, classification_scores, thresholds
 
 PARTS = {"train": range(1, 9), "validation": (9,), "test": (10,)}  # official folds
@@ -71,24 +72,25 @@ class Part:
     unlabelled: int
 
 
-def split(store: Store) -> dict[str, Part]:
+Parts = Mapping[str, Part]  # train, validation, test
+
+
+def split(store: Store) -> Parts:
     """Training, validation and test part of the PTB-XL records.
 
     Raises:
         MetricError: a part is empty, or one of its classes has no positive or no negative.
     """
     parts = {}
-    for part, folds in PARTS.items():
+    for name, folds in PARTS.items():
         rows = np.asarray(store.rows("ptbxl", list(folds)))
         labels = store.table.iloc[rows][list(SUPERCLASSES)].to_numpy()
         known = (labels >= 0).all(axis=1)
-        rows, labels = rows[known], labels[known].astype(np.int8)
+        table, labels = store.table.iloc[rows[known]], labels[known].astype(np.int8)
         numbers = f"folds {folds[0]}-{folds[-1]}" if len(folds) > 1 else f"fold {folds[0]}"
-        check_classes(labels, f"PTB-XL {numbers} ({part})")
-        record_id, patient_id = (
-            store.table[name].iloc[rows].to_numpy(dtype=str) for name in ("record_id", "patient_id")
-        )
-        parts[part] = Part(rows, labels, record_id, patient_id, int((~known).sum()))
+        check_classes(labels, f"PTB-XL {numbers} ({name})")
+        ids = (table[column].to_numpy(dtype=str) for column in ("record_id", "patient_id"))
+        parts[name] = Part(rows[known], labels, *ids, int((~known).sum()))
     return parts
 
 
@@ -112,16 +114,15 @@ def stratified_draw(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"label fraction must be above 0 and at most 1, got {fraction}")
-    n = len(labels)
+    n, rng = len(labels), np.random.default_rng(seed)
     size = max(1, round(fraction * n))
-    rng = np.random.default_rng(seed)
     combination = labels @ (1 << np.arange(labels.shape[1]))
     order = np.lexsort([rng.random(n), combination])
     taken = np.floor((np.arange(size) + rng.random()) * n / size).astype(int)
     return np.sort(order[taken])
 
 
-def embed(encoder: nn.Module, store: Store, rows: np.ndarray, batch_size: int = 128) -> np.ndarray:
+def embed(encoder: nn.Module, store: Store, rows: np.ndarray) -> np.ndarray:
     """Mean over time of the encoder's output, one vector a record (evaluation mode, float32).
 
     Returns:
@@ -130,33 +131,26 @@ def embed(encoder: nn.Module, store: Store, rows: np.ndarray, batch_size: int = 
     Raises:
         ValueError: the encoder's output is not finite; names the first record.
     """
-    features = _apply(encoder, lambda e: e.float().mean(dim=2), store, rows, batch_size)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    features = _apply(encoder, store, rows, lambda e: e.float().mean(dim=2))
+    bad = rows[~np.isfinite(features).all(axis=1)]
     if len(bad):
-        name = store.table["record_id"].iloc[rows[bad[0]]]
         raise ValueError(
-            f"record {name}: the encoder's output is not finite ({len(bad)} records in all); "
-            "train the encoder again"
+            f"record {store.table['record_id'].iloc[bad[0]]}: the encoder's output is not finite "
+            f"({len(bad)} records in all); train the encoder again"
         )
     return features
 
 
-def _apply(
-    model: nn.Module, finish: Callable, store: Store, rows: np.ndarray, size: int = 128
-) -> np.ndarray:
-    pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return outputs(model, pieces, lambda r: torch.from_numpy(store.load(r)), finish).numpy()
+def _apply(model: nn.Module, store: Store, rows: np.ndarray, finish: Callable) -> np.ndarray:
+    pieces = [rows[start : start + 128] for start in range(0, len(rows), 128)]
+    return outputs(model, pieces, lambda part: torch.from_numpy(store.load(part)), finish).numpy()
 
 
-def features_of(
-    encoder: nn.Module | np.ndarray, store: Store, parts: Mapping[str, Part]
-) -> dict[str, np.ndarray]:
-    """What is probed of each part, (n, features).
-
-    Args: encoder: or (rows of the store, features), that no encoder made."""
-    if isinstance(encoder, np.ndarray):
-        return {name: encoder[part.rows] for name, part in parts.items()}
-    return {name: embed(encoder, store, part.rows) for name, part in parts.items()}
+def features_of(case: Case, parts: Parts) -> dict[str, np.ndarray]:
+    """What is probed of each part, (n, features): the encoder's, or what stands in its place."""
+    if isinstance(case.encoder, np.ndarray):
+        return {name: case.encoder[part.rows] for name, part in parts.items()}
+    return {name: embed(case.encoder, case.store, part.rows) for name, part in parts.items()}
 
 
 def ecg_features(store: Store, beats: Beats) -> np.ndarray:
@@ -167,9 +161,7 @@ def ecg_features(store: Store, beats: Beats) -> np.ndarray:
     return scale.impute(known).numpy()
 
 
-def probe(
-    features: Mapping[str, np.ndarray], parts: Mapping[str, Part], chosen: np.ndarray
-) -> Predictions:
+def probe(features: Mapping[str, np.ndarray], parts: Parts, chosen: np.ndarray) -> Predictions:
     """Linear probe on any feature matrix: one L2-regularised logistic regression a class.
 
     Features are standardised on the training records. One C for all classes is chosen by macro
@@ -205,7 +197,7 @@ def probe(
     _, c, val_score, test_score = best
     return {
         "truth": np.asarray(y["test"], np.int8),
-        "score": np.ascontiguousarray(test_score),
+        "score": np.ascontiguousarray(test_score, np.float64),
         "threshold": thresholds(y["validation"], val_score),
         "regularisation": np.array(c),
     }
@@ -252,16 +244,9 @@ class Classifier(nn.Module):
         return self.head(self.encoder(signals).mean(dim=2))
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A trained classifier at its best epoch.
-
-    Attributes:
-        model: with the weights of that epoch.
-        epoch: its number, from 1.
-        curve: validation macro AUROC at each check.
-        score: (n, classes) of the validation part at that epoch.
-    """
+class Tuned(NamedTuple):
+    """A trained classifier with the weights of its best epoch, whose number counts from 1; `curve`
+    holds the validation macro AUROC at each check, `score` (n, classes) is of that part, then."""
 
     model: Classifier
     epoch: int
@@ -269,22 +254,15 @@ class Tuned:
     score: np.ndarray
 
 
-def finetune(
-    encoder: nn.Module,
-    store: Store,
-    parts: Mapping[str, Part],
-    chosen: np.ndarray,
-    config: ClassifyConfig,
-    seed: int,
-) -> Predictions:
+def finetune(case: Case, parts: Parts, chosen: np.ndarray) -> Predictions:
     """Train a copy of the encoder with a linear head for each learning rate; rate and epoch are
     chosen by macro AUROC on the validation part (of equals the first).
 
     A rate whose loss leaves the finite numbers is out; the test part is scored once, at the end.
+    Shuffling and dropout are seeded by the run, the same for every rate.
 
     Args:
         chosen: item numbers of the training part whose labels are used.
-        seed: of shuffling and dropout, the same for every rate.
 
     Returns:
         truth, score, threshold as `probe`; `learning_rate`, `epoch` (chosen), `validation_auroc`
@@ -294,18 +272,16 @@ def finetune(
     Raises:
         FloatingPointError: no rate is left.
     """
-    val, test = parts["validation"], parts["test"]
+    test = parts["test"]
     check_classes(parts["train"].labels[chosen], f"training draw of {len(chosen)} records")
-
-    def quality(rate: float) -> tuple[float, Tuned]:
-        tuned = tune(encoder, store, parts, chosen, config, rate, seed)
-        return max(tuned.curve), tuned
-
-    rate, qualities, best = best_rate(config.finetune_learning_rates, quality)
+    train = functools.partial(tune, case, parts, chosen)
+    rate, qualities, best = best_rate(
+        case.settings.finetune_learning_rates, train, lambda tuned: max(tuned.curve)
+    )
     return {
         "truth": test.labels,
-        "score": _score(best.model, store, test.rows),
-        "threshold": thresholds(val.labels, best.score),
+        "score": _score(best.model, case.store, test.rows),
+        "threshold": thresholds(parts["validation"].labels, best.score),
         "learning_rate": np.array(rate),
         "epoch": np.array(best.epoch),
         "validation_auroc": np.array(best.curve),
@@ -313,15 +289,7 @@ def finetune(
     }
 
 
-def tune(
-    encoder: nn.Module,
-    store: Store,
-    parts: Mapping[str, Part],
-    chosen: np.ndarray,
-    config: ClassifyConfig,
-    rate: float,
-    seed: int,
-) -> Tuned:
+def tune(case: Case, parts: Parts, chosen: np.ndarray, rate: float) -> Tuned:
     """Train a copy of the encoder with a linear head; the epoch is chosen on the validation part.
 
     Binary cross-entropy. With a part of the labels the epochs are multiplied by n / len(chosen), at
@@ -331,24 +299,21 @@ def tune(
     Raises:
         FloatingPointError: the loss is NaN or infinite.
     """
-    train, val, device = parts["train"], parts["validation"], device_of(encoder)
-    model = Classifier(copy.deepcopy(encoder), train.labels.shape[1]).to(device)
-    repeat = min(MOST_PASSES, max(1, round(len(train.rows) / len(chosen))))
-    rows, labels = train.rows[chosen], torch.from_numpy(train.labels[chosen]).float()
-    fit = Fit(
-        model.requires_grad_(True),
-        lambda items: (torch.from_numpy(store.load(rows[items.numpy()])), labels[items]),
-        binary_cross_entropy_with_logits,
-        n=len(chosen),
-        size=config.finetune_batch_size,
-        epochs=config.finetune_epochs * repeat,
-        rate=rate,
-        weight_decay=config.finetune_weight_decay,
-        seed=seed,
-    )
-    dropout = torch.Generator().manual_seed(seed)
+    store, config, val, device = case.store, case.settings, parts["validation"], device_of(case.encoder)
+    rows, labels = parts["train"].rows[chosen], parts["train"].labels[chosen]
+    model = Classifier(copy.deepcopy(case.encoder), labels.shape[1]).to(device).requires_grad_(True)
+    repeat = min(MOST_PASSES, max(1, round(len(parts["train"].rows) / len(chosen))))
+    epochs = config.finetune_epochs * repeat
+
+    def load(items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        signals = store.load(rows[items.numpy()])
+        return torch.from_numpy(signals), torch.from_numpy(labels[items.numpy()]).float()
+
+    plan = Plan(len(chosen), config.finetune_batch_size, epochs, rate, config.finetune_weight_decay)
+    fit = Fit(model, load, binary_cross_entropy_with_logits, plan, case.run.seed)
+    dropout = torch.Generator().manual_seed(case.run.seed)
     curve, best = [], None
-    for epoch in progress(range(1, config.finetune_epochs * repeat + 1), "fine-tuning epochs"):
+    for epoch in progress(range(1, epochs + 1), "fine-tuning epochs"):
         with dropout_from(dropout, device):
             fit.epoch()
         if epoch % repeat == 0:
@@ -362,7 +327,7 @@ def tune(
 
 
 def _score(model: Classifier, store: Store, rows: np.ndarray) -> np.ndarray:
-    return _apply(model, lambda logits: logits.double().sigmoid(), store, rows)
+    return _apply(model, store, rows, lambda logits: logits.double().sigmoid())
 
 
 def predictor(case: Case) -> Callable[[float], Predictions]:
@@ -374,18 +339,15 @@ def predictor(case: Case) -> Callable[[float], Predictions]:
     """
     parts = split(case.store)
     train, test = parts["train"], parts["test"]
-    features = functools.cache(lambda: features_of(case.encoder, case.store, parts))
+    features = functools.cache(lambda: features_of(case, parts))
 
     def predict(fraction: float) -> Predictions:
-        chosen = stratified_draw(train.labels, fraction, case.run.seed)
-        if case.trainable:
-            made = finetune(case.encoder, case.store, parts, chosen, case.settings, case.run.seed)
-        else:
-            made = probe(features(), parts, chosen)
+        draw = stratified_draw(train.labels, fraction, case.run.seed)
+        made = finetune(case, parts, draw) if case.trainable else probe(features(), parts, draw)
         return made | {
             "record_id": test.record_id,
             "patient_id": test.patient_id,
-            "train_record_id": train.record_id[chosen],
+            "train_record_id": train.record_id[draw],
             "unlabelled": np.array([part.unlabelled for part in parts.values()]),
         }
 
@@ -404,5 +366,5 @@ class Classification(Task):
     predictor = staticmethod(predictor)
     scores = staticmethod(classification_scores)
 
-    def without_encoder(self, run: object, store: Store, beats: Beats) -> np.ndarray | None:
+    def without_encoder(self, run: Any, store: Store, beats: Beats) -> np.ndarray | None:
         return ecg_features(store, beats) if run.method == "features" else None

@@ -20,7 +20,7 @@ from beatssl.data.store import Store
 from beatssl.progress import progress
 from beatssl.settings import to_dict
 from beatssl.tasks.base import Case, Predictions
-from beatssl.tasks.classify import Classification, Part, features_of, probe, split, stratified_draw
+from beatssl.tasks.classify import Classification, Parts, features_of, probe, split, stratified_draw
 from beatssl.tasks.delineate import Delineator, delineated
 from beatssl.tasks.scores import MetricError, check_classes, draw_scores, fold_scores
 from beatssl.tasks.segment import Segmentation, SegmentConfig, cross_validate, shared
@@ -61,7 +61,7 @@ def draw_with_all_classes(labels: np.ndarray, fraction: float, number: int) -> n
 
 
 def probe_draws(
-    features: Mapping[str, np.ndarray], parts: Mapping[str, Part], fraction: float, draws: int
+    features: Mapping[str, np.ndarray], parts: Parts, fraction: float, draws: int
 ) -> Predictions:
     """Linear probes of several draws of the labels, one with all labels.
 
@@ -105,7 +105,7 @@ class LabelDraws(Classification):
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:
         parts = split(case.store)
-        features = features_of(case.encoder, case.store, parts)
+        features = features_of(case, parts)
         return lambda fraction: probe_draws(features, parts, fraction, case.settings.draws)
 
 
@@ -116,12 +116,9 @@ def stacked(each: Sequence[Predictions], repeats: Sequence[int]) -> Predictions:
     return each[0] | together | {"repeat": np.array(repeats)}
 
 
-def repeated(case: Case, only: Sequence[int] | None = None) -> Predictions:
+def repeated(case: Case, only: Sequence[int] = ()) -> Predictions:
     """`segment.cross_validate` in several repeats, whose number gives split and seed."""
-    each = [
-        cross_validate(case.encoder, case.store, case.settings, k, case.trainable, k, only)
-        for k in case.repeats
-    ]
+    each = [cross_validate(case, seed=k, split=k, only=only) for k in case.repeats]
     return stacked(each, case.repeats)
 
 
@@ -153,7 +150,7 @@ class MoreFolds(Segmentation):
     def without_encoder(self, run: Any, store: Store, beats: Beats) -> Delineator | None:
         return None if run.method == "features" else Delineator(run.method)
 
-    def _made(self, case: Case, only: Sequence[int] | None = None) -> Predictions:
+    def _made(self, case: Case, only: Sequence[int] = ()) -> Predictions:
         if not isinstance(case.encoder, Delineator):
             return repeated(case, only)
         waves, failed = delineated(case.encoder, case.store, case.settings.lead)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,36 +32,33 @@ def batches(n: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor
     return torch.tensor_split(torch.randperm(n, generator=generator), math.ceil(n / size))
 
 
+class Plan(NamedTuple):
+    """Items, most items of a batch, epochs, learning rate after the warm-up, weight decay."""
+
+    n: int
+    size: int
+    epochs: int
+    rate: float
+    weight_decay: float
+
+
 class Fit:
     """A model under training: AdamW, linear warm-up over the first 5 % of the steps, then a half
-    cosine down to 0; call `epoch` as often as `epochs` says.
+    cosine down to 0; call `epoch` as often as the plan says.
 
     Args:
         load: item numbers -> inputs and targets.
         loss: (logits float32, targets) -> number.
-        n: items.
-        size: of a batch at most.
-        rate: learning rate after the warm-up.
         seed: of the shuffling.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        load: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        *,
-        n: int,
-        size: int,
-        epochs: int,
-        rate: float,
-        weight_decay: float,
-        seed: int,
-    ):
-        self.model, self.load, self.loss, self.n, self.size = model, load, loss, n, size
+    def __init__(self, model: nn.Module, load: Callable, loss: Callable, plan: Plan, seed: int):
+        self.model, self.load, self.loss, self.plan = model, load, loss, plan
         self.generator = torch.Generator().manual_seed(seed)
-        steps = epochs * math.ceil(n / size)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=weight_decay)
+        steps = plan.epochs * math.ceil(plan.n / plan.size)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=plan.rate, weight_decay=plan.weight_decay
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: warmup_cosine(step, steps, WARMUP)
         )
@@ -73,7 +71,7 @@ class Fit:
         """
         device = device_of(self.model)
         self.model.train()
-        for items in batches(self.n, self.size, self.generator):
+        for items in batches(self.plan.n, self.plan.size, self.generator):
             inputs, target = self.load(items)
             with autocast(device):
                 logits = self.model(inputs.to(device))
@@ -87,12 +85,13 @@ class Fit:
 
 
 def best_rate(
-    rates: Sequence[float], quality: Callable[[float], tuple[float, T]]
+    rates: Sequence[float], train: Callable[[float], T], quality: Callable[[T], float]
 ) -> tuple[float, np.ndarray, T]:
     """The learning rate of the best validation, of equals the first.
 
     Args:
-        quality: trains with a rate; its validation score, and what it made.
+        train: what a rate makes.
+        quality: validation score of it.
 
     Returns:
         the rate, the score of every rate (NaN where its loss left the finite numbers), and what the
@@ -103,11 +102,10 @@ def best_rate(
     """
     scores, made = np.full(len(rates), np.nan), {}
     for i, rate in enumerate(rates):
-        try:
-            scores[i], made[i] = quality(rate)
-        except FloatingPointError:
-            continue
-    if not np.isfinite(scores).any():
+        with contextlib.suppress(FloatingPointError):
+            made[i] = train(rate)
+            scores[i] = quality(made[i])
+    if np.isnan(scores).all():
         tried = ", ".join(f"{rate:g}" for rate in rates)
         raise FloatingPointError(f"no finite loss with {tried}: lower the learning rates")
     best = int(np.nanargmax(scores))

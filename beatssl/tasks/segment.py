@@ -26,7 +26,7 @@ from beatssl.methods.base import dropout_from
 from beatssl.progress import progress
 from beatssl.settings import some_rates
 from beatssl.tasks.base import Case, Predictions, Task
-from beatssl.tasks.fit import Fit, best_rate, device_of, outputs
+from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
 from beatssl.tasks.scores import MetricError, f1, segmentation_scores, wave_counts
 
 CLASSES = 1 + len(WAVES)
@@ -85,20 +85,17 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, stride: int, width: int):
         super().__init__()
         self.stride = stride
-        inner = [layer for _ in range(DEPTH) for layer in _convolve(width, width)]
+        inner: list[nn.Module] = []
+        for _ in range(DEPTH):
+            convolution = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, bias=False)
+            inner += [convolution, nn.BatchNorm1d(width), nn.GELU()]
         # made first: one seed gives every encoder the same ones
         self.layers = nn.Sequential(*inner, nn.Conv1d(width, CLASSES, 1))
-        self.narrow = nn.Sequential(
-            nn.BatchNorm1d(channels, affine=False), nn.Conv1d(channels, width, 1)
-        )
+        norm = nn.BatchNorm1d(channels, affine=False)
+        self.narrow = nn.Sequential(norm, nn.Conv1d(channels, width, 1))
 
     def forward(self, e: torch.Tensor, time: int) -> torch.Tensor:
         return self.layers(upsample(self.narrow(e), self.stride, time))
-
-
-def _convolve(inputs: int, outputs: int) -> list[nn.Module]:
-    conv = nn.Conv1d(inputs, outputs, KERNEL, padding=KERNEL // 2, bias=False)
-    return [conv, nn.BatchNorm1d(outputs), nn.GELU()]
 
 
 def build_decoder(channels: int, stride: int, width: int, seed: int) -> Decoder:
@@ -124,17 +121,15 @@ class Segmenter(nn.Module):
         return self.decoder(x if self.encoder is None else self.encoder(x), self.time)
 
 
-def folds(
-    record_id: np.ndarray, count: int, split: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def folds(names: np.ndarray, count: int, split: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Training and test item numbers of each fold; all rows of a record stay together.
 
-    Args: split: number of the shuffling.
+    Args: names: `record_id` of each item. split: number of the shuffling.
 
     Raises:
         MetricError: fewer records than folds.
     """
-    whole = [name.partition("#")[0] for name in record_id]  # "7#1": second row of record 7
+    whole = [name.partition("#")[0] for name in names]  # "7#1": second row of record 7
     records, which = np.unique(whole, return_inverse=True)
     if len(records) < count:
         raise MetricError(
@@ -176,10 +171,8 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
         MetricError: fewer records than folds.
     """
     rows = np.asarray(store.rows("ludb"))
-    record_id, patient_id = (
-        store.table[name].iloc[rows].to_numpy(dtype=str) for name in ("record_id", "patient_id")
-    )
-    fold = np.zeros(len(rows), dtype=np.int8)
+    table, fold = store.table.iloc[rows], np.zeros(len(rows), dtype=np.int8)
+    record_id, patient_id = (table[name].to_numpy(str) for name in ("record_id", "patient_id"))
     for k, (_, unseen) in enumerate(folds(record_id, config.folds, split), start=1):
         fold[unseen] = k
     return {
@@ -194,21 +187,15 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
 
 
 def cross_validate(
-    encoder: nn.Module,
-    store: Store,
-    config: SegmentConfig,
-    seed: int,
-    trainable: bool,
-    split: int = 0,
-    only: Sequence[int] | None = None,
+    case: Case, *, seed: int, split: int = 0, only: Sequence[int] = ()
 ) -> Predictions:
     """Predict every LUDB record once, by a model that was not trained on it.
 
+    The encoder is left as it is; where it is trainable, each fold trains a copy, with the learning
+    rate of `choose_rate` on the training part of fold 1.
+
     Args:
-        encoder: left as it is; each fold trains a copy where `trainable`.
         seed: of decoder weights, shuffling and dropout.
-        trainable: whether the encoder learns too; its learning rate is that of `choose_rate` on the
-            training part of fold 1.
         split: of the records into folds.
         only: folds to predict, from 1; default all. Records of the others stay background.
 
@@ -219,37 +206,31 @@ def cross_validate(
         MetricError: too few records, or a wave without a single annotated sample in a training
             part or in all records.
     """
+    store, config = case.store, case.settings
     made = shared(store, config, split)
     truth, fold = made["truth"], made["fold"]
     check_waves(truth, f"LUDB lead {config.lead}")
     target = torch.from_numpy(truth.astype(np.int64))
     inputs = torch.from_numpy(store.load(store.rows("ludb")))
-    if not trainable:
-        inputs = _apply(encoder, inputs)
-    rate = None if trainable else config.learning_rate
+    if not case.trainable:
+        inputs = _apply(case.encoder, inputs)
+    rate = None if case.trainable else config.learning_rate
     prediction = np.zeros_like(truth)
     for k in progress(only or range(1, config.folds + 1), "folds"):
         seen, unseen = fold != k, fold == k
         check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k}")
         number = seed * 1000 + k - 1
         if rate is None:
-            names = made["record_id"][seen]
-            rate = choose_rate(encoder, inputs[seen], target[seen], names, config, number)
-        model = fitted(encoder, trainable, inputs[seen], target[seen], config, rate, number)
+            rate = choose_rate(case, inputs[seen], target[seen], made["record_id"][seen], number)
+        model = fitted(case, inputs[seen], target[seen], rate, number)
         prediction[unseen] = _apply(model, inputs[unseen]).argmax(dim=1).numpy()
     return made | {"prediction": prediction, "learning_rate": np.array(rate)}
 
 
 def fitted(
-    encoder: nn.Module,
-    trainable: bool,
-    inputs: torch.Tensor,
-    target: torch.Tensor,
-    config: SegmentConfig,
-    rate: float,
-    seed: int,
+    case: Case, inputs: torch.Tensor, target: torch.Tensor, rate: float, seed: int
 ) -> Segmenter:
-    """A new decoder, and a copy of the encoder where `trainable`, trained by cross-entropy over
+    """A new decoder, and a copy of the encoder where it is trainable, trained by cross-entropy over
     annotated samples.
 
     Args:
@@ -257,33 +238,21 @@ def fitted(
         target: (n, time) int64, -1 left out.
         rate: learning rate after the warm-up.
     """
+    encoder, config = case.encoder, case.settings
     decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, seed)
-    own = copy.deepcopy(encoder).requires_grad_(True) if trainable else None
-    device = device_of(encoder)
-    fit = Fit(
-        Segmenter(own, decoder, target.shape[1]).to(device),
-        lambda items: (inputs[items], target[items]),
-        functools.partial(nn.functional.cross_entropy, ignore_index=-1),
-        n=len(inputs),
-        size=config.batch_size,
-        epochs=config.epochs,
-        rate=rate,
-        weight_decay=WEIGHT_DECAY,
-        seed=seed,
-    )
-    with dropout_from(torch.Generator().manual_seed(seed), device):
+    own = copy.deepcopy(encoder).requires_grad_(True) if case.trainable else None
+    model = Segmenter(own, decoder, target.shape[1]).to(device_of(encoder))
+    plan = Plan(len(inputs), config.batch_size, config.epochs, rate, WEIGHT_DECAY)
+    loss = functools.partial(nn.functional.cross_entropy, ignore_index=-1)
+    fit = Fit(model, lambda items: (inputs[items], target[items]), loss, plan, seed)
+    with dropout_from(torch.Generator().manual_seed(seed), device_of(encoder)):
         for _ in progress(range(config.epochs), "epochs of the fold", delay=5):
             fit.epoch()
-    return fit.model
+    return model
 
 
 def choose_rate(
-    encoder: nn.Module,
-    inputs: torch.Tensor,
-    target: torch.Tensor,
-    record_id: np.ndarray,
-    config: SegmentConfig,
-    seed: int,
+    case: Case, inputs: torch.Tensor, target: torch.Tensor, record_id: np.ndarray, seed: int
 ) -> float:
     """The rate of `finetune_learning_rates` with the best macro F1 on a held-out fifth of these
     records, the same fifth for every encoder and seed. Where there is one rate nothing is trained.
@@ -294,6 +263,7 @@ def choose_rate(
         MetricError: fewer than five records, or a wave that is missing in one of the two parts.
         FloatingPointError: the loss of every rate is NaN or infinite.
     """
+    config = case.settings
     rates = config.finetune_learning_rates
     if len(rates) == 1:
         return rates[0]
@@ -302,12 +272,11 @@ def choose_rate(
     for part, name in ((target[seen].numpy(), "training"), (truth, "selection")):
         check_waves(part, f"LUDB lead {config.lead}, {name} part for the learning rate")
 
-    def quality(rate: float) -> tuple[float, None]:
-        model = fitted(encoder, True, inputs[seen], target[seen], config, rate, seed)
+    def quality(model: Segmenter) -> float:
         prediction = _apply(model, inputs[held]).argmax(dim=1).numpy()
-        return float(f1(wave_counts(truth, prediction).sum(axis=0)).mean()), None
+        return float(f1(wave_counts(truth, prediction).sum(axis=0)).mean())
 
-    return best_rate(rates, quality)[0]
+    return best_rate(rates, lambda r: fitted(case, inputs[seen], target[seen], r, seed), quality)[0]
 
 
 def first_fold(predictions: Predictions) -> Predictions:
@@ -328,10 +297,8 @@ class Segmentation(Task):
     made_by = (cross_validate,)
     scores = staticmethod(segmentation_scores)
 
-    def _made(self, case: Case, only: Sequence[int] | None = None) -> Predictions:
-        return cross_validate(
-            case.encoder, case.store, case.settings, case.run.seed, case.trainable, only=only
-        )
+    def _made(self, case: Case, only: Sequence[int] = ()) -> Predictions:
+        return cross_validate(case, seed=case.run.seed, only=only)
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:
         return lambda fraction: self._made(case)
