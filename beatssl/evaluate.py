@@ -18,18 +18,8 @@ from beatssl.tasks import task_of
 from beatssl.tasks.classify import probe_monitor
 from beatssl.train import DivergedError, Run, pretrain
 
-COMPARED = (  # names of the methods of the comparison
-    *UNTRAINED,
-    "features",
-    *DELINEATORS,
-    "beatssl-hard-none-1",
-    "cmsc",
-    "domain_ssl",
-    "ts2vec",
-    "w2v",
-    "ecg_fm",
-    "beatssl-soft_1-hard-50",
-)
+ALSO = "beatssl-hard-none-1 cmsc domain_ssl ts2vec w2v ecg_fm beatssl-soft_1-hard-50"
+COMPARED = (*UNTRAINED, "features", *DELINEATORS, *ALSO.split())  # methods of the comparison
 DATASETS = {"ptbxl": ("PTB-XL", "task 1"), "ludb": ("LUDB", "task 2")}  # and what needs them
 
 
@@ -80,23 +70,22 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
         case = saved.case_of(w.profile, task_of(task), run.config, w.store, None, "frozen")
         evaluation = saved.describe(w.profile, task_of(task), case, 1.0)
         return saved.frame(saved.failed(evaluation, w.profile, run.failure))
-    encoder = run.encoder.to(pick_device())
     protocols = task_of(task).protocols(run.config, finetune)
-    rows = [_rows(w, task, run.config, encoder, protocol) for protocol in protocols]
-    return saved.frame(sum(rows, []))
+    return _rows(w, task, run.config, run.encoder.to(pick_device()), protocols)
 
 
-def _rows(w: Workspace, name: str, run: Any, encoder: Any, protocol: str) -> list[dict]:
-    """Rows of all label fractions."""
+def _rows(
+    w: Workspace, name: str, run: Any, encoder: Any, protocols: Sequence[str] = ("frozen",)
+) -> pd.DataFrame:
     task, rows = task_of(name), []
-    case = saved.case_of(w.profile, task, run, w.store, encoder, protocol)
-    predictor = functools.cache(lambda: task.predictor(case))  # not where all is saved
-    fractions = task.fractions(case.settings, case.repeats)
-    for fraction in progress(fractions, f"{protocol}, label fractions", delay=5):
-        evaluation = saved.describe(w.profile, task, case, fraction)
-        make = functools.partial(lambda fraction: predictor()(fraction), fraction)
-        rows += saved.reuse_or_make(evaluation, w.profile, make)
-    return rows
+    for protocol in protocols:
+        case = saved.case_of(w.profile, task, run, w.store, encoder, protocol)
+        predictor = functools.cache(functools.partial(task.predictor, case))  # where one is missing
+        fractions = task.fractions(case.settings, case.repeats)
+        for fraction in progress(fractions, f"{protocol}, label fractions", delay=5):
+            evaluation = saved.describe(w.profile, task, case, fraction)
+            rows += saved.reuse_or_make(evaluation, w.profile, predictor)
+    return saved.frame(rows)
 
 
 def evaluate_all(
@@ -115,7 +104,7 @@ def evaluate_all(
     tables = [saved.frame([])]
     if absent(w, task):
         return tables[0]
-    instead: dict[str, Any] = {}
+    instead: dict[str, Any] = {}  # by method, for all of its seeds
     for run in progress(w.profile.runs, f"{task}, runs"):
         if names and run.name not in names:
             continue
@@ -125,5 +114,5 @@ def evaluate_all(
         if run.method not in instead:
             instead[run.method] = task_of(task).without_encoder(run, w.store, w.beats)
         if instead[run.method] is not None:
-            tables.append(saved.frame(_rows(w, task, run, instead[run.method], "frozen")))
+            tables.append(_rows(w, task, run, instead[run.method]))
     return pd.concat(tables, ignore_index=True)

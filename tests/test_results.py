@@ -93,7 +93,7 @@ def save(profile, run, task=CLASSIFY, protocol="frozen", fraction=1.0, **kw) -> 
     """Evaluate with made-up predictions."""
     what = described(profile, run, encoder(run.seed), task, protocol, fraction)
     make = classified if task == CLASSIFY else segmented
-    return results.reuse_or_make(what, profile, lambda: make(run.seed, **kw))
+    return results.reuse_or_make(what, profile, lambda: lambda fraction: make(run.seed, **kw))
 
 
 def described(
@@ -245,7 +245,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rest(profile, monkeypat
     monkeypatch.setattr(os, "replace", killed)
     what = change("weights", profile)
     with pytest.raises(KeyboardInterrupt):
-        results.reuse_or_make(what, profile, lambda: classified(1))
+        results.reuse_or_make(what, profile, lambda: lambda fraction: classified(1))
     assert {p: p.read_bytes() for p in profile.work.rglob("*") if p.is_file()} == before
 
 
@@ -253,7 +253,7 @@ def test_undefined_scores_survive_saving_as_strict_json(profile):
     given = classified(0)
     given["truth"][:, 4] = 0
     what = described(profile, BASELINE[0], encoder())
-    results.reuse_or_make(what, profile, lambda: given)
+    results.reuse_or_make(what, profile, lambda: lambda fraction: given)
     path = next((profile.work / "results").glob("*.json"))
     json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
     values = {row["metric"]: row["value"] for row in results.read_rows(path)[1]}
@@ -390,7 +390,7 @@ def test_results_of_other_settings_or_other_data_are_not_mixed(profile):
     with pytest.raises(ResultsError, match="other settings: beatssl-hard-none-1-s0"):
         results.evaluations(dataclasses.replace(profile, runs=longer))
     what = described(profile, BASELINE[1], encoder(), store=OtherStore)
-    results.reuse_or_make(what, profile, lambda: classified(1))
+    results.reuse_or_make(what, profile, lambda: lambda fraction: classified(1))
     with pytest.raises(ResultsError, match="different data"):
         results.evaluations(profile)
 

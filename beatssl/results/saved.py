@@ -39,7 +39,6 @@ COLUMNS = tuple(
 FLOATS = ("exponent", "label_fraction", "value", "ci_low", "ci_high")
 INTEGERS = ("n", "sampling_rate")
 METHOD = ("method", "rhythm", "beat", "exponent", "variant")  # what names a row of the tables
-GROUP = (*METHOD, "task", "protocol", "label_fraction")
 
 CLASSIFY, SEGMENT, EMBED, LABELS, FOLDS = (task.name for task in TASKS.values())
 SCORES = {task.name: task.scores for task in TASKS.values()}
@@ -196,17 +195,21 @@ def data_name(profile: Profile, task: Task) -> str:
 
 
 def reuse_or_make(
-    evaluation: Evaluation, profile: Profile, predict: Callable[[], Predictions]
+    evaluation: Evaluation,
+    profile: Profile,
+    predictor: Callable[[], Callable[[float], Predictions]],
 ) -> list[dict]:
     """Rows of an evaluation, saved with its predictions.
 
     Saved predictions are used where they have the same key, and made otherwise; the scores are
     computed from them each time, so that they always follow the code of the metrics.
+
+    Args: predictor: what makes a function label fraction -> predictions.
     """
     try:
         predictions = load_predictions(profile, evaluation)
     except ResultsError:  # none yet, unreadable, or of another evaluation
-        predictions = dict(predict())
+        predictions = dict(predictor()(evaluation.label_fraction))
         write_predictions(_npz(profile, evaluation), predictions, evaluation.key)
     scores = _estimates(profile, evaluation.task, [predictions])
     rows = [evaluation.row(metric, score) for metric, score in scores.items()]

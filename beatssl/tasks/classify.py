@@ -299,7 +299,12 @@ def tune(case: Case, parts: Parts, chosen: np.ndarray, rate: float) -> Tuned:
     Raises:
         FloatingPointError: the loss is NaN or infinite.
     """
-    store, config, val, device = case.store, case.settings, parts["validation"], device_of(case.encoder)
+    store, config, val, device = (
+        case.store,
+        case.settings,
+        parts["validation"],
+        device_of(case.encoder),
+    )
     rows, labels = parts["train"].rows[chosen], parts["train"].labels[chosen]
     model = Classifier(copy.deepcopy(case.encoder), labels.shape[1]).to(device).requires_grad_(True)
     repeat = min(MOST_PASSES, max(1, round(len(parts["train"].rows) / len(chosen))))

@@ -13,6 +13,11 @@ from beatssl.data.store import Store
 from beatssl.methods.settings import DELINEATORS
 from beatssl.progress import progress
 
+PEAK = (  # of method `peak`: first and last mark of P, QRS, T; the column that is a peak
+    ("P_Onsets", "P_Peaks", 1),
+    ("Q_Peaks", "S_Peaks", None),
+    ("T_Peaks", "T_Offsets", 0),
+)
 WIDEST = (0.40, 0.40, 0.80)  # s: P, QRS, T; two marks further apart are not of one wave
 
 
@@ -62,19 +67,14 @@ def delineate(lead: np.ndarray, sampling_rate: int, method: str) -> np.ndarray:
         raise ValueError(f"NeuroKit2 {method}: {error}") from error
     at = {name.removeprefix("ECG_"): np.asarray(v, float) for name, v in found.items()}
     labels = np.zeros(len(lead), np.int8)
-    for wave, widest in enumerate(WIDEST, start=1):
+    marks = PEAK if method == "peak" else [(f"{k}_Onsets", f"{k}_Offsets", None) for k in "PRT"]
+    for wave, (widest, (first, last, mirrored)) in enumerate(zip(WIDEST, marks), start=1):
         limit = widest * sampling_rate
-        if method != "peak":
-            name = "PRT"[wave - 1]
-            borders = match_marks(at[f"{name}_Onsets"], at[f"{name}_Offsets"], limit)
-        elif wave == 1:  # half a wave: as far again beyond its peak
-            borders = match_marks(at["P_Onsets"], at["P_Peaks"], limit / 2)
-            borders[:, 1] = 2 * borders[:, 1] - borders[:, 0]
-        elif wave == 2:
-            borders = match_marks(at["Q_Peaks"], at["S_Peaks"], limit)
-        else:
-            borders = match_marks(at["T_Peaks"], at["T_Offsets"], limit / 2)
-            borders[:, 0] = 2 * borders[:, 0] - borders[:, 1]
+        if mirrored is None:
+            borders = match_marks(at[first], at[last], limit)
+        else:  # half a wave: as far again beyond its peak
+            borders = match_marks(at[first], at[last], limit / 2)
+            borders[:, mirrored] = 2 * borders[:, mirrored] - borders[:, 1 - mirrored]
         for start, end in borders:
             labels[max(0, round(start)) : round(end) + 1] = wave
     return labels

@@ -20,7 +20,7 @@ from torch import nn
 
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
-from beatssl.methods.encoder import Encoder, ResidualBlock, roi_align
+from beatssl.methods.encoder import Encoder, roi_align
 from beatssl.methods.views import augment
 from beatssl.progress import progress
 from beatssl.tasks.base import Case, Predictions, Task
@@ -121,6 +121,7 @@ class Embedding(Task):
         return lambda fraction: diagnose(case.run, case.store, case.encoder)
 
 
+@torch.no_grad()
 def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
     """How the activations of a ResNet vary along its depth, in evaluation mode.
 
@@ -133,25 +134,17 @@ def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
         layer (name), sd (spread of its output), branch (of a block: spread of its convolutions'
         output over that of its shortcut; NaN else).
     """
-    outputs: dict[torch.nn.Module, torch.Tensor] = {}
-    blocks = [layer for layer in encoder.layers if isinstance(layer, ResidualBlock)]
-    stem = encoder.layers[2]
-    watched = [stem, *blocks, *(part for k in blocks for part in (k.main, k.shortcut))]
-    hooks = [m.register_forward_hook(lambda m, _, out: outputs.update({m: out})) for m in watched]
-    try:
-        with torch.no_grad():
-            encoder.eval()(signals)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
     def spread(x: torch.Tensor) -> float:
         return x.std(dim=(0, 2)).mean().item()
 
-    lines = [("input", spread(signals), np.nan), ("stem", spread(outputs[stem]), np.nan)]
+    stem, blocks = encoder.eval().layers[:3], encoder.layers[3:]
+    x = stem(signals)
+    lines = [("input", spread(signals), np.nan), ("stem", spread(x), np.nan)]
     for number, block in enumerate(blocks, start=1):
-        branch = spread(outputs[block.main]) / spread(outputs[block.shortcut])
-        lines.append((f"block {number}", spread(outputs[block]), branch))
+        branch = spread(block.main(x)) / spread(block.shortcut(x))
+        x = block(x)
+        lines.append((f"block {number}", spread(x), branch))
     return pd.DataFrame(lines, columns=["layer", "sd", "branch"])
 
 
