@@ -93,7 +93,7 @@ def probed(*arrays) -> dict:
     """`classify.probe` of train x, train y, validation x, .. test y."""
     features = dict(zip(classify.PARTS, arrays[::2], strict=True))
     parts = {
-        name: classify.Part(None, y, None, None, 0)
+        name: classify.Part(None, y, {}, 0)
         for name, y in zip(classify.PARTS, arrays[1::2], strict=True)
     }
     return classify.probe(features, parts, np.arange(len(arrays[0])))

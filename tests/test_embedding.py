@@ -121,7 +121,7 @@ def test_neighbours_are_training_records_and_agreement_is_their_overlap(small):
     found = embedding.diagnose(run.config, small.store, run.encoder)
     parts = split(small.store)
     for name in ("record_id", "patient_id"):
-        assert found[name].tolist() == getattr(parts["test"], name).tolist()
+        assert found[name].tolist() == parts["test"].ids[name].tolist()
     np.testing.assert_allclose(np.linalg.norm(found["embedding"], axis=1), 1, atol=1e-5)
     known = embedding.embed(run.encoder, small.store, parts["train"].rows)
     x = embedding.embed(run.encoder, small.store, parts["test"].rows)[0] - known.mean(axis=0)

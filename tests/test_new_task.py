@@ -42,8 +42,7 @@ class Amplitude(base.Task):
         def predict(fraction):
             Amplitude.calls += 1
             size = np.abs(case.store.load(test.rows)[:, case.settings.lead]).mean(axis=1)
-            ids = {"record_id": test.record_id, "patient_id": test.patient_id}
-            return {**ids, "output": np.abs(out).mean(axis=1) * fraction, "size": size}
+            return {**test.ids, "output": np.abs(out).mean(axis=1) * fraction, "size": size}
 
         return predict
 

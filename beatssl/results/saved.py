@@ -437,8 +437,7 @@ def read(path: Path) -> pd.DataFrame:
         )
     raw = pd.read_csv(path, dtype=str, keep_default_na=False)
     if tuple(raw.columns) != COLUMNS:
-        missing = [c for c in COLUMNS if c not in raw.columns]
-        unknown = [c for c in raw.columns if c not in COLUMNS]
+        missing, unknown = sorted(set(COLUMNS) - set(raw)), sorted(set(raw) - set(COLUMNS))
         raise ResultsError(
             f"{path.name}: columns are not those of a results table (missing: {missing}, "
             f"unknown: {unknown}, expected in this order: {', '.join(COLUMNS)})"

@@ -6,7 +6,7 @@ A new task is a file with a subclass of `Task`, and a line in `beatssl.tasks.TAS
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from beatssl.settings import one_of
 PROTOCOLS = ("frozen", "finetune", "scratch")
 
 Predictions = dict[str, np.ndarray]
+Pair = tuple[Predictions, Predictions]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ class Case:
     def trainable(self) -> bool:
         """Whether the encoder learns too."""
         return self.protocol != "frozen"
+
+
+def ids_of(store: Store, rows: np.ndarray) -> Predictions:
+    """`record_id` and `patient_id` of these rows, (n,) text, as predictions name them."""
+    table = store.table.iloc[rows]
+    return {name: table[name].to_numpy(dtype=str) for name in ("record_id", "patient_id")}
 
 
 class Task:
@@ -136,14 +143,10 @@ class Task:
         `patient_id` (n,) of the records that are scored."""
         raise NotImplementedError
 
-    def scores(
-        self, predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def scores(self, predictions: Predictions, weights: np.ndarray | None = None) -> Predictions:
         """Metric -> (resamples,); see `beatssl.tasks.scores`."""
         raise NotImplementedError
 
-    def replay(
-        self, case: Case, fraction: float, stored: Predictions
-    ) -> tuple[Predictions, Predictions]:
+    def replay(self, case: Case, fraction: float, stored: Predictions) -> Pair:
         """Predictions made anew, in minutes, and what of the stored ones they must equal."""
         return self.predictor(case)(fraction), stored

@@ -30,7 +30,7 @@ from beatssl.methods.base import dropout_from
 from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
 from beatssl.settings import some_rates
-from beatssl.tasks.base import Case, Predictions, Task
+from beatssl.tasks.base import Case, Predictions, Task, ids_of
 from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
 from beatssl.tasks.scores import auroc, check_classes, classification_scores, thresholds
 
@@ -61,14 +61,13 @@ class Part:
     Attributes:
         rows: (n,) rows of the store.
         labels: (n, 5) 0 or 1.
-        record_id, patient_id: (n,) text.
+        ids: record_id and patient_id, (n,) text.
         unlabelled: number of records of these folds without a superclass, left out.
     """
 
     rows: np.ndarray
     labels: np.ndarray
-    record_id: np.ndarray
-    patient_id: np.ndarray
+    ids: Predictions
     unlabelled: int
 
 
@@ -86,11 +85,10 @@ def split(store: Store) -> Parts:
         rows = np.asarray(store.rows("ptbxl", list(folds)))
         labels = store.table.iloc[rows][list(SUPERCLASSES)].to_numpy()
         known = (labels >= 0).all(axis=1)
-        table, labels = store.table.iloc[rows[known]], labels[known].astype(np.int8)
+        rows, labels = rows[known], labels[known].astype(np.int8)
         numbers = f"folds {folds[0]}-{folds[-1]}" if len(folds) > 1 else f"fold {folds[0]}"
         check_classes(labels, f"PTB-XL {numbers} ({name})")
-        ids = (table[column].to_numpy(dtype=str) for column in ("record_id", "patient_id"))
-        parts[name] = Part(rows[known], labels, *ids, int((~known).sum()))
+        parts[name] = Part(rows, labels, ids_of(store, rows), int((~known).sum()))
     return parts
 
 
@@ -343,18 +341,15 @@ def predictor(case: Case) -> Callable[[float], Predictions]:
     validation, test).
     """
     parts = split(case.store)
-    train, test = parts["train"], parts["test"]
+    train = parts["train"]
     features = functools.cache(lambda: features_of(case, parts))
 
     def predict(fraction: float) -> Predictions:
         draw = stratified_draw(train.labels, fraction, case.run.seed)
         made = finetune(case, parts, draw) if case.trainable else probe(features(), parts, draw)
-        return made | {
-            "record_id": test.record_id,
-            "patient_id": test.patient_id,
-            "train_record_id": train.record_id[draw],
-            "unlabelled": np.array([part.unlabelled for part in parts.values()]),
-        }
+        made["train_record_id"] = train.ids["record_id"][draw]
+        made["unlabelled"] = np.array([part.unlabelled for part in parts.values()])
+        return made | parts["test"].ids
 
     return predict
 

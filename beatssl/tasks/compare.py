@@ -19,7 +19,7 @@ from beatssl.data.beats import Beats
 from beatssl.data.store import Store
 from beatssl.progress import progress
 from beatssl.settings import to_dict
-from beatssl.tasks.base import Case, Predictions
+from beatssl.tasks.base import Case, Pair, Predictions
 from beatssl.tasks.classify import Classification, Parts, features_of, probe, split, stratified_draw
 from beatssl.tasks.delineate import Delineator, delineated
 from beatssl.tasks.scores import MetricError, check_classes, draw_scores, fold_scores
@@ -76,16 +76,14 @@ def probe_draws(
         truth (n, classes), score (draws, n, classes), threshold (draws, classes), record_id and
         patient_id (n,), drawn (draws, size) item numbers of the training part.
     """
-    labels, test = parts["train"].labels, parts["test"]
-    numbers = range(draws if fraction < 1 else 1)
+    numbers, labels = range(draws if fraction < 1 else 1), parts["train"].labels
     drawn = [draw_with_all_classes(labels, fraction, number) for number in numbers]
     probes = [probe(features, parts, chosen) for chosen in progress(drawn, "label draws")]
     return {
         "truth": probes[0]["truth"],
         "score": np.stack([one["score"] for one in probes]),
         "threshold": np.stack([one["threshold"] for one in probes]),
-        "record_id": test.record_id,
-        "patient_id": test.patient_id,
+        **parts["test"].ids,
         "drawn": np.stack(drawn),
     }
 
@@ -158,8 +156,6 @@ class MoreFolds(Segmentation):
         each = [one | {"prediction": waves} for one in common]
         return stacked(each, case.repeats) | {"failed": np.array(failed, dtype=str)}
 
-    def replay(
-        self, case: Case, fraction: float, stored: Predictions
-    ) -> tuple[Predictions, Predictions]:
+    def replay(self, case: Case, fraction: float, stored: Predictions) -> Pair:
         first = {name: value[:1] for name, value in stored.items() if name in STACKED}
         return super().replay(replace(case, repeats=case.repeats[:1]), fraction, stored | first)

@@ -96,8 +96,7 @@ def diagnose(run: Any, store: Store, encoder: nn.Module) -> Predictions:
     alike = overlap(test.labels, train.labels)
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
-        "record_id": test.record_id,
-        "patient_id": test.patient_id,
+        **test.ids,
         "embedding": z.astype(np.float32),
         "first": first.astype(np.float32),
         "second": second.astype(np.float32),

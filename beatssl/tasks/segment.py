@@ -25,7 +25,7 @@ from beatssl.data.store import Store
 from beatssl.methods.base import dropout_from
 from beatssl.progress import progress
 from beatssl.settings import some_rates
-from beatssl.tasks.base import Case, Predictions, Task
+from beatssl.tasks.base import Case, Pair, Predictions, Task, ids_of
 from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
 from beatssl.tasks.scores import MetricError, f1, segmentation_scores, wave_counts
 
@@ -171,15 +171,13 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
         MetricError: fewer records than folds.
     """
     rows = np.asarray(store.rows("ludb"))
-    table, fold = store.table.iloc[rows], np.zeros(len(rows), dtype=np.int8)
-    record_id, patient_id = (table[name].to_numpy(str) for name in ("record_id", "patient_id"))
-    for k, (_, unseen) in enumerate(folds(record_id, config.folds, split), start=1):
+    ids, fold = ids_of(store, rows), np.zeros(len(rows), dtype=np.int8)
+    for k, (_, unseen) in enumerate(folds(ids["record_id"], config.folds, split), start=1):
         fold[unseen] = k
     return {
         "truth": store.wave_targets(rows, lead=config.lead),
         "marks": store.wave_marks(rows, lead=config.lead),
-        "record_id": record_id,
-        "patient_id": patient_id,
+        **ids,
         "fold": fold,
         "sampling_rate": np.array(store.sampling_rate),
         "tolerance_ms": np.array(config.tolerance_ms),
@@ -303,7 +301,5 @@ class Segmentation(Task):
     def predictor(self, case: Case) -> Callable[[float], Predictions]:
         return lambda fraction: self._made(case)
 
-    def replay(
-        self, case: Case, fraction: float, stored: Predictions
-    ) -> tuple[Predictions, Predictions]:
+    def replay(self, case: Case, fraction: float, stored: Predictions) -> Pair:
         return first_fold(self._made(case, only=[1])), first_fold(stored)
