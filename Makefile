@@ -17,7 +17,7 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book run check build test test-all clean
+.PHONY: help setup book run check build lint format test test-all clean
 
 help: ## this list
 	@echo "Beat-SSL, reproduced. Commands (profile tiny is synthetic and needs no data):"
@@ -51,6 +51,14 @@ check: $(STAMP) ## name the pages that are stale, failed or missing
 
 build: $(STAMP) ## build the book from the pages that are there
 	@$(PY) -m beatssl build --profile $(PROFILE)
+
+lint: $(STAMP) ## is the code formatted, free of faults that ruff sees, and annotated?
+	@$(VENV)/bin/ruff format --check --quiet .
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/mypy
+
+format: $(STAMP) ## format the code and the notebooks
+	@$(VENV)/bin/ruff check --quiet --fix . ; $(VENV)/bin/ruff format .
 
 test: $(STAMP) ## the fast tests
 	@OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from beatssl.data.beats import pretraining_rows
+from beatssl.methods import DELINEATORS, UNTRAINED
+from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import pick_device
-from beatssl.methods.settings import DELINEATORS, UNTRAINED
 from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
@@ -34,7 +35,7 @@ def absent(w: Workspace, task: str) -> str:
     return f"No {records} records in this profile: {what} is not evaluated."
 
 
-def train(w: Workspace, config: Any) -> Run:
+def train(w: Workspace, config: RunSettings) -> Run:
     """`pretrain` with the probe on fold 9 as a watch, where there is one. A run that diverges, or
     has no records to learn from, is handed over as failed (`Run.failure`), so that the other runs
     go on."""
@@ -75,7 +76,7 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
 
 
 def _rows(
-    w: Workspace, name: str, run: Any, encoder: Any, protocols: Sequence[str] = ("frozen",)
+    w: Workspace, name: str, run: RunSettings, encoder: Any, protocols: Sequence[str] = ("frozen",)
 ) -> pd.DataFrame:
     task, rows = task_of(name), []
     for protocol in protocols:
@@ -96,7 +97,7 @@ def evaluate_all(
 
     Args:
         finetune_seeds: of each method, the encoders with seeds below this are also fine-tuned.
-        names: of the methods to evaluate (`PretrainConfig.name`); default all.
+        names: of the methods to evaluate (`RunSettings.name`); default all.
 
     Raises:
         ConfigError: an unknown task.

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_CODE = tuple(  # modules
     f"beatssl.{name}" for name in ("settings", "cache", "fingerprint", "progress")
 )
-REGISTRIES = ("METHODS", "ENCODERS", "READERS", "LISTERS", "SCORES", "TASKS")
+REGISTRIES = ("METHODS", "LOSSES", "MEASURES", "READERS", "LISTERS", "SCORES", "TASKS")
 
 
 class UnknownCodeError(LookupError):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 import numpy as np
 
 from beatssl.cache import write_text
+from beatssl.methods.base import RunSettings
 from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
@@ -28,11 +28,11 @@ def restamp(w: Workspace) -> list[str]:
     return [*_runs(w), *_evaluations(w)]
 
 
-def _key(w: Workspace, run: Any) -> dict[str, str]:
+def _key(w: Workspace, run: RunSettings) -> dict[str, str]:
     return run_key(run, w.profile.encoder_of(run), w.store, w.beats)
 
 
-def _at_hand(w: Workspace, run: Any) -> bool:
+def _at_hand(w: Workspace, run: RunSettings) -> bool:
     """Whether `pretrain` would hand the run over without training it."""
     if not run.has_encoder or run.method == "ecg_fm" or run.untrained:
         return True

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,9 +73,20 @@ class ComputeConfig:
             raise ConfigError(f"threads must be at least 1, got {self.threads}")
 
 
-def one_of(name: str, value: object, allowed: tuple) -> None:
+def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Raises: ConfigError: `value` is not allowed; the known ones are listed."""
     if value not in allowed:
         raise ConfigError(f"{name}={value!r} is not known; known: {', '.join(map(str, allowed))}")
+
+
+def in_range(settings: object, low: float, high: float, *names: str) -> None:
+    """Raises: ConfigError: one of these settings (a number, or a pair in ascending order) does not
+    lie in [low, high]."""
+    for name in names:
+        value = getattr(settings, name)
+        limits = value if isinstance(value, tuple) else (value, value)
+        if not low <= limits[0] <= limits[1] <= high:
+            raise ConfigError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
 
 
 def some_rates(rates: tuple[float, ...]) -> None:
@@ -89,6 +101,7 @@ def _convert(value: object, kind: type, where: str) -> object:
             raise ConfigError(f"{where}: expected a list, got {value!r}")
         inner = typing.get_args(kind)[0]
         return tuple(_convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+    kind = typing.get_origin(kind) or kind
     if dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else from_dict(kind, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -110,7 +123,8 @@ def from_dict(cls: type, mapping: typing.Mapping, where: str = ""):
     where = where or cls.__name__
     if not isinstance(mapping, typing.Mapping):
         raise ConfigError(f"{where}: expected a mapping, got {mapping!r}")
-    kinds = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)
+    kinds = {setting.name: hints[setting.name] for setting in dataclasses.fields(cls)}
     unknown = sorted(set(mapping) - set(kinds))
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(kinds)}")

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Generator, Tensor
 
-from beatssl import compute, methods
+from beatssl import compute
 from beatssl.cache import replacing, write_text
 from beatssl.data.beats import Beats, in_unit, pretraining_rows
 from beatssl.data.store import Store
 from beatssl.fingerprint import ROOT, code_hash, name_of
-from beatssl.methods.base import Batch, Method, Setup
+from beatssl.methods import METHODS
+from beatssl.methods.base import (
+    Batch,
+    BeatWindows,
+    Method,
+    RunSettings,
+    Setup,
+    UntrainedWithStatistics,
+)  # fmt: skip
 from beatssl.methods.encoder import (
+    Architecture,
     ArchitectureError,
     build_encoder,
     load_encoder,
@@ -29,14 +38,10 @@ from beatssl.methods.encoder import (
     save_encoder,
     weights_hash,
     with_data_statistics,
-)
-from beatssl.methods.settings import PretrainConfig
+)  # fmt: skip
 from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
 from beatssl.settings import config_hash, to_dict
-
-if TYPE_CHECKING:
-    from beatssl.profile import Architecture, Profile
 
 
 class DivergedError(RuntimeError):
@@ -56,17 +61,17 @@ class Run:
 
     Attributes:
         config: its settings.
-        encoder: trained (or untrained, `config.UNTRAINED`), in evaluation mode; None where the
-            run failed. See `methods.base.Method.kept`.
+        encoder: trained (or untrained), in evaluation mode; None where the run failed. See
+            `methods.base.Method.kept`.
         curves: one row an epoch: losses, diagnostics, learning rate, seconds.
-        key: changes with any setting, the architecture or the data.
+        key: changes with any setting, the architecture, the data or the code.
         failure: why there is no encoder; empty for a good run.
     """
 
-    config: PretrainConfig
+    config: RunSettings
     encoder: torch.nn.Module | None
     curves: pd.DataFrame
-    key: str
+    key: str = ""
     failure: str = ""
 
 
@@ -77,18 +82,19 @@ class BatchSource:
     `beats_per_record`, that many are drawn anew each time.
     """
 
-    def __init__(self, store: Store, beats: Beats, rows: np.ndarray, config: PretrainConfig):
-        self.store, self.rows, self.config = store, rows, config
+    def __init__(self, store: Store, beats: Beats, rows: np.ndarray, config: RunSettings):
+        self.store, self.rows, self.batch_size = store, rows, config.batch_size
+        self.windows = windows = BeatWindows.of(config)
         rate, time = store.sampling_rate, store.signals.shape[2]
         self.record_features, self.features = (
-            torch.from_numpy(in_unit(features[rows], config.amplitude_unit))
+            torch.from_numpy(in_unit(features[rows], windows.amplitude_unit))
             for features in (beats.record_features, beats.features)
         )
         self.r_peak = torch.from_numpy(beats.r_peak[rows])
-        self.classes = torch.from_numpy(beats.classes(config.beat_classifier)[rows]).long()
+        self.classes = torch.from_numpy(beats.classes(windows.beat_classifier)[rows]).long()
         self.valid = (
-            (self.r_peak >= config.beat_before * rate)
-            & (self.r_peak + config.beat_after * rate <= time - 1)
+            (self.r_peak >= windows.beat_before * rate)
+            & (self.r_peak + windows.beat_after * rate <= time - 1)
             & (self.classes >= 0)
         )
         self.record_scale = FeatureScale.fit(self.record_features)
@@ -97,21 +103,20 @@ class BatchSource:
     @property
     def batches_per_epoch(self) -> int:
         """The last, incomplete batch is left out, unless it is the only one."""
-        return max(1, len(self.rows) // self.config.batch_size)
+        return max(1, len(self.rows) // self.batch_size)
 
-    def epoch(self, generator: torch.Generator):
+    def epoch(self, generator: Generator) -> Iterator[Batch]:
         """Yield the batches of one epoch, on the CPU."""
         order = torch.randperm(len(self.rows), generator=generator)
-        size = self.config.batch_size
         for i in range(self.batches_per_epoch):
-            yield self.batch(order[i * size : (i + 1) * size], generator)
+            yield self.batch(order[i * self.batch_size : (i + 1) * self.batch_size], generator)
 
-    def batch(self, items: torch.Tensor, generator: torch.Generator) -> Batch:
+    def batch(self, items: Tensor, generator: Generator) -> Batch:
         """The batch of these items (indices into `rows`)."""
         chance = torch.rand(len(items), self.valid.shape[1], generator=generator)
         chance = torch.where(self.valid[items], chance, -1.0)
-        keep = chance.topk(min(self.config.beats_per_record, chance.shape[1]), dim=1).indices
-        keep = keep.sort(dim=1).values  # (N, B), in the order of time
+        count = min(self.windows.beats_per_record, chance.shape[1])
+        keep = chance.topk(count, dim=1).indices.sort(dim=1).values  # (N, B), in the order of time
         wide = keep[..., None].expand(-1, -1, self.features.shape[2])
         return Batch(
             items=items,
@@ -125,33 +130,43 @@ class BatchSource:
 
 
 def run_key(
-    config: PretrainConfig, encoder: Architecture, store: Store, beats: Beats, root: Path = ROOT
+    config: RunSettings, encoder: Architecture, store: Store, beats: Beats, root: Path = ROOT
 ) -> dict[str, str]:
     """Identity of a run.
 
     Args: root: folder of the package.
 
     Returns:
-        settings (those that concern its method, the architecture, and threads and precision of a
-        training), data (records and beats), code (what decides the weights); `key` of all three.
+        settings (those of its method, the architecture, and threads and precision of a training),
+        data (records and beats), code (what decides the weights); `key` of all three.
     """
-    made_by = (build_encoder,) if config.untrained else (pretrain,)
-    if config.method == "random_data":
-        made_by += (with_data_statistics, pretraining_rows, Store)
-    code = map(name_of, made_by)
+    entry = METHODS[config.method]
+    code: list[Callable] = [build_encoder, type(encoder), *config.code()]
+    if isinstance(config, UntrainedWithStatistics):
+        code += [with_data_statistics, pretraining_rows, Store]
+    if entry.build:
+        code += [pretrain, entry.build]
+    how = [] if config.untrained else [compute.name()]
     parts = {
-        "settings": config_hash(
-            config.own_settings(), encoder, *([] if config.untrained else [compute.name()])
-        ),
+        "settings": config_hash(config.own_settings(), encoder, *how),
         "data": config_hash(store.content, beats.content),
-        "code": code_hash(*code, *methods.code_of(config, encoder), root=root),
+        "code": code_hash(*map(name_of, code), root=root),
     }
     return {**parts, "key": config_hash(parts)}
 
 
+class Scale(Protocol):
+    """What training needs of a `Profile`."""
+
+    @property
+    def work(self) -> Path: ...
+
+    def encoder_of(self, run: RunSettings) -> Architecture: ...
+
+
 def pretrain(
-    config: PretrainConfig,
-    profile: Profile,
+    config: RunSettings,
+    profile: Scale,
     store: Store,
     beats: Beats,
     *,
@@ -179,31 +194,29 @@ def pretrain(
             checkpoint of the epoch before is kept.
         ArchitectureError: a checkpoint of another architecture lies in the folder.
         ValueError: too few records, or a method without an encoder.
-        FileNotFoundError, CheckpointError: method `ecg_fm`, see `methods.released`.
+        FileNotFoundError, CheckpointError: method `ecg_fm`, see `ecg_fm_weights.released`.
     """
     if not config.has_encoder:
         raise ValueError(f"{config.run_id} has no encoder: there is nothing to pretrain")
-    architecture = profile.encoder_of(config)
-    parts = run_key(config, architecture, store, beats)
-    key = parts["key"]
-    if config.method == "ecg_fm":  # released weights: nothing to train, no copy kept
-        return Run(config, methods.released(store.sampling_rate), pd.DataFrame(), key)
+    entry, architecture = METHODS[config.method], profile.encoder_of(config)
+    identity = run_key(config, architecture, store, beats)
+    key = identity["key"]
+    if entry.load:  # released weights: nothing to train, no copy kept
+        return Run(config, entry.load(store.sampling_rate), pd.DataFrame(), key)
     folder = profile.work / "runs" / f"{config.run_id}-{key}"
-    make = partial(methods.make_encoder, sampling_rate=store.sampling_rate)
-    done = _read_done(folder, config, architecture, key, make)
-    if done is not None:
+    if (done := _read_done(folder, config, architecture, key, store.sampling_rate)) is not None:
         return done
-    encoder = build_encoder(architecture, config.seed, make)
     rows = pretraining_rows(store, beats)
-    if config.method == "random_data":
-        some = np.array_split(rows, max(1, len(rows) // config.batch_size))
-        some = progress(some, "batches of statistics", delay=5)
-        encoder = with_data_statistics(encoder, (torch.from_numpy(store.load(r)) for r in some))
-    if config.untrained:
-        return _finish(folder, config, encoder.eval(), pd.DataFrame(), parts, 0, "")
-    training = Training.begin(config, encoder, store, beats, rows, pick_device(device))
-    model = training.model
-    curves: list[dict] = []
+    if not entry.build:
+        encoder = build_encoder(architecture, config.seed, store.sampling_rate).eval()
+        if isinstance(config, UntrainedWithStatistics):
+            batches = np.array_split(rows, max(1, len(rows) // config.batch_size))
+            batches = progress(batches, "batches of statistics", delay=5)
+            signals = (torch.from_numpy(store.load(batch)) for batch in batches)
+            encoder = with_data_statistics(encoder, signals)
+        return _finish(folder, config, encoder, pd.DataFrame(), identity)
+    training = Training.begin(config, architecture, store, beats, pick_device(device))
+    model, curves = training.model, []
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         curves = training.restore(checkpoint, key)
@@ -224,20 +237,18 @@ def pretrain(
             curves.append({"epoch": epoch + 1, **means})
             bar.set_postfix(loss=f"{curves[-1]['total']:.3f}")
             training.save(checkpoint, key, curves)
-    table = pd.DataFrame(curves)
     first = first_step(config, profile, store, beats)
-    run = _finish(folder, config, model.kept.cpu().eval(), table, parts, len(rows), first)
+    note = {**identity, "records": len(rows), "first_step": first}
+    run = _finish(folder, config, model.kept.cpu().eval(), pd.DataFrame(curves), note)
     checkpoint.unlink()
     return run
 
 
-def first_step(config: PretrainConfig, profile: Profile, store: Store, beats: Beats) -> str:
+def first_step(config: RunSettings, profile: Scale, store: Store, beats: Beats) -> str:
     """Digits of all weights after the first optimiser step on the processor, made anew: the same
     digits say that the code of today trains as that of then (`beatssl.restamp`)."""
-    make = partial(methods.make_encoder, sampling_rate=store.sampling_rate)
-    encoder = build_encoder(profile.encoder_of(config), config.seed, make)
-    rows = pretraining_rows(store, beats)
-    training = Training.begin(config, encoder, store, beats, rows, torch.device("cpu"))
+    architecture = profile.encoder_of(config)
+    training = Training.begin(config, architecture, store, beats, torch.device("cpu"))
     training.model.train()
     training.step(next(iter(training.source.epoch(training.generator))), config.run_id)
     return weights_hash(training.model)
@@ -251,65 +262,58 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     source: BatchSource
-    generator: torch.Generator
+    generator: Generator
     device: torch.device
 
     @classmethod
     def begin(
         cls,
-        config: PretrainConfig,
-        encoder: torch.nn.Module,
+        config: RunSettings,
+        architecture: Architecture,
         store: Store,
         beats: Beats,
-        rows: np.ndarray,
         device: torch.device,
     ) -> Training:
         """Raises: ValueError: too few records."""
+        rows = pretraining_rows(store, beats)
         if len(rows) < 2:
             raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
         source = BatchSource(store, beats, rows, config)
         steps = config.epochs * source.batches_per_epoch
+        encoder = build_encoder(architecture, config.seed, store.sampling_rate)
+        scales = source.record_features, source.record_scale, source.beat_scale
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = methods.build(
-                Setup(
-                    config,
-                    encoder,
-                    store.sampling_rate,
-                    source.record_features,
-                    source.record_scale,
-                    source.beat_scale,
-                    steps,
-                )
-            ).to(device)
+            setup = Setup(config, encoder, store.sampling_rate, *scales, steps)
+            model = METHODS[config.method].build(setup).to(device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, steps, config.warmup_fraction)
         )
-        generator = torch.Generator().manual_seed(config.seed)
+        generator = Generator().manual_seed(config.seed)
         return cls(model, optimizer, schedule, source, generator, device)
 
-    def step(self, batch: Batch, where: str) -> dict[str, torch.Tensor]:
+    def step(self, batch: Batch, where: str) -> dict[str, Tensor]:
         """One optimiser step; losses and diagnostics, detached.
 
         Raises:
             DivergedError: the loss is NaN or infinite; names `where`.
         """
         batch = replace(batch, **{k: v.to(self.device) for k, v in vars(batch).items()})
-        parts = self.model.training_step(batch, self.generator)
-        if not torch.isfinite(parts["total"]):
+        losses = self.model.training_step(batch, self.generator)
+        if not torch.isfinite(losses["total"]):
             raise DivergedError(
-                f"{where}: the loss is {parts['total'].item()}; the checkpoint of the epoch before "
-                "is kept. Lower learning_rate or raise temperature."
+                f"{where}: the loss is {losses['total'].item()}; the checkpoint of the epoch "
+                "before is kept. Lower learning_rate or raise temperature."
             )
         self.optimizer.zero_grad()
-        parts["total"].backward()
+        losses["total"].backward()
         self.optimizer.step()
         self.schedule.step()
         self.model.after_step()
-        return parts
+        return losses
 
     def epoch(self, where: str) -> dict:
         """Train for one epoch; means of the losses and diagnostics. Raises as `step`."""
@@ -324,14 +328,8 @@ class Training:
 
     def save(self, path: Path, key: str, curves: list[dict]) -> None:
         """Write a checkpoint, atomically."""
-        state = {
-            "key": key,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "generator": self.generator.get_state(),
-            "curves": curves,
-        }
+        parts = {name: getattr(self, name).state_dict() for name in STATEFUL}
+        state = {"key": key, **parts, "generator": self.generator.get_state(), "curves": curves}
         with replacing(path) as part:
             torch.save(state, part)
 
@@ -343,21 +341,20 @@ class Training:
         """
         state = torch.load(path, weights_only=True, map_location="cpu")
         shapes = {k: v.shape for k, v in self.model.state_dict().items()}
-        if {k: v.shape for k, v in state["model"].items()} != shapes:
+        same = {k: v.shape for k, v in state["model"].items()} == shapes
+        if not same or state["key"] != key:
+            other = f"settings (key {state['key']})" if same else "architecture"
             raise ArchitectureError(
-                f"the checkpoint of {path.parent.name} is of another architecture; remove the "
+                f"the checkpoint in {path.parent.name} is of another run's {other}; remove the "
                 "folder to start it again"
             )
-        if state["key"] != key:
-            raise ArchitectureError(
-                f"the checkpoint in {path.parent.name} belongs to other settings (key "
-                f"{state['key']}); remove the folder to start it again"
-            )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         return state["curves"]
+
+
+STATEFUL = ("model", "optimizer", "schedule")  # parts of a training that a checkpoint holds
 
 
 def warmup_cosine(step: int, steps: int, warmup_fraction: float) -> float:
@@ -369,40 +366,27 @@ def warmup_cosine(step: int, steps: int, warmup_fraction: float) -> float:
 
 
 def _finish(
-    folder: Path,
-    config: PretrainConfig,
-    encoder: torch.nn.Module,
-    curves: pd.DataFrame,
-    parts: dict[str, str],
-    records: int,
-    first: str,
+    folder: Path, config: RunSettings, encoder: torch.nn.Module, curves: pd.DataFrame, note: dict
 ) -> Run:
     """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
     save_encoder(encoder, folder / "encoder.safetensors")
     curves.to_csv(folder / "curves.csv", index=False)
-    note = {
-        **parts,
-        "config": to_dict(config),
-        "records": records,
-        "torch": torch.__version__,
-        "steps": int(curves["steps"].sum()) if len(curves) else 0,
-        "first_step": first,
-    }
+    steps = int(curves["steps"].sum()) if len(curves) else 0
+    note = {**note, "config": to_dict(config), "torch": torch.__version__, "steps": steps}
     write_text(folder / "run.json", json.dumps(note, indent=1))
-    return Run(config, encoder, curves, parts["key"])
+    return Run(config, encoder, curves, note["key"])
 
 
 def _read_done(
-    folder: Path, config: PretrainConfig, architecture: Architecture, key: str, make: Callable
+    folder: Path, config: RunSettings, architecture: Architecture, key: str, sampling_rate: int
 ) -> Run | None:
-    failed = folder / "failed.json"
+    failed, note = folder / "failed.json", folder / "run.json"
     if failed.is_file():
         told = json.loads(failed.read_text())
         raise DivergedError(told["message"], pd.DataFrame(told["curves"]))
-    note = folder / "run.json"
     if not note.is_file() or json.loads(note.read_text())["key"] != key:
         return None
-    encoder = load_encoder(folder / "encoder.safetensors", architecture, make)
-    text = (folder / "curves.csv").read_text().strip()
-    curves = pd.read_csv(folder / "curves.csv") if text else pd.DataFrame()
+    encoder = load_encoder(folder / "encoder.safetensors", architecture, sampling_rate)
+    has_curves = (folder / "curves.csv").stat().st_size > 1
+    curves = pd.read_csv(folder / "curves.csv") if has_curves else pd.DataFrame()
     return Run(config, encoder, curves, key)

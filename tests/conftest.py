@@ -10,6 +10,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
+W2V = {"conv_channels": 8, "width": 16, "layers": 1, "heads": 2, "ffn": 16, "entries": 8}
+W2V |= {"sampling_rate": 100, "conv_blocks": 2, "position_kernel": 8, "position_groups": 4}
+TS2VEC = {"network": {"hidden": 4, "depth": 3, "channels": 8}}
+W2V = {"network": {**W2V, "target_dim": 8}}
+SMALL_NETWORKS = {"ts2vec": TS2VEC, "random_ts2vec": TS2VEC, "w2v": W2V, "random_w2v": W2V}
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +31,8 @@ def small(tmp_path_factory):
     """A small synthetic workspace: 160 PTB-XL-like, 8 LUDB-like, 4 Challenge-like records."""
     from beatssl.data.beats import prepare_beats
     from beatssl.data.store import prepare
-    from beatssl.methods.ecg_fm import W2VConfig
+    from beatssl.methods import make_run
     from beatssl.methods.encoder import EncoderConfig
-    from beatssl.methods.settings import PretrainConfig
-    from beatssl.methods.ts2vec import TS2VecConfig
     from beatssl.profile import CompareConfig, Profile, Workspace
     from beatssl.settings import DataConfig
     from beatssl.tasks.classify import ClassifyConfig
@@ -43,20 +46,7 @@ def small(tmp_path_factory):
                 synthetic=True, synthetic_ptbxl=160, synthetic_ludb=8, synthetic_challenge=4
             ),
             encoder=EncoderConfig(widths=(8, 16), strides=(1, 2), dilations=(1, 2), blocks=1),
-            ts2vec=TS2VecConfig(hidden=4, depth=3, channels=8),
-            w2v=W2VConfig(
-                sampling_rate=100,
-                conv_blocks=2,
-                conv_channels=8,
-                width=16,
-                layers=1,
-                heads=2,
-                ffn=16,
-                position_kernel=8,
-                position_groups=4,
-                entries=8,
-                target_dim=8,
-            ),
+            methods=SMALL_NETWORKS,
             compare=CompareConfig(label_fractions=(0.5, 1.0), draws=2, folds=2, repeats=2),
             classify=ClassifyConfig(
                 label_fractions=(1.0,),
@@ -65,7 +55,7 @@ def small(tmp_path_factory):
                 finetune_learning_rates=(1e-3,),
             ),
             segment=SegmentConfig(folds=2, epochs=2, bootstrap=50, finetune_learning_rates=(2e-3,)),
-            runs=(PretrainConfig(epochs=3, batch_size=32), PretrainConfig(method="random")),
+            runs=(make_run(epochs=3, batch_size=32), make_run(method="random")),
         )
         store = prepare(profile.data, profile.work / "store", profile.work)
         beats = prepare_beats(store, profile.work / "beats")

@@ -18,8 +18,8 @@ from PIL import Image
 
 from beatssl import settings as config
 from beatssl.__main__ import main
+from beatssl.methods import make_run
 from beatssl.methods.encoder import StandardisedConfig
-from beatssl.methods.settings import PretrainConfig
 from beatssl.pages import build
 from beatssl.pages import fresh as freshness
 from beatssl.pages import plan as pages
@@ -569,7 +569,7 @@ def test_every_default_is_listed_as_ours() -> None:
     """Each setting of config.py stands in 'What the paper does not say', with its default."""
     text = (ROOT / "book" / "choices.md").read_text()
     data, encoder = config.DataConfig(), StandardisedConfig()
-    pretrain = PretrainConfig()
+    pretrain = make_run()
     others = ClassifyConfig(), SegmentConfig(), CompareConfig()
     for settings in (data, encoder, pretrain, config.ComputeConfig(), *others):
         for name, value in config.to_dict(settings).items():

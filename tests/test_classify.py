@@ -12,7 +12,7 @@ from torch import nn
 
 from beatssl import evaluate
 from beatssl.data.records import SUPERCLASSES
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
 from beatssl.settings import ConfigError
 from beatssl.tasks import TASKS, classify
 from beatssl.tasks.base import Case
@@ -74,8 +74,8 @@ CONFIG = ClassifyConfig(
     finetune_batch_size=32,
     finetune_learning_rates=(1e-3,),
 )
-RANDOM = PretrainConfig(method="random", seed=3)
-TRAINED = PretrainConfig(seed=3)
+RANDOM = make_run(method="random", seed=3)
+TRAINED = make_run(seed=3)
 
 
 def case(run=TRAINED, store=None, encoder=None, protocol="frozen", config=CONFIG) -> Case:
@@ -325,9 +325,7 @@ def test_protocols_that_would_misname_an_encoder_are_refused(protocol, run):
 def test_a_crash_keeps_the_finished_fractions(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
     classify_both = replace(small.profile.classify, label_fractions=(0.5, 1.0))
-    profile = replace(
-        small.profile, classify=classify_both, runs=(PretrainConfig(method="random"),)
-    )
+    profile = replace(small.profile, classify=classify_both, runs=(make_run(method="random"),))
     w, calls, real = replace(small, profile=profile), [], classify.probe
 
     def failing(features, parts, chosen):

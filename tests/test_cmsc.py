@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from beatssl.methods import cmsc
-from beatssl.methods.base import Batch
+from beatssl.methods.base import Batch, Setup
 from beatssl.methods.encoder import EncoderConfig, build_encoder
 from beatssl.methods.losses import soft_target_nce
 
@@ -69,14 +69,15 @@ def test_loss_does_not_know_first_from_second_nor_the_order_of_records():
         cmsc.cmsc_loss(Z_1[:1], Z_2[:1], 0.1)
     with pytest.raises(ValueError, match="two arrays"):
         cmsc.cmsc_loss(Z_1, Z_2[:5], 0.1)
-    with pytest.raises(ValueError, match="temperature must be positive"):
-        cmsc.CMSCConfig(temperature=0)
+    with pytest.raises(ValueError, match="temperature must lie in"):
+        cmsc.CMSCSettings(temperature=0)
 
 
 def method():
     small = EncoderConfig(widths=(4,), strides=(1,), dilations=(1,), blocks=1)
     torch.manual_seed(0)
-    return cmsc.CMSC(build_encoder(small, 0), cmsc.CMSCConfig(projector_hidden=8, projector_out=4))
+    settings = cmsc.CMSCSettings(projector_hidden=8, projector_out=4)
+    return cmsc.CMSC(Setup(settings, build_encoder(small, 0)))
 
 
 def test_training_step_is_finite_draws_nothing_and_reaches_the_encoder():

@@ -8,7 +8,7 @@ import torch
 
 from beatssl import evaluate
 from beatssl.data.records import wave_marks, wave_runs
-from beatssl.methods.settings import DELINEATORS, PretrainConfig
+from beatssl.methods import DELINEATORS, make_run
 from beatssl.results import saved as results
 from beatssl.tasks import compare, delineate, task_of
 from beatssl.tasks import scores as metrics
@@ -17,7 +17,7 @@ from beatssl.tasks.scores import MetricError
 from beatssl.tasks.segment import folds
 from beatssl.train import pretrain
 
-RANDOM = PretrainConfig(method="random")
+RANDOM = make_run(method="random")
 
 
 def labels(n=200, seed=0):
@@ -78,7 +78,7 @@ def test_scores_of_draws_are_the_mean_of_the_draws():
 
 def test_both_protocols_run_are_saved_and_reused(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    profile = replace(small.profile, runs=(RANDOM, PretrainConfig(method="neurokit_prominence")))
+    profile = replace(small.profile, runs=(RANDOM, make_run(method="neurokit_prominence")))
     w = replace(small, profile=profile)
     few = evaluate.evaluate_all(w, "label draws")
     fractions = sorted(profile.compare.label_fractions)
@@ -247,7 +247,7 @@ def go(w, config, **options):
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_every_method_trains_resumes_exactly_and_is_read_back(small, tmp_path, monkeypatch, method):
-    config = PretrainConfig(method=method, epochs=2, batch_size=16, learning_rate=0.003)
+    config = make_run(method=method, epochs=2, batch_size=16, learning_rate=0.003)
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "a"))
     whole = go(small, config)
     assert np.isfinite(whole.curves["total"]).all() and len(whole.curves) == 2
@@ -277,7 +277,7 @@ def test_domain_ssl_is_evaluated_on_z_scored_leads_also_when_read_back(
     small, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    config = PretrainConfig(method="domain_ssl", epochs=1, batch_size=64)
+    config = make_run(method="domain_ssl", epochs=1, batch_size=64)
     made, back, other = go(small, config), go(small, config), go(small, replace(config, seed=1))
     assert made.encoder is not back.encoder
     seen, rows = [], np.arange(5)
@@ -293,7 +293,7 @@ def test_domain_ssl_is_evaluated_on_z_scored_leads_also_when_read_back(
 
 def test_methods_have_keys_of_their_own_and_are_worth_an_evaluation(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    runs = tuple(PretrainConfig(method=m, epochs=1, batch_size=32) for m in ("cmsc", "ts2vec"))
+    runs = tuple(make_run(method=m, epochs=1, batch_size=32) for m in ("cmsc", "ts2vec"))
     w = replace(small, profile=replace(small.profile, runs=runs))
     for task in ("classification", "segmentation", "embedding"):
         rows = evaluate.evaluate_all(w, task)
@@ -304,7 +304,7 @@ def test_methods_have_keys_of_their_own_and_are_worth_an_evaluation(small, tmp_p
 def test_released_weights_need_a_file(small, monkeypatch, tmp_path):
     monkeypatch.delenv("BEATSSL_ECG_FM", raising=False)
     with pytest.raises(FileNotFoundError, match="ECG_FM=file"):
-        go(small, PretrainConfig(method="ecg_fm"))
+        go(small, make_run(method="ecg_fm"))
     monkeypatch.setenv("BEATSSL_ECG_FM", str(tmp_path / "no.pt"))
     with pytest.raises(FileNotFoundError, match="no.pt"):
-        go(small, PretrainConfig(method="ecg_fm"))
+        go(small, make_run(method="ecg_fm"))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from beatssl import evaluate
 from beatssl.data.records import wave_marks
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
 from beatssl.report import comparison
 from beatssl.report import figures as plots
 from beatssl.results import saved as results
@@ -24,10 +24,10 @@ def done(small, tmp_path_factory):
     """Both protocols run for an untrained encoder of two seeds, the best row, which is fine-tuned
     too, and a delineator."""
     runs = (
-        PretrainConfig(method="random"),
-        PretrainConfig(method="random", seed=1),
-        PretrainConfig(method="neurokit_prominence"),
-        PretrainConfig(rhythm="soft_1", beat="hard", exponent=50.0, epochs=1, batch_size=32),
+        make_run(method="random"),
+        make_run(method="random", seed=1),
+        make_run(method="neurokit_prominence"),
+        make_run(rhythm="soft_1", beat="hard", exponent=50.0, epochs=1, batch_size=32),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("comparison")))

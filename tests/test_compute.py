@@ -11,7 +11,7 @@ import torch
 from beatssl import compute
 from beatssl import profile as workspace
 from beatssl.methods import encoder as models
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
 from beatssl.profile import Profile
 from beatssl.results import saved as results
 from beatssl.settings import ROOT, ComputeConfig, ConfigError
@@ -74,7 +74,7 @@ def test_precision_decides_mixed_precision_and_stands_in_the_key(restored):
     class Store:
         content = "aa"
 
-    untrained, run, profile = PretrainConfig(method="random"), PretrainConfig(), Profile("p")
+    untrained, run, profile = make_run(method="random"), make_run(), Profile("p")
     keys, hashes, layer = {}, {}, torch.nn.Linear(2, 2)
     for config in (
         ComputeConfig(precision="bf16"),
@@ -102,9 +102,9 @@ def test_auto_is_what_the_hardware_has(restored):
     same = ComputeConfig(precision=found["precision"])
     assert found == compute.name(ComputeConfig()) == compute.name(same)
     profile = Profile("p")  # the resolved precision is hashed, not the word auto
-    assert results.settings_hash(PretrainConfig(), profile, "", results.SEGMENT, "frozen", 1.0) == (
+    assert results.settings_hash(make_run(), profile, "", results.SEGMENT, "frozen", 1.0) == (
         results.settings_hash(
-            PretrainConfig(), replace(profile, compute=same), "", results.SEGMENT, "frozen", 1.0
+            make_run(), replace(profile, compute=same), "", results.SEGMENT, "frozen", 1.0
         )
     )
 

@@ -1,14 +1,15 @@
 """Settings: what is unknown or of the wrong type is refused with its name."""
 
 import dataclasses
-import typing
 
 import nbformat
 import pytest
 
 from beatssl import settings as config
+from beatssl.methods import METHODS, make_run
+from beatssl.methods.base import RunSettings
+from beatssl.methods.beatssl import BeatSSLSettings
 from beatssl.methods.encoder import EncoderConfig
-from beatssl.methods.settings import ROW, PretrainConfig
 from beatssl.pages import plan as pages
 from beatssl.profile import load_profile, run_of
 from beatssl.results import saved as results
@@ -18,20 +19,22 @@ from beatssl.tasks import task_of
 
 def test_unknown_key_lists_the_known_ones():
     with pytest.raises(ConfigError, match="epoch'.*epochs"):
-        from_dict(PretrainConfig, {"epoch": 3})
+        make_run(epoch=3)
+    with pytest.raises(ConfigError, match="'rhythm'; known: .*lead_mask"):
+        make_run("w2v", rhythm="soft_1")
 
 
 @pytest.mark.parametrize(
     "key, value", [("epochs", 2.5), ("epochs", True), ("temperature", "0.1"), ("rhythm", 1)]
 )
 def test_wrong_type_names_the_setting(key, value):
-    with pytest.raises(ConfigError, match=f"PretrainConfig.{key}: expected"):
-        from_dict(PretrainConfig, {key: value})
+    with pytest.raises(ConfigError, match=f"run.{key}: expected"):
+        make_run(**{key: value})
 
 
 def test_yaml_float_trap_is_explained():
     with pytest.raises(ConfigError, match=r"1\.0e-3"):
-        from_dict(PretrainConfig, {"learning_rate": "1e-3"})
+        make_run(learning_rate="1e-3")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def test_yaml_float_trap_is_explained():
 )
 def test_values_outside_their_range_are_refused(key, value):
     with pytest.raises(ConfigError, match=key):
-        from_dict(PretrainConfig, {key: value})
+        make_run(**{key: value})
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_values_outside_their_range_are_refused(key, value):
 )
 def test_an_unknown_row_target_or_loss_lists_the_known_ones(key, known):
     with pytest.raises(ConfigError, match=known):
-        from_dict(PretrainConfig, {key: "new"})
+        make_run(**{key: "new"})
 
 
 def test_stride_is_set_by_the_later_stages():
@@ -88,36 +91,55 @@ def test_variants_change_the_base_and_have_names_of_their_own(tmp_path):
     )
     row, *bases, mse, coarse = load_profile("a", tmp_path / "runs.yml").runs
     same = {"rhythm": "soft_1", "beat": "hard", "epochs": 7}
-    assert bases == [PretrainConfig(**same, variant="base", seed=s) for s in (0, 1)]
-    assert mse == PretrainConfig(**same, variant="mse", loss="mse")
+    assert bases == [make_run(**same, variant="base", seed=s) for s in (0, 1)]
+    assert mse == make_run(**same, variant="mse", loss="mse")
     ids = ["beatssl-soft_1-hard-1-s0", "beatssl-soft_1-hard-1-mse-s0", "random-coarse-s0"]
     assert [row.run_id, mse.run_id, coarse.run_id] == ids
-    other = {"method": "random", "encoder_stride": 8, "epochs": 7}
-    assert coarse == PretrainConfig(**other, variant="coarse")
+    assert coarse == make_run("random", encoder_stride=8, variant="coarse")
+
+
+def test_every_setting_of_every_method_can_be_set_in_runs_yml(tmp_path):
+    """Once for all runs of a method, and once for a single run, which counts more."""
+    (tmp_path / "runs.yml").write_text(
+        "profiles: {a: {pretrain: {epochs: 7}, methods: {w2v: {network: {width: 48}, span: 5}, "
+        "domain_ssl: {clusters: 9}, cmsc: {epochs: 3}}, runs: [{method: w2v, span: 6}, "
+        "{method: random_w2v}, {method: domain_ssl, noise_sd: 0.1}, {method: cmsc}, "
+        "{method: ts2vec, alpha: 0.2}, {method: random_data}]}}"
+    )
+    w2v, untrained, domain_ssl, cmsc, ts2vec, data = load_profile("a", tmp_path / "runs.yml").runs
+    assert (w2v.span, w2v.network.width, w2v.epochs) == (6, 48, 7)
+    assert untrained.network == w2v.network and not hasattr(untrained, "span")
+    assert (domain_ssl.clusters, domain_ssl.noise_sd, domain_ssl.epochs) == (9, 0.1, 7)
+    assert (cmsc.epochs, ts2vec.alpha, data.batch_size) == (3, 0.2, 128)
+    for method, entry in METHODS.items():
+        for setting in dataclasses.fields(entry.settings):  # what it has, it takes
+            run = make_run(method)
+            assert make_run(**{**vars(run), setting.name: getattr(run, setting.name)}) == run
 
 
 def test_integers_become_floats_and_lists_tuples():
-    assert isinstance(from_dict(PretrainConfig, {"exponent": 50}).exponent, float)
+    assert isinstance(make_run(exponent=50).exponent, float)
     assert from_dict(EncoderConfig, {"widths": [8, 8]}).widths == (8, 8)
 
 
 def test_hash_changes_with_every_setting():
-    base = PretrainConfig()
-    others = [PretrainConfig(seed=1), PretrainConfig(exponent=50.0), PretrainConfig(beat="hard")]
+    base = make_run()
+    others = [make_run(seed=1), make_run(exponent=50.0), make_run(beat="hard")]
     assert len({config.config_hash(c) for c in [base, *others]}) == 4
-    assert config.config_hash(base) == config.config_hash(PretrainConfig())
+    assert config.config_hash(base) == config.config_hash(make_run())
 
 
 def test_all_profiles_of_runs_yml_are_valid_and_hold_the_rows_of_the_paper():
     for name in ("tiny", "subset", "full"):
         profile = load_profile(name)
-        rows = {(r.method, r.rhythm, r.beat, r.exponent) for r in profile.runs}
-        assert ("beatssl", "hard", "none", 1.0) in rows  # the baseline
-        assert ("beatssl", "soft_1", "hard", 50.0) in rows  # the paper's best
+        rows = {tuple(r.named().values()) for r in profile.runs if r.method == "beatssl"}
+        assert ("hard", "none", 1.0) in rows  # the baseline
+        assert ("soft_1", "hard", 50.0) in rows  # the paper's best
         assert any(r.method == "random" for r in profile.runs)
         for variants in (False, True):  # the same number of steps for all rows, for all variants
-            runs = [r for r in profile.runs if bool(r.variant) == variants]
-            assert len({(r.epochs, r.batch_size) for r in runs if r.method == "beatssl"}) <= 1
+            runs = [r for r in profile.runs if r.method == "beatssl"]
+            steps = {(r.epochs, r.batch_size) for r in runs if bool(r.variant) == variants}
+            assert len(steps) <= 1
 
 
 def test_subset_holds_every_row_of_table_1():
@@ -126,8 +148,8 @@ def test_subset_holds_every_row_of_table_1():
     names = {(r.rhythm, r.beat, r.exponent) for r in rows}
     assert len(names) == 14
     for rhythm, beat, exponent in names:
-        mine = [r for r in runs if (r.rhythm, r.beat, r.exponent) == (rhythm, beat, exponent)]
-        seeds = {r.seed for r in mine if r.method == "beatssl" and not r.variant}
+        name = make_run(rhythm=rhythm, beat=beat, exponent=exponent).name
+        seeds = {r.seed for r in runs if r.name == name}
         assert len(seeds) >= 3, (rhythm, beat, exponent)
 
 
@@ -137,6 +159,11 @@ def test_subset_holds_every_row_of_table_1():
         ("profiles: {a: {date: {}}}", "unknown key 'date'"),
         ("profiles: {a: {data: {ptbxl: 3}}}", "expected str"),
         ("profiles: {a: {runs: [{seeds: [0, 0]}]}}", "twice"),
+        ("profiles: {a: {runs: [{method: simclr}]}}", "known: random, .*beatssl, cmsc"),
+        ("profiles: {a: {pretrain: {epoch: 3}}}", "unknown key 'epoch'"),
+        ("profiles: {a: {methods: {cmsc: {span: 3}}}}", "unknown key 'span'"),
+        ("profiles: {a: {methods: {simclr: {}}}}", "known: random, .*beatssl, cmsc"),
+        ("profiles: {a: {runs: [{loss: triplet}]}}", "known: normalised, unnormalised, bce, mse"),
         ("profiles: {b: {}}", "known: b"),
     ],
 )
@@ -151,24 +178,25 @@ def test_a_faulty_runs_yml_is_refused(tmp_path, text, words):
 NOTEBOOK = nbformat.read(config.ROOT / "notebooks" / "05_pretraining.ipynb", as_version=4)
 
 
-def by_hand(profile: str, **given) -> PretrainConfig:
+def by_hand(profile: str, **given) -> RunSettings:
     """What the notebook does with `-p profile ... -p name value`: its cell, then the given ones."""
     namespace: dict = {}
     exec(NOTEBOOK.cells[1].source, namespace)
     return run_of(load_profile(profile), {**namespace, "profile": profile, **given})
 
 
-def run(profile: str, run_id: str) -> PretrainConfig:
+def run(profile: str, run_id: str) -> RunSettings:
     return {r.run_id: r for r in load_profile(profile).runs}[run_id]
 
 
 def test_the_notebook_declares_every_setting_with_its_type_and_leaves_it_to_the_profile():
     kinds = pages.declared_parameters(NOTEBOOK, "05_pretraining")
-    assert kinds == {"profile": str, **typing.get_type_hints(PretrainConfig)}
+    settings = {f.name: f.type for f in dataclasses.fields(BeatSSLSettings)}
+    assert {n: k.__name__ for n, k in kinds.items()} == {"profile": "str", **settings}
     cell: dict = {}
     exec(NOTEBOOK.cells[1].source, cell)
     real = {name for name in kinds if cell[name] is not None}
-    assert real == {"profile", "method", *ROW, "variant", "seed"}
+    assert real == {"profile", "method", *BeatSSLSettings.row, "variant", "seed"}
 
 
 @pytest.mark.parametrize("name", ["tiny", "subset", "full"])
@@ -220,9 +248,7 @@ def test_by_hand_a_changed_setting_is_a_variant_of_its_own(given, variant):
 
 def test_by_hand_a_row_that_the_profile_does_not_list_has_its_common_settings():
     made = by_hand("full", rhythm="soft_2", exponent=5)
-    assert made == PretrainConfig(
-        rhythm="soft_2", beat="hard", exponent=5.0, epochs=50, batch_size=256
-    )
+    assert made == make_run(rhythm="soft_2", beat="hard", exponent=5.0, epochs=50, batch_size=256)
     assert by_hand("full", method="cmsc", epochs=2).run_id == "cmsc-epochs_2-s0"
     other = by_hand("subset", seed=7)  # a seed more is no variant
     assert other == dataclasses.replace(run("subset", "beatssl-soft_1-hard-50-s0"), seed=7)
@@ -260,7 +286,8 @@ def test_by_hand_a_faulty_parameter_is_refused(given, words):
 def test_results_of_a_run_by_hand_do_not_stop_the_profile(small, tmp_path, monkeypatch):
     """They used to bear the name of the profile's own run, which was then found stale."""
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    profile = dataclasses.replace(small.profile, pretrain=small.profile.runs[0])
+    methods = {"beatssl": {"epochs": 3, "batch_size": 32}}
+    profile = dataclasses.replace(small.profile, methods=methods)
     for given in ({}, {"temperature": 0.5}):
         made = run_of(profile, {"rhythm": "hard", "beat": "none", **given})
         task = task_of(results.CLASSIFY)

@@ -10,13 +10,13 @@ import torch
 from beatssl.data.beats import BEAT_FEATURES, RECORD_FEATURES
 from beatssl.methods import domain_ssl as d
 from beatssl.methods import losses
-from beatssl.methods.base import Batch
-from beatssl.methods.encoder import StandardisedConfig, StandardisedEncoder, build_encoder, zscore
+from beatssl.methods.base import Batch, Setup
+from beatssl.methods.encoder import StandardisedConfig, build_encoder, zscore
 from beatssl.methods.targets import FeatureScale
 from beatssl.tasks.classify import Classifier
 
-CONFIG = d.DomainSSLConfig()
-NEUTRAL = d.DomainSSLConfig(
+CONFIG = d.DomainSSLSettings()
+NEUTRAL = d.DomainSSLSettings(
     jitter_seconds=0, time_scale=(1, 1), magnitude=(1, 1), noise_sd=0, cutout=0
 )
 
@@ -158,7 +158,7 @@ def test_augmentation_is_decided_by_the_generator_and_leaves_its_input():
 )
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        d.DomainSSLConfig(**wrong)
+        d.DomainSSLSettings(**wrong)
 
 
 # Instance loss
@@ -233,7 +233,7 @@ def test_there_are_no_more_clusters_than_records():
     assert d.cluster_ids(torch.ones(5, 3), 128, seed=0).tolist() == [0] * 5
 
 
-SMALL = d.DomainSSLConfig(clusters=4, projector_out=2)
+SMALL = d.DomainSSLSettings(clusters=4, projector_out=2)
 A = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]]), torch.tensor([0, 0, 2])
 B = torch.tensor([[0.0, -1.0], [4.0, 0.0], [3.0, 4.0]]), torch.tensor([0, 0, 1])
 
@@ -289,7 +289,7 @@ def numpy_prototypes(batches, clusters, dim, beta=0.5, m=10, mean_tau=0.07):
 
 
 def test_prototype_loss_equals_plain_numpy():
-    config = d.DomainSSLConfig(clusters=6, projector_out=5)
+    config = d.DomainSSLSettings(clusters=6, projector_out=5)
     z = torch.randn(3, 10, 5, generator=generator(2))
     ids = torch.tensor(
         [
@@ -347,15 +347,15 @@ TOTAL = 1000  # steps
 
 
 def method(encoder=None, **change):
-    config = d.DomainSSLConfig(clusters=8, **change)
-    ids = d.cluster_ids(SCALE.standardise(FEATURES), 8, seed=0)
+    config = d.DomainSSLSettings(clusters=8, **change)
     torch.manual_seed(0)
-    return d.DomainSSL(encoder or Doubler(), config, SCALE, ids, 100, total_steps=TOTAL)
+    setup = Setup(config, encoder or Doubler(), 100, FEATURES, SCALE, SCALE, TOTAL)
+    return d.DomainSSL(setup)
 
 
 def small_encoder():
     config = StandardisedConfig(widths=(4,), strides=(1,), dilations=(1,), blocks=1)
-    return build_encoder(config, 0, StandardisedEncoder)
+    return build_encoder(config, 0)
 
 
 def test_views_reach_the_layers_untouched_and_records_z_scored():
@@ -433,15 +433,3 @@ def test_a_few_steps_lower_the_loss():
         optimizer.step()
         curve.append(total.item())
     assert np.mean(curve[-5:]) < np.mean(curve[:5])
-
-
-def test_ids_outside_the_clusters_are_refused():
-    with pytest.raises(ValueError, match="expected 0 to 7"):
-        d.DomainSSL(
-            Doubler(),
-            d.DomainSSLConfig(clusters=8),
-            SCALE,
-            torch.tensor([0, 8]),
-            100,
-            total_steps=1,
-        )

@@ -16,16 +16,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from beatssl.methods import ecg_fm
-from beatssl.methods.base import Batch
-from beatssl.methods.ecg_fm import (
-    W2V_SMALL,
-    CheckpointError,
-    EcgFm,
-    W2VCmscRlm,
-    W2VConfig,
-    W2VEncoder,
-)
+from beatssl.methods import ecg_fm_weights, w2v
+from beatssl.methods.base import Batch, Setup
+from beatssl.methods.ecg_fm_weights import CheckpointError
+from beatssl.methods.w2v import W2V_SMALL, EcgFm, W2VCmscRlm, W2VConfig, W2VEncoder, W2VSettings
 
 TINY = W2VConfig(
     conv_channels=8,
@@ -54,11 +48,12 @@ def built(cls, config=TINY, n=0):
         return cls(config).eval()
 
 
-def method():
+def method(config=TINY, rate=500, **settings):
     """The pretraining of a tiny encoder, for records of 500 Hz."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return W2VCmscRlm(EcgFm(W2VEncoder(TINY), 500)).eval()
+        encoder = EcgFm(W2VEncoder(config), rate)
+        return W2VCmscRlm(Setup(W2VSettings(**settings), encoder, rate)).eval()
 
 
 def randomised(module, n=0):
@@ -84,7 +79,7 @@ def test_a_token_every_16_samples(time, tokens):
 def test_published_numbers_of_tensors_and_parameters():
     """215 tensors in the released file, 209 in a finetuned one (encoder and proj)."""
     with torch.device("meta"):
-        whole, encoder = ecg_fm.W2VPretraining(W2VConfig()), W2VEncoder(W2VConfig())
+        whole, encoder = w2v.W2VPretraining(W2VConfig()), W2VEncoder(W2VConfig())
         width = dataclasses.replace(W2VConfig(), width=256, layers=4, heads=4, ffn=1024)
         small, ours = W2VEncoder(width), W2VEncoder(W2V_SMALL)
     count = {m: sum(p.numel() for p in m.parameters()) for m in (whole, encoder, small, ours)}
@@ -124,7 +119,7 @@ def test_published_names():
         | both(*(f"encoder.layers.{i}.{part}" for i in range(12) for part in layer))
     )
     with torch.device("meta"):
-        state = ecg_fm.W2VPretraining(W2VConfig()).state_dict()
+        state = w2v.W2VPretraining(W2VConfig()).state_dict()
     assert set(state) == names
     assert state["quantizer.vars"].shape == (1, 640, 128)
     assert state["conv_pos.pos_conv.0.parametrizations.weight.original0"].shape == (1, 1, 128)
@@ -180,7 +175,7 @@ def test_encoder_equals_torch_layers_with_the_same_weights():
 
 
 def test_masked_tokens_are_hidden():
-    model = built(ecg_fm.W2VPretraining)
+    model = built(w2v.W2VPretraining)
     a, b = torch.randn(2, 1, 12, 320, generator=seed(0))
     everything = torch.ones(1, 20, dtype=torch.bool)
     torch.testing.assert_close(model(a, everything), model(b, everything))
@@ -211,14 +206,14 @@ def published(model, finetuned=False, old_spelling=False):
 @pytest.mark.parametrize("finetuned", [False, True])
 @pytest.mark.parametrize("old_spelling", [False, True])
 def test_every_published_form_gives_the_same_encoder(tmp_path, form, finetuned, old_spelling):
-    model = randomised(built(ecg_fm.W2VPretraining))
+    model = randomised(built(w2v.W2VPretraining))
     state = published(model, finetuned, old_spelling)
     path = tmp_path / ("c.safetensors" if form == "safetensors" else "c.pt")
     if form == "safetensors":
         save_file(state, path)
     else:
         torch.save({"args": None, "model": state} if form == "fairseq" else state, path)
-    encoder = ecg_fm.load_ecg_fm(path, TINY)
+    encoder = ecg_fm_weights.load_ecg_fm(path, TINY)
     x = torch.randn(2, 12, 320, generator=seed(0))
     assert not encoder.training and type(encoder) is W2VEncoder
     assert all(p.requires_grad and p.dtype == torch.float32 for p in encoder.parameters())
@@ -226,41 +221,41 @@ def test_every_published_form_gives_the_same_encoder(tmp_path, form, finetuned, 
 
 
 def test_wrong_tensors_are_named(tmp_path):
-    path, whole = tmp_path / "c.safetensors", published(built(ecg_fm.W2VPretraining))
+    path, whole = tmp_path / "c.safetensors", published(built(w2v.W2VPretraining))
 
     def error(**changes):
         state = {k: t for k, t in (whole | changes).items() if t is not None}
         save_file(state, path)
         with pytest.raises(CheckpointError, match="c.safetensors.*W2VConfig") as caught:
-            ecg_fm.load_ecg_fm(path, TINY)
+            ecg_fm_weights.load_ecg_fm(path, TINY)
         return str(caught.value)
 
     lost = "encoder.layers.1.fc1.bias"
-    assert f"1 missing: {lost}" in error(**{lost: None})
-    shape = "post_extract_proj.weight (16, 9) instead of (16, 8)"
+    assert f'Missing key(s) in state_dict: "{lost}"' in error(**{lost: None})
+    shape = "size mismatch for post_extract_proj.weight"
     assert shape in error(**{"post_extract_proj.weight": torch.zeros(16, 9)})
-    assert "1 unknown: encoder.layers.2.fc1.bias" in error(
+    assert 'Unexpected key(s) in state_dict: "encoder.layers.2.fc1.bias"' in error(
         **{"encoder.layers.2.fc1.bias": torch.zeros(24)}  # a deeper model is not cut silently
     )
     del whole["layer_norm.bias"]
     save_file(whole, path)
-    with pytest.raises(CheckpointError, match="1 missing: layer_norm.bias; .* of another shape"):
-        ecg_fm.load_ecg_fm(path, W2VConfig(**{**vars(TINY), "ffn": 25}))
+    with pytest.raises(CheckpointError, match="(?s)layer_norm.bias.*size mismatch"):
+        ecg_fm_weights.load_ecg_fm(path, W2VConfig(**{**vars(TINY), "ffn": 25}))
 
 
 def test_unreadable_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no-file.pt.*wanglab/ecg-fm"):
-        ecg_fm.load_ecg_fm(tmp_path / "no-file.pt")
+        ecg_fm_weights.load_ecg_fm(tmp_path / "no-file.pt")
     for name, content in [("a.pt", b"PK\3\4 cut"), ("b.pt", b""), ("c.safetensors", b"junk")]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name):
-            ecg_fm.load_ecg_fm(tmp_path / name)
+            ecg_fm_weights.load_ecg_fm(tmp_path / name)
     torch.save({"model": {"epoch": 3}}, tmp_path / "d.pt")
     with pytest.raises(CheckpointError, match="d.pt holds no tensors"):
-        ecg_fm.load_ecg_fm(tmp_path / "d.pt")
+        ecg_fm_weights.load_ecg_fm(tmp_path / "d.pt")
     torch.save([torch.zeros(1)], tmp_path / "e.pt")
     with pytest.raises(CheckpointError, match="e.pt holds a list"):
-        ecg_fm.load_ecg_fm(tmp_path / "e.pt")
+        ecg_fm_weights.load_ecg_fm(tmp_path / "e.pt")
 
 
 class Trap:
@@ -277,15 +272,15 @@ def spring():
 
 
 def test_pickled_objects_are_refused_unless_trusted(tmp_path, capsys):
-    source, target = tmp_path / "released.pt", tmp_path / "new" / "ecg_fm.safetensors"
-    state = published(built(ecg_fm.W2VPretraining), old_spelling=True)
+    source, target = tmp_path / "released.pt", tmp_path / "new" / "w2v.safetensors"
+    state = published(built(w2v.W2VPretraining), old_spelling=True)
     torch.save({"cfg": argparse.Namespace(lr=5e-5), "trap": Trap(), "model": state}, source)
     with pytest.raises(CheckpointError, match="released.pt.*trust.*--trust"):
-        ecg_fm.load_ecg_fm(source, TINY)
-    assert ecg_fm.main([str(source), str(target)]) == 1
+        ecg_fm_weights.load_ecg_fm(source, TINY)
+    assert ecg_fm_weights.main([str(source), str(target)]) == 1
     assert "--trust" in capsys.readouterr().err and not target.exists() and not Trap.sprung
 
-    assert ecg_fm.main([str(source), str(target), "--trust"]) == 0
+    assert ecg_fm_weights.main([str(source), str(target), "--trust"]) == 0
     assert Trap.sprung
     said = capsys.readouterr().out
     assert hashlib.sha256(source.read_bytes()).hexdigest() in said
@@ -293,10 +288,10 @@ def test_pickled_objects_are_refused_unless_trusted(tmp_path, capsys):
     back = load_file(target)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k].view(torch.int32), state[k].view(torch.int32)) for k in state)
-    ecg_fm.load_ecg_fm(target, TINY)
+    ecg_fm_weights.load_ecg_fm(target, TINY)
     assert [p.name for p in target.parent.iterdir()] == [target.name]
     with pytest.raises(CheckpointError, match="end it in .safetensors"):
-        ecg_fm.convert(source, tmp_path / "x.pt", trust=True)
+        ecg_fm_weights.convert(source, tmp_path / "x.pt", trust=True)
 
 
 def test_a_package_that_unpickling_needs_is_named(tmp_path):
@@ -308,11 +303,11 @@ def test_a_package_that_unpickling_needs_is_named(tmp_path):
     finally:
         del sys.modules[module.__name__]
     with pytest.raises(CheckpointError, match="not_installed_here.*install"):
-        ecg_fm.convert(tmp_path / "c.pt", tmp_path / "c.safetensors", trust=True)
+        ecg_fm_weights.convert(tmp_path / "c.pt", tmp_path / "c.safetensors", trust=True)
     assert not (tmp_path / "c.safetensors").exists()
     (tmp_path / "d.pt").write_bytes(pickle.dumps(3))
     with pytest.raises(CheckpointError, match="d.pt"):
-        ecg_fm.read_checkpoint(tmp_path / "d.pt", trust=True)
+        ecg_fm_weights.read_checkpoint(tmp_path / "d.pt", trust=True)
 
 
 # ---------------------------------------------------------------- our records
@@ -339,7 +334,7 @@ def test_step_j_lies_on_sample_j_times_stride(time, rate):
     assert e.shape == (math.ceil(time / 4),)
     step = 4.0 * torch.arange(len(e))
     inside = (step > 0.1 * rate) & (step < time - 0.1 * rate)  # tokens are 32 ms wide
-    x = ecg_fm.model_input(ramp, rate, 500)[0, 0]  # z-scores at 500 Hz
+    x = w2v.model_input(ramp, rate, 500)[0, 0]  # z-scores at 500 Hz
     expected = np.interp(step.numpy() / rate, np.arange(len(x)) / 500, x.numpy())
     np.testing.assert_allclose(e[inside].numpy(), expected[inside.numpy()], atol=1e-4)
     assert e.min() >= x.min() and e.max() <= x.max() and (e.diff() >= 0).all()
@@ -358,14 +353,14 @@ def test_records_and_leads_are_prepared_apart():
     signals = torch.randn(2, 12, 1000, generator=seed(0)) * 3 + 100
     signals[0, 4] = 0.1
     signals[1, 5] = 0
-    x = ecg_fm.model_input(signals, 100, 500)
+    x = w2v.model_input(signals, 100, 500)
     assert x.shape == (2, 12, 5000)
     assert (x[0, 4] == 0).all() and (x[1, 5] == 0).all()
     varies = torch.ones(2, 12, dtype=torch.bool)
     varies[0, 4] = varies[1, 5] = False
     torch.testing.assert_close(x.mean(2), torch.zeros(2, 12), rtol=0, atol=1e-4)
     torch.testing.assert_close(x.std(2, unbiased=False)[varies], torch.ones(22))
-    torch.testing.assert_close(ecg_fm.model_input(3 * signals - 7, 100, 500), x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(w2v.model_input(3 * signals - 7, 100, 500), x, rtol=0, atol=1e-4)
     where = np.arange(5000) / 5
     lead = np.interp(where, np.arange(1000), signals[0, 0].double().numpy())
     lead = (lead - lead.mean()) / lead.std()
@@ -377,7 +372,7 @@ def test_wrapper_on_the_encoder_itself():
     encoder = built(W2VEncoder)
     signals = torch.randn(1, 12, 10_000, generator=seed(0))
     wrapper = EcgFm(encoder, 1000, stride=1)
-    x, e = ecg_fm.model_input(signals, 1000, 500), wrapper(signals)
+    x, e = w2v.model_input(signals, 1000, 500), wrapper(signals)
     assert wrapper.channels == 16 and e.shape == (1, 16, 10_000)
     for first in (0, 2500):
         tokens = encoder(x[..., first : first + 2500])
@@ -394,7 +389,7 @@ def test_info_nce_equals_numpy():
     rows, masked, dim = 2, 7, 5
     x, y = torch.randn(2, rows, masked, dim, generator=seed(0))
     codes = torch.randint(2, (rows, masked, 2), generator=seed(1))
-    negatives = ecg_fm.draw_negatives(rows, masked, seed(2))
+    negatives = w2v.draw_negatives(rows, masked, 100, seed(2))
     assert negatives.shape == (rows, masked, 100)
     assert (negatives != torch.arange(masked)[:, None]).all()
     assert negatives.min() == 0 and negatives.max() == masked - 1
@@ -411,12 +406,12 @@ def test_info_nce_equals_numpy():
             exponents = np.exp([logit(r, t, j) for j in [t, *others]])
             terms.append(-np.log(exponents[0] / exponents.sum()))
     assert left_out > 0
-    loss = ecg_fm.info_nce(x, y, codes, negatives)
+    loss = w2v.info_nce(x, y, codes, negatives, 0.1)
     assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
     same = torch.zeros_like(codes)  # a collapsed quantiser leaves nothing to tell apart
-    assert ecg_fm.info_nce(x, y, same, negatives).item() == pytest.approx(0, abs=1e-6)
+    assert w2v.info_nce(x, y, same, negatives, 0.1).item() == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="longer segments"):
-        ecg_fm.draw_negatives(1, 1, seed(0))
+        w2v.draw_negatives(1, 1, 100, seed(0))
 
 
 def expected_share(tokens, span=10, probability=0.65):
@@ -433,7 +428,7 @@ def expected_share(tokens, span=10, probability=0.65):
 @pytest.mark.parametrize("tokens, documented", [(156, 0.496), (31, 0.532)])
 def test_masked_share_of_one_row(tokens, documented):
     generator = seed(0)
-    share = torch.cat([ecg_fm.span_mask(1, tokens, generator) for _ in range(400)]).float()
+    share = torch.cat([w2v.span_mask(1, tokens, 0.65, 10, generator) for _ in range(400)]).float()
     assert expected_share(tokens) == pytest.approx(documented, abs=0.001)
     assert share.mean().item() == pytest.approx(documented, abs=0.015)
     assert share[:, -1].any() and share[:, 0].any()
@@ -442,19 +437,19 @@ def test_masked_share_of_one_row(tokens, documented):
 def test_rows_of_a_batch_have_as_many_masked_tokens():
     generator = seed(0)
     for rows, documented in [(16, 0.40), (128, 0.35)]:
-        masks = [ecg_fm.span_mask(rows, 156, generator) for _ in range(20)]
+        masks = [w2v.span_mask(rows, 156, 0.65, 10, generator) for _ in range(20)]
         assert all(len(set(m.sum(dim=1).tolist())) == 1 for m in masks)
         assert torch.cat(masks).float().mean().item() == pytest.approx(documented, abs=0.02)
-    alone = ecg_fm.span_mask(1, 156, generator)[0].tolist()
+    alone = w2v.span_mask(1, 156, 0.65, 10, generator)[0].tolist()
     runs = "".join("x" if m else " " for m in alone).split()
     assert min(map(len, runs)) >= 10  # whole spans
     with pytest.raises(ValueError, match="10 tokens"):
-        ecg_fm.span_mask(4, 10, generator)
+        w2v.span_mask(4, 10, 0.65, 10, generator)
 
 
 def test_leads_are_masked_whole_and_half_of_them():
     signals = torch.rand(300, 12, 8, generator=seed(0)) + 1
-    masked = ecg_fm.mask_leads(signals, seed(1))
+    masked = w2v.mask_leads(signals, 0.5, seed(1))
     gone = (masked == 0).all(dim=2)
     assert torch.equal(masked, signals * ~gone[..., None])
     assert gone.float().mean().item() == pytest.approx(0.5, abs=0.03)
@@ -462,7 +457,7 @@ def test_leads_are_masked_whole_and_half_of_them():
 
 
 def test_quantiser_picks_code_vectors_as_often_as_the_softmax_says():
-    q = built(ecg_fm.Quantizer)
+    q = built(w2v.Quantizer)
     x = 0.3 * torch.randn(1, 8, generator=seed(0))
     vectors, chosen, perplexity = q(x.expand(4000, 8), 0.7, seed(1))
     books = q.vars.view(2, 5, 3)
@@ -505,11 +500,10 @@ def test_training_step_adds_up_and_reaches_every_parameter():
 
 
 def test_convolutions_learn_with_a_tenth_of_the_gradient(monkeypatch):
-    monkeypatch.setattr(ecg_fm, "autocast", lambda device: contextlib.nullcontext())  # exact
+    monkeypatch.setattr(w2v, "autocast", lambda device: contextlib.nullcontext())  # exact
     grads = []
-    for factor in (ecg_fm.FEATURE_GRADIENT, 1.0):
-        monkeypatch.setattr(ecg_fm, "FEATURE_GRADIENT", factor)
-        model = method().train()
+    for factor in (0.1, 1.0):
+        model = method(feature_gradient=factor).train()
         step(model)["total"].backward()
         grads.append({k: p.grad for k, p in model.model.named_parameters()})
     for name, gradient in grads[0].items():
@@ -560,13 +554,11 @@ def test_kept_encoder_has_the_trained_weights_and_none_of_the_heads():
 
 def test_training_step_resamples_and_standardises_records_of_another_rate():
     config = dataclasses.replace(TINY, sampling_rate=200)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = W2VCmscRlm(EcgFm(W2VEncoder(config), 100)).train()
+    model = method(config, 100).train()
     signals = 5 + torch.randn(3, 12, 320, generator=seed(9))
     found = model.training_step(Batch(None, signals, *[None] * 5), seed(1))
     model.steps.fill_(0)
-    expected = model.losses(ecg_fm.model_input(signals, 100, 200), seed(1))
+    expected = model.losses(w2v.model_input(signals, 100, 200), seed(1))
     assert all(torch.equal(found[k], expected[k]) for k in found)
 
 

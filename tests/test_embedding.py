@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from beatssl.evaluate import evaluate_run, train
-from beatssl.methods import losses
+from beatssl.methods import losses, make_run
 from beatssl.methods.encoder import EncoderConfig, build_encoder, with_data_statistics
-from beatssl.methods.settings import PretrainConfig
 from beatssl.report import tables
 from beatssl.tasks import embedding
 from beatssl.tasks import scores as metrics
@@ -97,7 +96,7 @@ def test_what_all_views_share_is_no_agreement():
 
 
 def test_health_shows_alignment_beside_its_chance(small):
-    run = train(small, PretrainConfig(method="random"))
+    run = train(small, make_run(method="random"))
     found = embedding.diagnose(run.config, small.store, run.encoder)
     both = np.concatenate([found["first"], found["second"]])
     np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
@@ -117,7 +116,7 @@ def test_overlap_of_label_sets():
 
 
 def test_neighbours_are_training_records_and_agreement_is_their_overlap(small):
-    run = train(small, PretrainConfig(method="random"))
+    run = train(small, make_run(method="random"))
     found = embedding.diagnose(run.config, small.store, run.encoder)
     parts = split(small.store)
     for name in ("record_id", "patient_id"):
@@ -134,7 +133,7 @@ def test_neighbours_are_training_records_and_agreement_is_their_overlap(small):
 
 
 def test_the_same_views_for_every_encoder_and_rows_without_reference(small):
-    run = train(small, PretrainConfig(method="random"))
+    run = train(small, make_run(method="random"))
     once = embedding.diagnose(run.config, small.store, run.encoder)
     again = embedding.diagnose(run.config, small.store, run.encoder)
     np.testing.assert_array_equal(once["first"], again["first"])
@@ -174,7 +173,7 @@ def test_as_initialised_nothing_is_normalised():
 
 
 def test_maps_hold_the_records_of_fold_10_and_their_whole_beats(small):
-    run = train(small, PretrainConfig(method="random"))
+    run = train(small, make_run(method="random"))
     found = embedding.maps(run.config, small.store, small.beats, run.encoder)
     test = split(small.store)["test"]
     points, labels, share = found["records"]

@@ -16,16 +16,17 @@ from beatssl import fingerprint
 from beatssl.data.beats import Beats, beats_fingerprint
 from beatssl.data.store import store_code
 from beatssl.evaluate import evaluate_all
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
 from beatssl.profile import Profile
 from beatssl.restamp import restamp
 from beatssl.results import saved as results
+from beatssl.settings import ConfigError
 from beatssl.tasks import TASKS
 from beatssl.train import Training, pretrain, run_key
 
 PACKAGE = Path(fingerprint.__file__).parent
 RUNS = {
-    name: PretrainConfig(method=name)
+    name: make_run(method=name)
     for name in ("random", "beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v")
 }
 TRAINED = ("beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v")
@@ -49,7 +50,7 @@ def keys(root: Path) -> dict[tuple, str]:
         for task in TASKS.values():
             table[task.name, name] = results.code_of(config, PROFILE, task, root)
     for method in ("neurokit_dwt", "features"):
-        config = PretrainConfig(method=method)
+        config = make_run(method=method)
         table["no encoder", method] = results.code_of(config, PROFILE, TASKS["more folds"], root)
     return table
 
@@ -93,11 +94,7 @@ MUTATIONS = {
         of(CLASSIFIED),
     ),
     "how a method is built": (
-        (
-            "methods/__init__.py",
-            "return METHODS[setup.config.method](setup)",
-            "return METHODS[setup.config.method](setup).eval()",
-        ),
+        ("train.py", ".build(setup).to(device)", ".build(setup).eval().to(device)"),
         of(("run",), TRAINED),
     ),
     "the augmentation, which health looks at too": (
@@ -109,7 +106,7 @@ MUTATIONS = {
         of((*CLASSIFIED, results.EMBED)),
     ),
     "a constant of one method": (
-        ("methods/ts2vec.py", "ALPHA = 0.5", "ALPHA = 0.25"),
+        ("methods/ts2vec.py", "CHUNK_ELEMENTS = 2**24", "CHUNK_ELEMENTS = 2**22"),
         of(("run",), ("ts2vec",)),
     ),
     "the loop of training": (("train.py", "self.schedule.step()", "pass"), of(("run",), TRAINED)),
@@ -147,19 +144,18 @@ HARMLESS = {
     "a new method": [
         (
             "methods/__init__.py",
-            '    "w2v": ecg_fm.build,\n',
-            '    "w2v": ecg_fm.build,\n    "new": new.build,\n',
+            '    "w2v": w2v.ENTRY,',
+            '    "w2v": w2v.ENTRY,\n    "new": new.ENTRY,',
         ),
         ("methods/__init__.py", "import beatssl, cmsc", "import new, beatssl, cmsc"),
-        ("methods/new.py", "", "def build(setup):\n    return setup.encoder\n"),
-        ("settings.py", '"domain_ssl", "ts2vec"', '"domain_ssl", "new", "ts2vec"'),
+        ("methods/new.py", "", "ENTRY = None\n"),
     ],
-    "a new setting of another method": [
-        (
-            "settings.py",
-            "    temporal_unit: int = 0\n",
-            "    temporal_unit: int = 0\n    new: int = 0\n",
-        )
+    "a new loss and a new measure": [
+        ("methods/losses.py", '    "mse": mse,', '    "mse": mse,\n    "new": mse,'),
+        ("methods/targets.py", "exp_distance, linear", "exp_distance, exp_distance, linear"),
+    ],
+    "a new setting of a method": [
+        ("methods/ts2vec.py", "    alpha: float = 0.5", "    new: int = 0\n    alpha: float = 0.5")
     ],
     "a moved function": [
         ("tasks/scores.py", "def thresholds(", "def _gone("),
@@ -183,12 +179,13 @@ def test_an_edit_that_changes_no_number_changes_no_key(tmp_path, before, name):
 
 
 def test_settings_of_another_method_do_not_concern_a_run():
-    own = PretrainConfig(method="ts2vec").own_settings()
-    assert own == PretrainConfig(method="ts2vec", temperature=0.5, beat="hard").own_settings()
-    assert own != PretrainConfig(method="ts2vec", epochs=3).own_settings()
-    ours = PretrainConfig().own_settings()
-    assert ours != PretrainConfig(temperature=0.5).own_settings()
-    assert ours == PretrainConfig(variant="named").own_settings()  # a name trains nothing
+    own = make_run(method="ts2vec").own_settings()
+    with pytest.raises(ConfigError, match="unknown key 'temperature'"):
+        make_run(method="ts2vec", temperature=0.5)
+    assert own != make_run(method="ts2vec", epochs=3).own_settings()
+    ours = make_run().own_settings()
+    assert ours != make_run(temperature=0.5).own_settings()
+    assert ours == make_run(variant="named").own_settings()  # a name trains nothing
 
 
 def test_a_root_that_is_not_there_is_named():
@@ -219,7 +216,7 @@ def test_closure_follows_aliases_reexports_and_imports_inside_functions(tmp_path
 def trained(small, tmp_path, monkeypatch):
     """A workspace with one trained run and an untrained one, evaluated."""
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    runs = (PretrainConfig(epochs=1, batch_size=32), PretrainConfig(method="random"))
+    runs = (make_run(epochs=1, batch_size=32), make_run(method="random"))
     profile = dataclasses.replace(small.profile, runs=runs)
     w = dataclasses.replace(small, profile=profile)
     for task in ("classification", "segmentation", "embedding", "label draws"):
@@ -292,7 +289,7 @@ def as_older_layout(w) -> None:
     methods in the run, the hash of other code."""
     for path in (w.profile.work / "results").glob("*.json"):
         entry = json.loads(path.read_text())
-        run = dataclasses.asdict(PretrainConfig()) | entry["evaluation"]["run"]
+        run = {**dataclasses.asdict(make_run()), **entry["evaluation"]["run"]}
         described = entry["evaluation"] | {"run": run, "code": "0" * 12}
         key = described.pop("key")
         path.write_text(json.dumps({"key": key, "evaluation": described, "rows": entry["rows"]}))

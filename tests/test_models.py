@@ -6,8 +6,8 @@ import torch
 
 from beatssl.evaluate import protocols
 from beatssl.methods import encoder as models
+from beatssl.methods import make_run
 from beatssl.methods.encoder import EncoderConfig
-from beatssl.methods.settings import PretrainConfig
 from beatssl.train import pretrain
 
 CONFIG = EncoderConfig(widths=(8, 8, 16), strides=(1, 2, 1), dilations=(1, 1, 2), blocks=1)
@@ -138,7 +138,7 @@ def test_untrained_encoders_of_all_networks(small):
         "random_ts2vec": 1,
         "random_w2v": 4,
     }.items():
-        config = PretrainConfig(method=method)
+        config = make_run(method=method)
         run = pretrain(config, small.profile, small.store, small.beats)
         assert run.encoder.stride == stride and len(run.curves) == 0 and not run.encoder.training
         again = pretrain(config, small.profile, small.store, small.beats)  # from the file

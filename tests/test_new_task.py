@@ -1,4 +1,4 @@
-"""A task is added in one place: all of it stands in this file, and one line puts it in the registry."""
+"""A task is added in one place: it stands in this file, and one line puts it in the registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from beatssl.evaluate import absent, evaluate_all
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
 from beatssl.profile import load_profile
 from beatssl.report import tables
 from beatssl.results import saved
@@ -61,7 +61,7 @@ def amplitude(small, tmp_path, monkeypatch):
     entry = {"tasks": {"amplitude": {"label_fractions": [0.5, 1.0], "lead": 2, "bootstrap": 20}}}
     (tmp_path / "runs.yml").write_text(yaml.safe_dump({"profiles": {"small": entry}}))
     tasks = load_profile("small", tmp_path / "runs.yml").tasks
-    runs = (PretrainConfig(method="random"), PretrainConfig(method="random", seed=1))
+    runs = (make_run(method="random"), make_run(method="random", seed=1))
     profile = dataclasses.replace(small.profile, tasks=tasks, runs=runs)
     return dataclasses.replace(small, profile=profile)
 
@@ -117,7 +117,7 @@ def test_an_unknown_task_or_protocol_lists_the_known_ones(small):
         with pytest.raises(ConfigError, match=f"task 'x' is not known; {known}"):
             use()
     with pytest.raises(ConfigError, match="known: frozen, finetune, scratch"):
-        base.Case(PretrainConfig(), None, small.store, None, "probe")
+        base.Case(make_run(), None, small.store, None, "probe")
 
 
 def test_results_of_a_task_that_is_no_more_are_left_out(amplitude, monkeypatch):

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from beatssl import train as p
+from beatssl.methods import make_run
 from beatssl.methods.beatssl import BeatSSL
 from beatssl.methods.encoder import ArchitectureError
-from beatssl.methods.settings import LOSSES, MEASURES, PretrainConfig
-from beatssl.methods.targets import similarity
+from beatssl.methods.losses import LOSSES
+from beatssl.methods.targets import MEASURES, similarity
 
-CONFIG = PretrainConfig(rhythm="soft_1", beat="hard", exponent=50, epochs=3, batch_size=32)
+CONFIG = make_run(rhythm="soft_1", beat="hard", exponent=50, epochs=3, batch_size=32)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_total_is_the_weighted_sum(work):
 def test_random_method_is_the_untrained_encoder(work):
     from beatssl.methods.encoder import build_encoder
 
-    run = go(work, PretrainConfig(method="random", seed=3))
+    run = go(work, make_run(method="random", seed=3))
     fresh = build_encoder(work.profile.encoder, 3).state_dict()
     assert all(torch.equal(fresh[k], v) for k, v in run.encoder.state_dict().items())
     assert run.curves.empty
@@ -120,14 +121,14 @@ def test_a_diverged_run_is_not_tried_again_and_says_so(work, monkeypatch):
 
 
 def test_a_run_may_have_its_own_stride(work):
-    run = go(work, PretrainConfig(method="random", encoder_stride=2))
+    run = go(work, make_run(method="random", encoder_stride=2))
     assert run.encoder.stride == 2 != work.profile.encoder.stride
-    assert go(work, PretrainConfig(method="random", encoder_stride=2)).encoder.stride == 2
+    assert go(work, make_run(method="random", encoder_stride=2)).encoder.stride == 2
 
 
 def test_features_cannot_be_pretrained(work):
     with pytest.raises(ValueError, match="no encoder"):
-        go(work, PretrainConfig(method="features"))
+        go(work, make_run(method="features"))
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(work):
@@ -136,7 +137,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(work):
     state = torch.load(path, weights_only=True)
     state["model"] = {k: v[:1] if v.ndim else v for k, v in state["model"].items()}
     torch.save(state, path)
-    with pytest.raises(ArchitectureError, match="another architecture"):
+    with pytest.raises(ArchitectureError, match="architecture"):
         go(work)
 
 

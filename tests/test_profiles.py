@@ -17,7 +17,7 @@ import yaml
 from beatssl import evaluate
 from beatssl.data.beats import prepare_beats
 from beatssl.data.store import prepare
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
 from beatssl.profile import Workspace
 from beatssl.report import comparison, tables
 from beatssl.report import differences as findings
@@ -95,7 +95,7 @@ def ludb_only(small, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("ludb")))
         data = DataConfig(synthetic=True, synthetic_ludb=3)
-        runs = (PretrainConfig(method="random"), PretrainConfig())
+        runs = (make_run(method="random"), make_run())
         profile = replace(small.profile, data=data, runs=runs)
         store = prepare(data, profile.work / "store", profile.work)
         yield Workspace(profile, store, prepare_beats(store, profile.work / "beats"))
@@ -142,7 +142,7 @@ def test_a_run_without_records_to_learn_from_fails_in_words(ludb_only, monkeypat
 def test_a_run_without_fold_9_to_watch_is_pretrained_all_the_same(small, monkeypatch, tmp_path):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
     w = replace(small, store=_without(small.store, "ptbxl"))
-    run = evaluate.train(w, PretrainConfig(epochs=1, batch_size=4))
+    run = evaluate.train(w, make_run(epochs=1, batch_size=4))
     assert run.failure == "" and "probe_auroc" not in run.curves and len(run.curves) == 1
 
 

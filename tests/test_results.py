@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from beatssl.data.records import wave_marks
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
+from beatssl.methods.base import RunSettings
 from beatssl.profile import Profile
 from beatssl.report import differences as findings
 from beatssl.report import tables
@@ -27,9 +28,9 @@ from beatssl.tasks import task_of
 from beatssl.tasks.classify import ClassifyConfig
 from beatssl.tasks.segment import SegmentConfig
 
-BASELINE = [PretrainConfig(seed=s) for s in range(3)]
-BEST = [PretrainConfig(rhythm="soft_1", beat="hard", exponent=50.0, seed=s) for s in range(2)]
-RANDOM = [PretrainConfig(method="random", seed=s) for s in range(2)]
+BASELINE = [make_run(seed=s) for s in range(3)]
+BEST = [make_run(rhythm="soft_1", beat="hard", exponent=50.0, seed=s) for s in range(2)]
+RANDOM = [make_run(method="random", seed=s) for s in range(2)]
 
 
 class Store:
@@ -106,7 +107,7 @@ def described(
 
 def fill(profile) -> None:
     for run in (*BASELINE, *BEST, *RANDOM):
-        skill = {"random": 0.3}.get(run.method, 1.0 if run.rhythm == "hard" else 2.5)
+        skill = {"random": 0.3}.get(run.method, 2.5 if run in BEST else 1.0)
         for fraction in (0.1, 1.0):
             save(profile, run, fraction=fraction, skill=skill * fraction)
         save(profile, run, SEGMENT, errors=0.4 / (1 + skill))
@@ -326,7 +327,7 @@ def test_a_new_method_is_added_without_the_others_at_hand(profile, tmp_path, mon
     fill(profile)
     before = collect(profile, tmp_path)
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "fresh"))
-    new = [PretrainConfig(method="cmsc", seed=s) for s in range(2)]
+    new = [make_run(method="cmsc", seed=s) for s in range(2)]
     profile = dataclasses.replace(profile, runs=(*profile.runs, *new))
     save(profile, BASELINE[0], skill=9.0)  # it is in the file: it stays what it was
     save(profile, new[0])
@@ -386,7 +387,7 @@ def test_results_of_other_settings_do_not_hinder_other_tasks(profile, tmp_path):
 
 def test_results_of_other_settings_or_other_data_are_not_mixed(profile):
     save(profile, BASELINE[0])
-    longer = tuple(dataclasses.replace(run, epochs=99) for run in profile.runs)
+    longer = tuple(dataclasses.replace(run, epochs=99) for run in BASELINE)
     with pytest.raises(ResultsError, match="other settings: beatssl-hard-none-1-s0"):
         results.evaluations(dataclasses.replace(profile, runs=longer))
     what = described(profile, BASELINE[1], encoder(), store=OtherStore)
@@ -494,7 +495,7 @@ def test_methods_stand_in_the_order_of_the_papers_table():
     methods = [("beatssl", *rb, 1.0, "") for rb in rhythm_beat]
     names = ("random", "supervised", "features")
     methods = [*[(name, "", "", np.nan, "") for name in names], *methods]
-    assert sorted(reversed(methods), key=tables.rank) == methods
+    assert sorted(methods[::-1], key=tables.rank) == methods
 
 
 def test_differences_say_whether_the_interval_excludes_zero(profile):
@@ -514,8 +515,8 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
     assert "supervised and random on ludb_segmentation" in absent
     assert "beatssl-soft_2-none-1 and random on ptbxl_superdiagnostic" in absent
     words = findings.in_words(table)
-    said = "*Untrained, as initialised* against *Untrained, as initialised*: **no difference shown** in AUROC"
-    assert said in words
+    name = "*Untrained, as initialised*"
+    assert f"{name} against {name}: **no difference shown** in AUROC" in words
     texts = findings.difference_texts(table)
     name = "soft_1 / hard / 50 (paper's best) − hard / - / 1 (baseline, 3KG)"
     assert texts.loc[name, "AUROC"].startswith(f"{gap.loc['AUROC', 'difference']:+.3f} [")
@@ -537,13 +538,13 @@ ROWS = [
 ]
 
 
-def with_runs(profile: Profile, *runs: PretrainConfig) -> Profile:
+def with_runs(profile: Profile, *runs: RunSettings) -> Profile:
     return dataclasses.replace(profile, runs=runs)
 
 
 def ablation(profile: Profile, skill: dict) -> Profile:
     """Five rows of Table 1, one seed each, classified with the skill given for the row."""
-    runs = [PretrainConfig(rhythm=r, beat=b, exponent=e) for r, b, e in ROWS]
+    runs = [make_run(rhythm=r, beat=b, exponent=e) for r, b, e in ROWS]
     profile = with_runs(profile, *runs)
     for run in runs:
         save(profile, run, skill=skill[run.rhythm, run.beat, run.exponent], n=400)
@@ -653,7 +654,7 @@ def varied(profile) -> Profile:
         dataclasses.replace(one, variant="exponent_1", exponent=1.0): 3.5,
         dataclasses.replace(one, variant="loss_mse", loss="mse"): 0.2,
         dataclasses.replace(one, variant="warm", temperature=0.2): 2.02,
-        PretrainConfig(method="random", variant="coarse", encoder_stride=8): 1.0,
+        make_run(method="random", variant="coarse", encoder_stride=8): 1.0,
         dataclasses.replace(one, rhythm="soft_2", soft_2="cosine_minmax", variant="both"): 2.0,
     }
     never = dataclasses.replace(one, variant="never", exponent=2.0)
@@ -759,7 +760,7 @@ def test_words_say_from_which_seeds_the_limits_are(varied):
 
 def test_a_failed_run_is_marked_and_its_other_seeds_count(profile, tmp_path):
     good, bad = BEST
-    alone = PretrainConfig(rhythm="soft_2")
+    alone = make_run(rhythm="soft_2")
     profile = with_runs(profile, good, bad, alone)
     save(profile, good)
     for run in (bad, alone):

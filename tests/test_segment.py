@@ -12,8 +12,8 @@ from torch import nn
 
 from beatssl.data.records import wave_marks
 from beatssl.evaluate import evaluate_run, train
+from beatssl.methods import make_run
 from beatssl.methods.encoder import build_encoder
-from beatssl.methods.settings import PretrainConfig
 from beatssl.profile import Profile
 from beatssl.tasks import segment
 from beatssl.tasks.base import Case
@@ -23,8 +23,8 @@ from beatssl.tasks.segment import SegmentConfig
 CONFIG = SegmentConfig(
     folds=3, epochs=6, batch_size=4, decoder_width=8, bootstrap=20, finetune_learning_rates=(2e-3,)
 )
-RANDOM = PretrainConfig(method="random", seed=1)
-TRAINED = PretrainConfig(seed=1)
+RANDOM = make_run(method="random", seed=1)
+TRAINED = make_run(seed=1)
 
 
 def validated(encoder, store, config, seed, trainable) -> dict:
@@ -334,7 +334,7 @@ def test_labels_under_unannotated_samples_do_not_train():
 
 def test_saved_results_are_reused(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    run = train(small, PretrainConfig(method="random", variant="x"))
+    run = train(small, make_run(method="random", variant="x"))
     rows = evaluate_run(small, run, "segmentation")
     monkeypatch.setattr(segment, "cross_validate", None)
     assert evaluate_run(small, run, "segmentation").equals(rows)

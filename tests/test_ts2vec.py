@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from beatssl.methods import ts2vec
-from beatssl.methods.base import Batch
-from beatssl.methods.ts2vec import TS2Vec, TS2VecConfig, TS2VecEncoder
+from beatssl.methods.base import Batch, Setup
+from beatssl.methods.ts2vec import TS2Vec, TS2VecConfig, TS2VecEncoder, TS2VecSettings
 
 TINY = TS2VecConfig(hidden=6, depth=2, channels=8)
 
@@ -29,6 +29,15 @@ BATCH = Batch(None, signals(), *[None] * 5)
 def encoder(config=TINY, seed=0):
     torch.manual_seed(seed)
     return TS2VecEncoder(config).eval()
+
+
+def method(config=TINY, seed=0, **settings):
+    return TS2Vec(Setup(TS2VecSettings(network=config, **settings), encoder(config, seed)))
+
+
+def receptive_field(config):
+    """1 + sum over blocks i of 2 (kernel - 1) 2^i input samples."""
+    return 1 + sum(4 * 2**i for i in range(config.depth + 1))
 
 
 # The loss.
@@ -81,7 +90,8 @@ def numpy_hierarchical(a, b, alpha, temporal_unit):
 def test_loss_equals_the_equations(t, alpha, unit):
     z_1, z_2 = views(3, t)
     expected = numpy_hierarchical(z_1.numpy(), z_2.numpy(), alpha, unit)
-    got = ts2vec.hierarchical_loss(z_1, z_2, alpha, unit).item()
+    instance, temporal = ts2vec.hierarchical_parts(z_1, z_2, unit)
+    got = (alpha * instance + (1 - alpha) * temporal).item()
     assert got == pytest.approx(expected, abs=1e-6)
 
 
@@ -94,7 +104,7 @@ def test_parts_equal_the_equations_and_are_zero_without_negatives():
     assert ts2vec.instance_loss(z_1[:1], z_2[:1]) == 0
     assert ts2vec.temporal_loss(z_1[:, :1], z_2[:, :1]) == 0
     lone = z_1[:1, :1].requires_grad_()
-    ts2vec.hierarchical_loss(lone, z_2[:1, :1]).backward()
+    sum(ts2vec.hierarchical_parts(lone, z_2[:1, :1])).backward()
     assert torch.equal(lone.grad, torch.zeros_like(lone))
 
 
@@ -102,7 +112,7 @@ def test_shapes_of_the_views_are_checked():
     z_1, z_2 = views(3, 5)
     for pair in ((z_1, z_2[:, :4]), (z_1[0], z_2[0]), (z_1[:, :0], z_2[:, :0])):
         with pytest.raises(ValueError, match="expected twice the same"):
-            ts2vec.hierarchical_loss(*pair)
+            ts2vec.hierarchical_parts(*pair)
 
 
 @pytest.mark.parametrize("elements", [1, 3 * 14**2, 2**24])
@@ -166,7 +176,7 @@ def test_default_chunk_keeps_the_papers_case_under_two_gigabytes():
 def test_encoder_has_the_papers_size_and_receptive_field():
     e = encoder(TS2VecConfig())
     assert sum(p.numel() for p in e.parameters()) == 637_952
-    assert ts2vec.receptive_field(TS2VecConfig()) == 8_189
+    assert receptive_field(TS2VecConfig()) == 8_189
     assert (e.channels, e.stride) == (320, 1)
     assert e(signals(1, 9)).shape == (1, 320, 9)
 
@@ -178,7 +188,7 @@ def test_one_sample_reaches_as_far_as_the_receptive_field(depth):
     moved = x.clone()
     moved[:, 3, at] += 1
     changed = (e(x) != e(moved)).any(dim=1)[0].nonzero()[:, 0]
-    field = ts2vec.receptive_field(config)
+    field = receptive_field(config)
     assert field == {0: 5, 2: 29}[depth]
     assert (changed.min(), changed.max()) == (at - field // 2, at + field // 2)
 
@@ -264,7 +274,7 @@ def test_share_of_masked_steps_is_the_probability():
 
 
 def test_training_step_repeats_with_the_generator_and_gives_the_parts():
-    model = TS2Vec(encoder()).train()
+    model = method().train()
 
     def step(seed):
         return model.training_step(BATCH, torch.Generator().manual_seed(seed))
@@ -283,8 +293,7 @@ def test_training_step_repeats_with_the_generator_and_gives_the_parts():
 
 def test_training_step_masks_both_views():
     """All steps masked and no biases in the blocks: all vectors are 0, the loss is log(2B - 1)."""
-    config = TS2VecConfig(hidden=6, depth=1, channels=8, mask_probability=1.0)
-    model = TS2Vec(encoder(config))
+    model = method(TS2VecConfig(hidden=6, depth=1, channels=8), mask_probability=1.0)
     with torch.no_grad():
         for name, p in model.encoder.blocks.named_parameters():
             p.mul_(not name.endswith("bias"))
@@ -294,8 +303,8 @@ def test_training_step_masks_both_views():
 
 def test_training_step_contrasts_the_same_time_steps(monkeypatch):
     """Without masks, vectors of the two views differ only near the ends of the crops."""
-    config = TS2VecConfig(hidden=6, depth=0, channels=8, dropout=0.0, mask_probability=0.0)
-    model, seen = TS2Vec(encoder(config)), []
+    config = TS2VecConfig(hidden=6, depth=0, channels=8, dropout=0.0)
+    model, seen = method(config, mask_probability=0.0), []
     parts = ts2vec.hierarchical_parts
     monkeypatch.setattr(
         ts2vec, "hierarchical_parts", lambda *args: seen.append(args) or parts(*args)
@@ -303,7 +312,7 @@ def test_training_step_contrasts_the_same_time_steps(monkeypatch):
     for seed in range(5):
         model.training_step(BATCH, torch.Generator().manual_seed(seed))
     assert max(z_1.shape[1] for z_1, _, _ in seen) > 8
-    reach = ts2vec.receptive_field(config) // 2
+    reach = receptive_field(config) // 2
     for z_1, z_2, unit in seen:
         inside = slice(reach, z_1.shape[1] - reach)
         assert z_1.shape == z_2.shape and unit == 0
@@ -311,7 +320,7 @@ def test_training_step_contrasts_the_same_time_steps(monkeypatch):
 
 
 def test_training_lowers_the_loss():
-    model = TS2Vec(encoder()).train()
+    model = method().train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     totals = []
     for seed in range(12):
@@ -325,7 +334,7 @@ def test_training_lowers_the_loss():
 
 
 def test_running_mean_is_that_of_the_initial_weights_and_those_after_each_step():
-    model = TS2Vec(encoder()).eval()
+    model = method().eval()
     x, states = signals(), [[p.clone() for p in model.encoder.parameters()]]
     torch.testing.assert_close(model.encode(x), model.encoder(x))  # before the first step
     for seed in range(4):
@@ -344,7 +353,7 @@ def test_running_mean_is_that_of_the_initial_weights_and_those_after_each_step()
 
 
 def test_running_mean_goes_on_after_saving_and_loading():
-    model, loaded = TS2Vec(encoder()), TS2Vec(encoder(seed=1))
+    model, loaded = method(), method(seed=1)
     model.after_step()
     loaded.load_state_dict(model.state_dict())
     assert loaded.averages.item() == 2

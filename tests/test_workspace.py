@@ -11,8 +11,8 @@ from sklearn.preprocessing import StandardScaler
 
 from beatssl import evaluate
 from beatssl import profile as workspace
+from beatssl.methods import make_run
 from beatssl.methods.beatssl import BeatSSL
-from beatssl.methods.settings import PretrainConfig
 from beatssl.methods.targets import FeatureScale, record_targets
 from beatssl.profile import Profile
 from beatssl.report import figures as plots
@@ -33,7 +33,7 @@ def test_real_profiles_say_which_folder_they_want(monkeypatch):
 
 
 def test_a_run_is_probed_frozen_and_the_untrained_one_gives_the_supervised_reference():
-    untrained, trained = PretrainConfig(method="random"), PretrainConfig()
+    untrained, trained = make_run(method="random"), make_run()
     protocols = TASKS["classification"].protocols
     for finetune in (False, True):
         assert protocols(untrained, finetune) == ["frozen", "scratch"]
@@ -56,7 +56,7 @@ def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
         monitor=probe_monitor(small.store),
     )
     assert run.curves["probe_auroc"].dropna().between(0.2, 1).all()
-    random = pretrain(PretrainConfig(method="random"), small.profile, small.store, small.beats)
+    random = pretrain(make_run(method="random"), small.profile, small.store, small.beats)
     for task in ("classification", "segmentation"):
         for one, protocols in ((run, {"frozen", "finetune"}), (random, {"frozen", "scratch"})):
             rows = evaluate.evaluate_run(small, one, task, finetune=True)
@@ -91,7 +91,7 @@ def test_ecg_features_are_probed_without_an_encoder(small, tmp_path, monkeypatch
     """A logistic regression of our own on the same rows, at the same C, ranks the test records
     alike."""
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    profile = replace(small.profile, runs=(PretrainConfig(method="features"),))
+    profile = replace(small.profile, runs=(make_run(method="features"),))
     w = replace(small, profile=profile)
     rows = evaluate.evaluate_all(w, "classification")
     assert set(rows["run_id"]) == {"features-s0"} and set(rows["protocol"]) == {"frozen"}

@@ -1,83 +1,54 @@
-"""Pretraining methods, all behind the two verbs of `base.Method`:
-`training_step(batch, generator) -> losses` and `encode(signals) -> (batch, channels, steps)`.
+"""Pretraining methods, all behind the two verbs of `base.Method`, and the references beside them.
 
-A method may bring its own encoder (TS2Vec, wav2vec 2.0); the others train the profile's ResNet.
+A new method is one file (its settings, label, losses, `Method`) and one line here.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import dataclasses
+from collections.abc import Mapping
 
-import torch
+from beatssl.methods import beatssl, cmsc, domain_ssl, ecg_fm_weights, ts2vec, w2v
+from beatssl.methods.base import Entry, NoEncoder, RunSettings, Untrained, UntrainedWithStatistics
+from beatssl.settings import from_dict, one_of
 
-from beatssl.fingerprint import name_of
-from beatssl.methods import beatssl, cmsc, domain_ssl, ecg_fm, ts2vec
-from beatssl.methods.base import Method, Setup
-from beatssl.methods.ecg_fm import W2VConfig
-from beatssl.methods.encoder import (
-    Architecture,
-    EncoderConfig,
-    StandardisedConfig,
-    resnet,
-    standardised_resnet,
-)
-from beatssl.methods.settings import RELEASED_ECG_FM, PretrainConfig
-from beatssl.methods.ts2vec import TS2VecConfig
-
-METHODS = {  # those that are trained; each makes its `Method` from a `Setup`
-    "beatssl": beatssl.build,
-    "cmsc": cmsc.build,
-    "domain_ssl": domain_ssl.build,
-    "ts2vec": ts2vec.build,
-    "w2v": ecg_fm.build,
+RESNET = ("beatssl", "cmsc", "domain_ssl")  # methods that train the profile's ResNet
+METHODS: dict[str, Entry] = {
+    "random": Entry("Untrained, as initialised", Untrained, network_of=RESNET),
+    "random_data": Entry("Untrained, data statistics", UntrainedWithStatistics, network_of=RESNET),
+    "random_ts2vec": Entry("Untrained TS2Vec", ts2vec.UntrainedTS2Vec, network_of=("ts2vec",)),
+    "random_w2v": Entry("Untrained W2V (small)", w2v.UntrainedW2V, network_of=("w2v",)),
+    "features": Entry("ECG features, logistic regression", NoEncoder),
+    "beatssl": beatssl.ENTRY,
+    "cmsc": cmsc.ENTRY,
+    "domain_ssl": domain_ssl.ENTRY,
+    "ts2vec": ts2vec.ENTRY,
+    "w2v": w2v.ENTRY,
+    "ecg_fm": ecg_fm_weights.ENTRY,
+    "neurokit_dwt": Entry("NeuroKit2, dwt", NoEncoder),
+    "neurokit_peak": Entry("NeuroKit2, peak", NoEncoder),
+    "neurokit_prominence": Entry("NeuroKit2, prominence", NoEncoder),
 }
-ENCODERS = {  # architecture -> function (architecture, Hz of the records) -> encoder
-    EncoderConfig: resnet,
-    StandardisedConfig: standardised_resnet,
-    TS2VecConfig: ts2vec.encoder,
-    W2VConfig: ecg_fm.encoder,
-}
+UNTRAINED = {name: entry.network_of for name, entry in METHODS.items() if entry.network_of}
+DELINEATORS = tuple(name for name in METHODS if name.startswith("neurokit_"))
 
 
-def code_of(config: PretrainConfig, architecture: Architecture) -> tuple[str, ...]:
-    """Names of the definitions that decide the weights of a run, beside the training loop; see
-    `fingerprint.code_hash`."""
-    parts = [make_encoder, ENCODERS[type(architecture)]]
-    if config.method in METHODS:
-        parts += [build, METHODS[config.method]]
-    return tuple(map(name_of, parts))
-
-
-def make_encoder(config: Architecture, sampling_rate: int) -> torch.nn.Module:
-    """The encoder of an architecture, with random weights.
-
-    Args: sampling_rate: Hz of the records that it will see."""
-    return ENCODERS[type(config)](config, sampling_rate)
-
-
-def released(sampling_rate: int) -> ecg_fm.EcgFm:
-    """ECG-FM with its released weights, from the file that BEATSSL_ECG_FM names.
+def make_run(method: str = "beatssl", where: str = "run", **settings: object) -> RunSettings:
+    """Settings of a run; what is not given has the method's default.
 
     Raises:
-        FileNotFoundError: the variable is not set, or there is no such file.
-        CheckpointError: see `ecg_fm.load_ecg_fm`.
+        ConfigError: an unknown method or setting (the known ones are listed), a wrong value.
     """
-    if not os.environ.get(RELEASED_ECG_FM):
-        raise FileNotFoundError(
-            f"method ecg_fm needs the released weights: name the file with `make ... ECG_FM=file` "
-            f"or the environment variable {RELEASED_ECG_FM}"
-        )
-    encoder = ecg_fm.load_ecg_fm(Path(os.environ[RELEASED_ECG_FM]))
-    return ecg_fm.EcgFm(encoder, sampling_rate).eval()
+    one_of("method", method, METHODS)
+    return from_dict(METHODS[method].settings, {"method": method, **settings}, where)
 
 
-def build(setup: Setup) -> Method:
-    """The method of a run around its encoder; random weights are drawn from torch's global RNG.
+def known_settings(method: str) -> list[str]:
+    """Names of the settings of a method."""
+    return [field.name for field in dataclasses.fields(METHODS[method].settings)]
 
-    Raises:
-        ValueError: the method has nothing to train.
-    """
-    if setup.config.method not in METHODS:
-        raise ValueError(f"method {setup.config.method} has nothing to train")
-    return METHODS[setup.config.method](setup)
+
+def stored_run(mapping: Mapping[str, object]) -> RunSettings:
+    """A run as it was saved; settings that its method does not have (any more) are left out."""
+    names = known_settings(str(mapping["method"]))
+    return make_run(**{name: value for name, value in mapping.items() if name in names})

@@ -6,65 +6,93 @@ targets. With `beat="none"` and hard targets it is plain 3KG with NT-Xent, the p
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
-from beatssl.methods.base import Batch, Method, Setup
-from beatssl.methods.encoder import Encoder, autocast, projector, roi_align
-from beatssl.methods.losses import alignment, contrastive_loss, uniformity
-from beatssl.methods.settings import PretrainConfig
-from beatssl.methods.targets import (
-    FeatureScale,
-    beat_targets,
-    record_targets,
-    row_entropy,
-    same_record,
-)
+import torch
+from torch import Generator, Tensor
+
+from beatssl.methods.base import (
+    Batch, BeatWindows, Entry, Method, Setup, StridedSettings, TrainSettings,
+)  # fmt: skip
+from beatssl.methods.encoder import autocast, projector, roi_align
+from beatssl.methods.losses import LOSSES, alignment, contrastive_loss, uniformity
+from beatssl.methods.targets import MEASURES, beat_targets, record_targets, row_entropy, same_record
 from beatssl.methods.views import augment
+from beatssl.settings import ConfigError, one_of
+
+RHYTHM_TARGETS = ("hard", "soft_1", "soft_2")
+BEAT_TARGETS = ("none", *RHYTHM_TARGETS)
+
+
+@dataclass(frozen=True)
+class BeatSSLSettings(BeatWindows, StridedSettings, TrainSettings):
+    """An ablation row of the paper is (rhythm, beat, exponent)."""
+
+    method: str = "beatssl"
+    rhythm: str = "hard"  # hard | soft_1 | soft_2
+    beat: str = "none"  # none | hard | soft_1 | soft_2
+    exponent: float = 1.0
+    loss: str = "normalised"  # one of losses.LOSSES
+    temperature: float = 0.1
+    soft_1: str = "cosine"  # what soft_1 measures, one of targets.MEASURES
+    soft_2: str = "inverse_distance"  # what soft_2 measures
+    rhythm_weight: float = 1.0
+    beat_weight: float = 1.0
+    beat_scope: str = "batch"  # batch | record: which beats are contrasted with each other
+    projector_hidden: int = 256
+    projector_out: int = 128
+    rotation_degrees: float = 45.0
+    scale_max: float = 1.5
+    mask_fraction: float = 0.5
+
+    row: ClassVar[tuple[str, ...]] = ("rhythm", "beat", "exponent")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = {
+            "rhythm": RHYTHM_TARGETS, "beat": BEAT_TARGETS, "loss": LOSSES, "soft_1": MEASURES,
+            "soft_2": MEASURES, "amplitude_unit": ("mV", "uV"), "beat_scope": ("batch", "record"),
+            "beat_classifier": ("rules", "clusters"),
+        }  # fmt: skip
+        for name, allowed in known.items():
+            one_of(name, getattr(self, name), allowed)
+        if self.exponent <= 0:
+            raise ConfigError(f"exponent must be positive, got {self.exponent}")
+
+    def target(self, kind: str) -> str:
+        """`hard`, or what the soft target `soft_1` or `soft_2` measures."""
+        return {"soft_1": self.soft_1, "soft_2": self.soft_2}.get(kind, kind)
+
+    def code(self) -> tuple[Callable, ...]:
+        measures = (self.target(kind) for kind in (self.rhythm, self.beat))
+        return LOSSES[self.loss], *(MEASURES[name] for name in measures if name in MEASURES)
 
 
 class BeatSSL(Method):
-    """The encoder f with its two projectors g_r and g_b.
+    """The encoder f with its two projectors g_r and g_b; only the encoder is kept."""
 
-    Args:
-        encoder: kept after pretraining; the projectors are not.
-        config: names the ablation row and every option.
-        sampling_rate: Hz of the signals.
-        record_scale, beat_scale: medians and spreads of the features on the training records.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        config: PretrainConfig,
-        sampling_rate: int,
-        record_scale: FeatureScale,
-        beat_scale: FeatureScale,
-    ):
-        super().__init__()
-        self.encoder, self.config, self.sampling_rate = encoder, config, sampling_rate
-        self.record_scale, self.beat_scale = record_scale, beat_scale
-        sizes = encoder.channels, config.projector_hidden, config.projector_out
+    def __init__(self, setup: Setup):
+        super().__init__(setup)
+        c = self.config
+        self.record_scale, self.beat_scale = setup.record_scale, setup.beat_scale
+        sizes = setup.encoder.channels, c.projector_hidden, c.projector_out
         self.rhythm_projector = projector(*sizes)
-        self.beat_projector = projector(*sizes) if config.beat != "none" else None
+        self.beat_projector = projector(*sizes) if c.beat != "none" else None
 
-    def view(self, signals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def view(self, signals: Tensor, generator: Generator) -> Tensor:
         """One 3KG view of each record."""
         c = self.config
-        return augment(
-            signals,
-            generator,
-            rotation_degrees=c.rotation_degrees,
-            scale_max=c.scale_max,
-            mask_fraction=c.mask_fraction,
-        )
+        return augment(signals, generator, c.rotation_degrees, c.scale_max, c.mask_fraction)
 
-    def beat_vectors(self, e: torch.Tensor, r_peak: torch.Tensor) -> torch.Tensor:
+    def beat_vectors(self, e: Tensor, r_peak: Tensor) -> Tensor:
         """RoI projection: mean of e over [R - before, R + after]: (batch, beats, channels)."""
         before = self.config.beat_before * self.sampling_rate
         after = self.config.beat_after * self.sampling_rate
         return roi_align(e, r_peak - before, r_peak + after, self.encoder.stride)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch and what is worth watching.
 
         Returns:
@@ -74,58 +102,54 @@ class BeatSSL(Method):
             the normalised loss rhythm_kl and beat_kl, the loss minus that entropy: 0 where the
             embeddings are as alike as their targets ask.
         """
-        c = self.config
+        c, n = self.config, len(batch.signals)
         views = [self.view(batch.signals, generator) for _ in range(2)]
         with autocast(batch.signals.device):
             e = self.encode(torch.cat(views))  # (2N, C, steps)
-            z_r = self.rhythm_projector(e.mean(dim=2)).float()  # (2N, dim)
-        t_r = record_targets(
-            c.target(c.rhythm), batch.record_features, self.record_scale, c.exponent
-        )
-        rhythm = contrastive_loss(c.loss, z_r, t_r, c.temperature)
-        n = len(batch.signals)
-        off_diagonal = t_r[:n, :n][~torch.eye(n, dtype=torch.bool, device=t_r.device)]
-        low, mid, high = off_diagonal.quantile(torch.tensor([0.05, 0.5, 0.95]).to(t_r)).unbind()
+            z = self.rhythm_projector(e.mean(dim=2)).float()  # (2N, dim)
+        rhythm, targets = self.rhythm_loss(z, batch)
+        different = targets[:n, :n][~torch.eye(n, dtype=torch.bool, device=z.device)]
+        quantiles = different.quantile(torch.tensor([0.05, 0.5, 0.95]).to(targets))
         losses = {
             "rhythm": rhythm.detach(),
-            "alignment": alignment(z_r[:n], z_r[n:]).detach(),
-            "uniformity": uniformity(z_r).detach(),
-            "target_low": low,
-            "target_mid": mid,
-            "target_high": high,
-            "row_entropy": row_entropy(t_r),
+            "alignment": alignment(z[:n], z[n:]).detach(),
+            "uniformity": uniformity(z).detach(),
+            **dict(zip(("target_low", "target_mid", "target_high"), quantiles.unbind())),
+            "row_entropy": row_entropy(targets),
         }
         if c.loss == "normalised":  # a cross-entropy: of the same rows as the entropy
             losses["rhythm_kl"] = losses["rhythm"] - losses["row_entropy"]
         total = c.rhythm_weight * rhythm
         if self.beat_projector is not None:
-            beat, t_b = self._beat_loss(e, batch)
+            beat, targets = self.beat_loss(e, batch)
             total = total + c.beat_weight * beat
-            losses |= {"beat": beat.detach(), "beat_row_entropy": row_entropy(t_b)}
+            losses |= {"beat": beat.detach(), "beat_row_entropy": row_entropy(targets)}
             if c.loss == "normalised":
                 losses["beat_kl"] = losses["beat"] - losses["beat_row_entropy"]
         return {"total": total, **losses}
 
-    def _beat_loss(self, e: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss over all valid beats of both views (2K of them), and their targets."""
+    def rhythm_loss(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss over whole records. Args: z: (2N, dim). Returns: it, and the targets (2N, 2N)."""
+        c, features = self.config, batch.record_features
+        targets = record_targets(c.target(c.rhythm), features, self.record_scale, c.exponent)
+        return contrastive_loss(c.loss, z, targets, c.temperature), targets
+
+    def beat_loss(self, e: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss over all K valid beats, in both views.
+
+        Args: e: (2N, C, steps). Returns: it, and the targets (2K, 2K)."""
         c, valid = self.config, batch.beat_valid
         with autocast(e.device):
             vectors = self.beat_vectors(e, batch.r_peak.repeat(2, 1))  # (2N, B, C)
-            z_b = self.beat_projector(vectors[valid.repeat(2, 1)]).float()  # (2K, dim)
-        t_b = beat_targets(
-            c.target(c.beat),
-            batch.beat_class[valid],
-            batch.beat_features[valid],
-            self.beat_scale,
-            c.exponent,
-        )
+            z = self.beat_projector(vectors[valid.repeat(2, 1)]).float()  # (2K, dim)
+        classes, features = batch.beat_class[valid], batch.beat_features[valid]
+        targets = beat_targets(c.target(c.beat), classes, features, self.beat_scale, c.exponent)
         allowed = None
         if c.beat_scope == "record":
             record = torch.arange(len(valid), device=e.device)[:, None].expand_as(valid)[valid]
             allowed = same_record(record)
-            t_b = t_b * allowed
-        return contrastive_loss(c.loss, z_b, t_b, c.temperature, allowed), t_b
+            targets = targets * allowed
+        return contrastive_loss(c.loss, z, targets, c.temperature, allowed), targets
 
 
-def build(s: Setup) -> BeatSSL:
-    return BeatSSL(s.encoder, s.config, s.sampling_rate, s.record_scale, s.beat_scale)
+ENTRY = Entry("Beat-SSL", BeatSSLSettings, BeatSSL, ("total", "rhythm", "beat"))

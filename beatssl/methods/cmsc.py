@@ -14,37 +14,40 @@ the Beat-SSL baseline, so that the two differ in their pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
-from beatssl.methods.base import Batch, Method, Setup
-from beatssl.methods.encoder import Encoder, autocast, projector
+from beatssl.methods.base import Batch, Entry, Method, Setup, StridedSettings, TrainSettings
+from beatssl.methods.encoder import autocast, projector
 from beatssl.methods.losses import alignment, uniformity
+from beatssl.settings import in_range
 
 
 @dataclass(frozen=True)
-class CMSCConfig:
-    """Settings; the temperature is CLOCS's. Raises: ValueError, a value that is not positive."""
+class CMSCSettings(StridedSettings, TrainSettings):
+    """The temperature is CLOCS's."""
 
+    method: str = "cmsc"
     temperature: float = 0.1
     projector_hidden: int = 256
     projector_out: int = 128
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        super().__post_init__()
+        in_range(self, 1e-6, inf, "temperature", "projector_hidden", "projector_out")
 
 
-def halves(signals: torch.Tensor) -> torch.Tensor:
+def halves(signals: Tensor) -> Tensor:
     """(N, leads, time) -> (2N, leads, time // 2): all first halves, then all second halves; the
     last sample of an odd number is left out."""
     half = signals.shape[2] // 2
     return torch.cat([signals[:, :, :half], signals[:, :, half : 2 * half]])
 
 
-def cmsc_loss(z_1: torch.Tensor, z_2: torch.Tensor, temperature: float) -> torch.Tensor:
+def cmsc_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
     """Find the second half by the first among all second halves, and the other way round.
 
     With `p_ij = softmax_j(cos(z_1i, z_2j) / temperature)` and q the same with 1 and 2 exchanged,
@@ -68,27 +71,16 @@ def cmsc_loss(z_1: torch.Tensor, z_2: torch.Tensor, temperature: float) -> torch
 
 
 class CMSC(Method):
-    """Encoder and projector.
+    """Encoder and projector; only the encoder, which takes records of any length, is kept."""
 
-    Args:
-        encoder: any module (batch, 12, time) -> (batch, channels, steps) with `channels` and
-            `stride`, for records of any length; kept after pretraining, the projector is not.
-    """
+    def __init__(self, setup: Setup):
+        super().__init__(setup)
+        c = self.config
+        self.projector = projector(self.encoder.channels, c.projector_hidden, c.projector_out)
 
-    def __init__(self, encoder: Encoder, config: CMSCConfig):
-        super().__init__()
-        self.encoder, self.config = encoder, config
-        self.projector = projector(encoder.channels, config.projector_hidden, config.projector_out)
-
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Loss of one batch; of `batch` only the signals are used.
-
-        Args:
-            generator: as with the other methods; nothing is drawn.
-
-        Returns:
-            `total` (to differentiate), and detached: alignment, uniformity.
-        """
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        """Loss of one batch, `total` (to differentiate), and detached: alignment, uniformity. Of
+        the batch only the signals are used; nothing is drawn."""
         n = len(batch.signals)
         with autocast(batch.signals.device):
             e = self.encode(halves(batch.signals))  # (2N, C, steps)
@@ -100,5 +92,4 @@ class CMSC(Method):
         }
 
 
-def build(s: Setup) -> CMSC:
-    return CMSC(s.encoder, CMSCConfig())
+ENTRY = Entry("CMSC (CLOCS)", CMSCSettings, CMSC)

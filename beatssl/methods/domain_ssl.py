@@ -14,57 +14,50 @@ record for all of its leads (but noise, drawn for each sample), features of lead
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
-from torch import nn
+from torch import Generator, Tensor, nn
 
-from beatssl.methods.base import Batch, Method, Setup
-from beatssl.methods.encoder import StandardisedEncoder, autocast, zscore
+from beatssl.methods.base import Batch, Entry, Method, Setup, StridedSettings, TrainSettings
+from beatssl.methods.encoder import EncoderConfig, StandardisedConfig, autocast, zscore
 from beatssl.methods.losses import alignment, soft_target_nce, uniformity
-from beatssl.methods.targets import FeatureScale, two_views
-
-LOWEST_TEMPERATURE = 0.1  # of the mean one; ours, for a cluster whose embeddings are all alike
+from beatssl.methods.targets import two_views
+from beatssl.settings import in_range
 
 
 @dataclass(frozen=True)
-class DomainSSLConfig:
-    """Settings; the defaults are the source's.
+class DomainSSLSettings(StridedSettings, TrainSettings):
+    """The defaults are the source's."""
 
-    Raises:
-        ValueError: a value outside its range.
-    """
-
+    method: str = "domain_ssl"
     temperature: float = 0.07  # of L_inst, and the mean over clusters in L_proto
     clusters: int = 128
     prototype_momentum: float = 0.5  # share of the old prototype in the new one
     jitter_seconds: float = 0.04  # largest circular shift either way: 5 samples at 125 Hz
-    time_scale: tuple[float, float] = (0.8, 1.2)
-    magnitude: tuple[float, float] = (0.8, 1.2)
+    time_scale: tuple[float, ...] = (0.8, 1.2)
+    magnitude: tuple[float, ...] = (0.8, 1.2)
     noise_sd: float = 0.2  # in standard deviations of the lead
     cutout: float = 0.25  # share of the record
     concentration_m: float = 10.0
+    lowest_temperature: float = 0.1  # of the mean one; ours, for a cluster that is all alike
     projector_hidden: int = 128
     projector_out: int = 128
     warm_share: float = 0.04  # of the training, without L_proto: 40 of 1000 epochs
     ramp_share: float = 1.0  # of the training, over which its weight then grows to 1
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "clusters", "concentration_m", "ramp_share"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("jitter_seconds", "noise_sd", "warm_share"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("prototype_momentum", "cutout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("time_scale", "magnitude"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be 0 < low <= high, got {low} and {high}")
+        super().__post_init__()
+        positive = "temperature", "clusters", "concentration_m", "ramp_share"
+        in_range(self, 1e-6, inf, *positive, "time_scale", "magnitude")
+        in_range(self, 0, inf, "jitter_seconds", "noise_sd", "warm_share")
+        in_range(self, 0, 1, "prototype_momentum", "cutout")
+
+    def architecture(self, resnet: EncoderConfig) -> StandardisedConfig:
+        return StandardisedConfig(**vars(super().architecture(resnet)))
 
     def prototype_weight(self, progress: float) -> float:
         """w of L_proto: 0 up to `warm_share`, then linear towards 1.
@@ -74,7 +67,7 @@ class DomainSSLConfig:
         return min(1.0, max(progress - self.warm_share, 0) / self.ramp_share)
 
 
-def circular_shift(signals: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+def circular_shift(signals: Tensor, samples: Tensor) -> Tensor:
     """Move each record later in time, its end coming in at the start.
 
     Args: signals (batch, leads, time); samples (batch,) integer, negative moves earlier."""
@@ -83,7 +76,7 @@ def circular_shift(signals: torch.Tensor, samples: torch.Tensor) -> torch.Tensor
     return signals.gather(2, where[:, None, :].expand_as(signals))
 
 
-def time_scale(signals: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def time_scale(signals: Tensor, factor: Tensor) -> Tensor:
     """Stretch each record from its first sample, linearly interpolated: sample t moves to
     `t * factor`. The length stays: a shrunk record ends in zeros, a stretched one is cut at its end
     (the source resamples, then pads or crops).
@@ -101,7 +94,7 @@ def time_scale(signals: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return torch.where(inside, torch.lerp(before, after, weight), 0.0)
 
 
-def cutout(signals: torch.Tensor, start: torch.Tensor, width: int) -> torch.Tensor:
+def cutout(signals: Tensor, start: Tensor, width: int) -> Tensor:
     """Zero one window of all leads. Args: signals (batch, leads, time); start (batch,) and width in
     samples."""
     since = torch.arange(signals.shape[2], device=signals.device) - start[:, None]  # (batch, time)
@@ -110,8 +103,8 @@ def cutout(signals: torch.Tensor, start: torch.Tensor, width: int) -> torch.Tens
 
 
 def augment(
-    signals: torch.Tensor, generator: torch.Generator, config: DomainSSLConfig, sampling_rate: int
-) -> torch.Tensor:
+    signals: Tensor, generator: Generator, config: DomainSSLSettings, sampling_rate: int
+) -> Tensor:
     """One view of each record; every step is always applied, in this order.
 
     Z-score per lead, circular shift, time scaling, magnitude, Gaussian noise, cutout of one window.
@@ -144,12 +137,12 @@ def augment(
     return cutout(view, start.to(device), width)
 
 
-def _uniform(n: int, limits: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
+def _uniform(n: int, limits: tuple[float, float], generator: Generator) -> Tensor:
     low, high = limits
     return low + (high - low) * torch.rand(n, generator=generator)
 
 
-def nearest_neighbour_targets(features: torch.Tensor) -> torch.Tensor:
+def nearest_neighbour_targets(features: Tensor) -> Tensor:
     """Positives of L_inst, as a target matrix for `losses.soft_target_nce`.
 
     Row i has 1 at its other view and at both views of the record nearest to it (Euclidean, itself
@@ -174,14 +167,14 @@ def nearest_neighbour_targets(features: torch.Tensor) -> torch.Tensor:
     return two_views(F.one_hot(nearest, n).float())
 
 
-def instance_loss(z: torch.Tensor, features: torch.Tensor, temperature: float) -> torch.Tensor:
+def instance_loss(z: Tensor, features: Tensor, temperature: float) -> Tensor:
     """L_inst: SupCon (arXiv 2004.11362) with the positives of `nearest_neighbour_targets`.
 
     Args: z (2N, dim), of any length; features (N, F), standardised."""
     return soft_target_nce(z, nearest_neighbour_targets(features), temperature)
 
 
-def cluster_ids(features: torch.Tensor, clusters: int, seed: int) -> torch.Tensor:
+def cluster_ids(features: Tensor, clusters: int, seed: int) -> Tensor:
     """k-means cluster of each record (scikit-learn, best of 10 starts).
 
     Args:
@@ -211,7 +204,7 @@ class Prototypes(nn.Module):
         seen: (clusters,) bool.
     """
 
-    def __init__(self, config: DomainSSLConfig):
+    def __init__(self, config: DomainSSLSettings):
         super().__init__()
         self.config = config
         self.register_buffer("centre", torch.zeros(config.clusters, config.projector_out))
@@ -219,7 +212,7 @@ class Prototypes(nn.Module):
         self.register_buffer("seen", torch.zeros(config.clusters, dtype=torch.bool))
 
     @torch.no_grad()
-    def update(self, z: torch.Tensor, ids: torch.Tensor) -> None:
+    def update(self, z: Tensor, ids: Tensor) -> None:
         """Move the clusters of one batch. Args: z (M, dim), ids (M,)."""
         z = F.normalize(z.float(), dim=1)
         member = F.one_hot(ids, self.config.clusters).to(z)  # (M, clusters)
@@ -234,14 +227,14 @@ class Prototypes(nn.Module):
         self.concentration.copy_(torch.where(here, share, self.concentration))
         self.seen |= here
 
-    def temperatures(self) -> torch.Tensor:
+    def temperatures(self) -> Tensor:
         """tau_k: the concentrations, scaled so that their mean over the clusters seen is
         `temperature`, and then not below a tenth of it. Returns: (clusters,)."""
         mean = self.concentration[self.seen].mean()
         tau = self.config.temperature * self.concentration / mean.clamp_min(1e-12)
-        return tau.clamp_min(LOWEST_TEMPERATURE * self.config.temperature)
+        return tau.clamp_min(self.config.lowest_temperature * self.config.temperature)
 
-    def loss(self, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def loss(self, z: Tensor, ids: Tensor) -> Tensor:
         """L_proto: cross-entropy of `cos(z, c_k) / tau_k` over the clusters seen to the own one.
 
         Args: z (M, dim), of any length; ids (M,), all of them seen."""
@@ -251,49 +244,29 @@ class Prototypes(nn.Module):
 
 
 class DomainSSL(Method):
-    """Encoder, projector (Linear, ReLU, Linear) and prototypes.
+    """Encoder, projector (Linear, ReLU, Linear) and prototypes; only the encoder is kept. It
+    z-scores what it is given; views are z-scored by `augment`, and go through its `layers`.
 
-    Args:
-        encoder: kept after pretraining, the rest is not. It z-scores what it is given; views are
-            z-scored by `augment` already, and go through its `layers`.
-        feature_scale: of the record features, fitted on the training records.
-        ids: (records,) integer cluster of each training record, from `cluster_ids`.
-        sampling_rate: Hz of the signals.
-        total_steps: of the whole training, for the weight of L_proto.
-
-    Attributes: steps: training steps done.
-
-    Raises:
-        ValueError: an id outside 0 .. clusters - 1.
+    Attributes:
+        ids: (records,) cluster of each training record.
+        steps: training steps done.
     """
 
-    def __init__(
-        self,
-        encoder: StandardisedEncoder,
-        config: DomainSSLConfig,
-        feature_scale: FeatureScale,
-        ids: torch.Tensor,
-        sampling_rate: int,
-        total_steps: int,
-    ):
-        super().__init__()
-        if ids.min() < 0 or ids.max() >= config.clusters:
-            raise ValueError(
-                f"cluster ids run from {ids.min()} to {ids.max()}, expected 0 to "
-                f"{config.clusters - 1}"
-            )
-        self.encoder, self.config, self.sampling_rate = encoder, config, sampling_rate
-        self.feature_scale, self.total_steps = feature_scale, total_steps
+    def __init__(self, setup: Setup):
+        super().__init__(setup)
+        c = self.config
+        self.feature_scale, self.total_steps = setup.record_scale, setup.steps
+        known = setup.record_scale.standardise(setup.record_features)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("ids", ids.long())
+        self.register_buffer("ids", cluster_ids(known, c.clusters, c.seed))
         self.projector = nn.Sequential(
-            nn.Linear(encoder.channels, config.projector_hidden),
+            nn.Linear(self.encoder.channels, c.projector_hidden),
             nn.ReLU(),
-            nn.Linear(config.projector_hidden, config.projector_out),
+            nn.Linear(c.projector_hidden, c.projector_out),
         )
-        self.prototypes = Prototypes(config)
+        self.prototypes = Prototypes(c)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch; moves the prototypes, before their loss is taken.
 
         Args:
@@ -326,8 +299,4 @@ class DomainSSL(Method):
         }
 
 
-def build(s: Setup) -> DomainSSL:
-    settings = DomainSSLConfig()
-    known = s.record_scale.standardise(s.record_features)
-    ids = cluster_ids(known, settings.clusters, s.config.seed)
-    return DomainSSL(s.encoder, settings, s.record_scale, ids, s.sampling_rate, s.steps)
+ENTRY = Entry("Domain-SSL", DomainSSLSettings, DomainSSL, ("total", "instance", "prototype"))

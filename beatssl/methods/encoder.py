@@ -8,20 +8,26 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from beatssl import compute
 from beatssl.cache import replacing
 from beatssl.settings import ConfigError, to_dict
 
-Architecture = object  # a dataclass of sizes
+
+class Architecture(Protocol):
+    """Sizes of an encoder, a frozen dataclass."""
+
+    def build(self, sampling_rate: int) -> nn.Module:
+        """The encoder with random weights. Args: sampling_rate: Hz of the records it will see."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,19 @@ class EncoderConfig:
             )
         return dataclasses.replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
 
+    def build(self, sampling_rate: int) -> Encoder:
+        """Layers are counted in samples, whatever the sampling rate."""
+        return Encoder(self)
+
 
 @dataclass(frozen=True)
 class StandardisedConfig(EncoderConfig):
     """The same ResNet with leads z-scored before it. Domain-SSL pretrains on such leads."""
 
     standardise_leads: bool = field(default=True, init=False)  # what tells it from an EncoderConfig
+
+    def build(self, sampling_rate: int) -> Encoder:
+        return StandardisedEncoder(self)
 
 
 class ArchitectureError(ValueError):
@@ -88,7 +101,7 @@ class ResidualBlock(nn.Module):
                 nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
             )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.main(x) + self.shortcut(x))
 
 
@@ -106,37 +119,22 @@ class Encoder(nn.Module):
         self.stride = config.stride
         self.channels = config.widths[-1]
         width = config.widths[0]
-        layers: list[nn.Module] = [
-            nn.Conv1d(
-                12,
-                width,
-                config.stem_kernel,
-                config.stem_stride,
-                config.stem_kernel // 2,
-                bias=False,
-            ),
-            nn.BatchNorm1d(width),
-            nn.ReLU(),
-        ]
-        for outputs, stride, dilation in zip(
-            config.widths, config.strides, config.dilations, strict=True
-        ):
+        kernel, stride = config.stem_kernel, config.stem_stride
+        stem = nn.Conv1d(12, width, kernel, stride, kernel // 2, bias=False)
+        layers: list[nn.Module] = [stem, nn.BatchNorm1d(width), nn.ReLU()]
+        stages = zip(config.widths, config.strides, config.dilations, strict=True)
+        for outputs, stride, dilation in stages:
             for block in range(config.blocks):
                 step = stride if block == 0 else 1
                 layers.append(ResidualBlock(width, outputs, config.kernel, step, dilation))
                 width = outputs
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+    def forward(self, signals: Tensor) -> Tensor:
         return self.layers(signals)
 
 
-def resnet(config: EncoderConfig, sampling_rate: int = 100) -> Encoder:
-    """With random weights; its layers are counted in samples, whatever the sampling rate."""
-    return Encoder(config)
-
-
-def zscore(signals: torch.Tensor) -> torch.Tensor:
+def zscore(signals: Tensor) -> Tensor:
     """Each lead to mean 0 and sd 1; a constant lead is 0. Args: signals (..., time)."""
     centred = signals - signals.mean(dim=-1, keepdim=True)
     sd = centred.pow(2).mean(dim=-1, keepdim=True).sqrt()
@@ -147,29 +145,20 @@ class StandardisedEncoder(Encoder):
     """`Encoder` that z-scores each lead of a record first, in training mode too, so that it is
     evaluated and fine-tuned on what its layers were pretrained on."""
 
-    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+    def forward(self, signals: Tensor) -> Tensor:
         return self.layers(zscore(signals))
 
 
-def standardised_resnet(
-    config: StandardisedConfig, sampling_rate: int = 100
-) -> StandardisedEncoder:
-    """As `resnet`."""
-    return StandardisedEncoder(config)
-
-
-def build_encoder(
-    config: Architecture, seed: int, make: Callable[[Architecture], nn.Module] = Encoder
-) -> nn.Module:
+def build_encoder(config: Architecture, seed: int, sampling_rate: int = 100) -> nn.Module:
     """An untrained encoder; the same seed gives the same weights.
 
-    Args: make: what turns the configuration into an encoder."""
+    Args: sampling_rate: Hz of the records that it will see."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make(config)
+        return config.build(sampling_rate)
 
 
-def with_data_statistics(encoder: nn.Module, signals: Iterable[torch.Tensor]) -> nn.Module:
+def with_data_statistics(encoder: nn.Module, signals: Iterable[Tensor]) -> nn.Module:
     """A copy whose batch-norm statistics are those of these records; the weights are the same.
 
     A new ResNet normalises nothing in evaluation mode, since its statistics are 0 and 1. This is
@@ -200,9 +189,7 @@ def projector(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
-def roi_align(
-    e: torch.Tensor, start: torch.Tensor, end: torch.Tensor, stride: int, points: int = 16
-) -> torch.Tensor:
+def roi_align(e: Tensor, start: Tensor, end: Tensor, stride: int, points: int = 16) -> Tensor:
     """Mean of `e` over a window of each beat, with linear interpolation (1-D RoIAlign).
 
     Args:
@@ -252,12 +239,10 @@ def save_encoder(encoder: nn.Module, path: Path) -> None:
         save_file(tensors, part, metadata={"encoder": json.dumps(to_dict(encoder.config))})
 
 
-def load_encoder(
-    path: Path, config: Architecture, make: Callable[[Architecture], nn.Module] = Encoder
-) -> nn.Module:
+def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> nn.Module:
     """Read what `save_encoder` wrote, in evaluation mode.
 
-    Args: config: the architecture that the file must hold. make: as in `build_encoder`.
+    Args: config: the architecture that the file must hold. sampling_rate: as in `build_encoder`.
 
     Raises:
         FileNotFoundError: no such file; names the run to execute.
@@ -270,13 +255,11 @@ def load_encoder(
         )
     with safe_open(path, framework="pt") as file:
         stored = json.loads((file.metadata() or {}).get("encoder", "null"))
-    if stored is None:
-        raise ArchitectureError(f"{path.name} of {path.parent.name} does not name its architecture")
     if stored != to_dict(config):
         raise ArchitectureError(
             f"{path.parent.name}/{path.name} holds another architecture ({stored}); the profile "
             f"asks for {config}. Remove the run's folder to train it again."
         )
-    encoder = make(config)
+    encoder = config.build(sampling_rate)
     encoder.load_state_dict(load_file(path))
     return encoder.eval()

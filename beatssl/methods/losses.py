@@ -3,21 +3,28 @@
 The paper's loss form is not stated. Ours is the normalised one, soft-target InfoNCE: with hard
 targets it is NT-Xent (SimCLR, arXiv 2002.05709) for records and SupCon (arXiv 2004.11362) for
 beats. The other forms are there to see how much hangs on it (book page "What the choices do").
+
+A new form is one function and one line in `LOSSES`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from beatssl.settings import one_of
 
 
 def soft_target_nce(
-    z: torch.Tensor,
-    targets: torch.Tensor,
+    z: Tensor,
+    targets: Tensor,
     temperature: float,
-    allowed: torch.Tensor | None = None,
+    allowed: Tensor | None = None,
     normalise: bool = True,
-) -> torch.Tensor:
+) -> Tensor:
     """Cross-entropy between targets and the softmax over the other embeddings.
 
     `p_ij = softmax_{j != i}(z_i . z_j / temperature)`,
@@ -40,43 +47,53 @@ def soft_target_nce(
     cosine, targets, keep = _pairs(z, targets, allowed)
     mass = targets.sum(dim=1)  # (M,)
     logits = (cosine / temperature).masked_fill(~keep, -1e9)  # (M, M)
-    log_p = logits.log_softmax(dim=1)
-    rows = -(targets * log_p).sum(dim=1)  # (M,)
+    rows = -(targets * logits.log_softmax(dim=1)).sum(dim=1)  # (M,)
     if normalise:
         rows = rows / mass.clamp_min(1e-12)
     has_target = mass > 0
     return (rows * has_target).sum() / has_target.sum().clamp_min(1)
 
 
-def contrastive_loss(
-    form: str,
-    z: torch.Tensor,
-    targets: torch.Tensor,
-    temperature: float,
-    allowed: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The loss in one of four forms; arguments as `soft_target_nce`.
+def unnormalised(
+    z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None
+) -> Tensor:
+    """`soft_target_nce` without the division by a row's targets."""
+    return soft_target_nce(z, targets, temperature, allowed, normalise=False)
 
-    `normalised` and `unnormalised`: `soft_target_nce`. `bce`: binary cross-entropy of every pair,
-    logits `z_i . z_j / temperature`. `mse`: mean of `(z_i . z_j - T_ij)^2` over the pairs; it has
-    no temperature.
 
-    Raises:
-        ValueError: an unknown form, or shapes that do not fit.
-    """
-    if form in ("normalised", "unnormalised"):
-        return soft_target_nce(z, targets, temperature, allowed, form == "normalised")
-    if form not in ("bce", "mse"):
-        raise ValueError(f"loss {form!r} is not known; known: normalised, unnormalised, bce, mse")
+def bce(z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of every pair, logits `z_i . z_j / temperature`."""
     cosine, targets, keep = _pairs(z, targets, allowed)
-    if form == "bce":
-        return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])
+    return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])
+
+
+def mse(z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None) -> Tensor:
+    """Mean of `(z_i . z_j - T_ij)^2` over the pairs; the temperature has no part in it."""
+    cosine, targets, keep = _pairs(z, targets, allowed)
     return F.mse_loss(cosine[keep], targets[keep])
 
 
-def _pairs(
-    z: torch.Tensor, targets: torch.Tensor, allowed: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "normalised": soft_target_nce,
+    "unnormalised": unnormalised,
+    "bce": bce,
+    "mse": mse,
+}
+
+
+def contrastive_loss(
+    form: str, z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None
+) -> Tensor:
+    """The loss in one of the forms of `LOSSES`; arguments as `soft_target_nce`.
+
+    Raises:
+        ValueError: an unknown form (the known ones are listed), or shapes that do not fit.
+    """
+    one_of("loss", form, LOSSES)
+    return LOSSES[form](z, targets, temperature, allowed)
+
+
+def _pairs(z: Tensor, targets: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines, targets (0 where a pair takes no part) and which pairs take part: (M, M) each."""
     m = len(z)
     if targets.shape != (m, m):
@@ -88,14 +105,14 @@ def _pairs(
     return z @ z.T, targets * keep, keep
 
 
-def alignment(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def alignment(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Mean squared distance of the two views on the sphere (Wang & Isola, arXiv 2005.10242).
 
     Args: z_1, z_2: (N, dim). 0 is perfect, 2 is chance in high dimension."""
     return (F.normalize(z_1.float(), dim=1) - F.normalize(z_2.float(), dim=1)).pow(2).sum(1).mean()
 
 
-def uniformity(z: torch.Tensor) -> torch.Tensor:
+def uniformity(z: Tensor) -> Tensor:
     """log mean exp(-2 |z_i - z_j|^2) over pairs, on the sphere (Wang & Isola, arXiv 2005.10242).
 
     Args: z: (N, dim). 0 is collapse, about -4 is uniform in high dimension."""

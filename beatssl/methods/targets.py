@@ -9,11 +9,14 @@ say").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from beatssl.settings import one_of
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,14 @@ class FeatureScale:
 
     Attributes: median, mean, sd, low, high: (features,) float32."""
 
-    median: torch.Tensor
-    mean: torch.Tensor
-    sd: torch.Tensor
-    low: torch.Tensor
-    high: torch.Tensor
+    median: Tensor
+    mean: Tensor
+    sd: Tensor
+    low: Tensor
+    high: Tensor
 
     @classmethod
-    def fit(cls, features: torch.Tensor) -> FeatureScale:
+    def fit(cls, features: Tensor) -> FeatureScale:
         """From (items, features) with NaN; a column that is all NaN gets median 0, a constant one
         sd 1 (its standardised value is 0)."""
         median = features.nanmedian(dim=0).values.nan_to_num(0.0)
@@ -39,53 +42,72 @@ class FeatureScale:
         sd = torch.where(sd > 1e-6, sd, torch.ones_like(sd))
         return cls(median, filled.mean(dim=0), sd, low, high)
 
-    def impute(self, features: torch.Tensor) -> torch.Tensor:
+    def impute(self, features: Tensor) -> Tensor:
         """NaN -> median."""
         return torch.where(features.isnan(), self.median.to(features), features)
 
-    def standardise(self, features: torch.Tensor) -> torch.Tensor:
+    def standardise(self, features: Tensor) -> Tensor:
         """NaN -> median, then zero mean and unit sd."""
         return (self.impute(features) - self.mean.to(features)) / self.sd.to(features)
 
-    def minmax(self, features: torch.Tensor) -> torch.Tensor:
+    def minmax(self, features: Tensor) -> Tensor:
         """NaN -> median, then the training range to [0, 1]; a constant feature is 0."""
         low, high = self.low.to(features), self.high.to(features)
         return (self.impute(features) - low) / (high - low).clamp_min(1e-6)
 
 
-def _cosine(x: torch.Tensor) -> torch.Tensor:
+def _cosine(x: Tensor) -> Tensor:
     """max(0, cosine) of every pair of rows; double, for 1 - cosine is as small as 1e-6."""
     unit = F.normalize(x.double(), dim=1)
     return (unit @ unit.T).clamp(0, 1).float()
 
 
-def _distance(u: torch.Tensor) -> torch.Tensor:
-    """Root mean square difference over the features, of every pair of rows."""
+def _distance(x: Tensor, scale: FeatureScale) -> Tensor:
+    """Root mean square difference of standardised features, of every pair of rows."""
+    u = scale.standardise(x)
     return torch.cdist(u, u) / u.shape[1] ** 0.5
 
 
-def _linear(d: torch.Tensor) -> torch.Tensor:
+def cosine(x: Tensor, scale: FeatureScale) -> Tensor:
+    """Of raw features: times in ms, so that intervals decide; amplitudes in mV have no weight."""
+    return _cosine(scale.impute(x))
+
+
+def cosine_standardised(x: Tensor, scale: FeatureScale) -> Tensor:
+    return _cosine(scale.standardise(x))
+
+
+def cosine_minmax(x: Tensor, scale: FeatureScale) -> Tensor:
+    return _cosine(scale.minmax(x))
+
+
+def inverse_distance(x: Tensor, scale: FeatureScale) -> Tensor:
+    return 1 / (1 + _distance(x, scale))
+
+
+def exp_distance(x: Tensor, scale: FeatureScale) -> Tensor:
+    return torch.exp(-_distance(x, scale))
+
+
+def linear_distance(x: Tensor, scale: FeatureScale) -> Tensor:
+    """1 - d / d_max, the largest of this batch."""
+    d = _distance(x, scale)
     return 1 - d / d.max().clamp_min(1e-6)
 
 
-MEASURES = {  # name -> similarity of (N, F) raw features, given their training scale
-    "cosine": lambda x, s: _cosine(s.impute(x)),
-    "cosine_standardised": lambda x, s: _cosine(s.standardise(x)),
-    "cosine_minmax": lambda x, s: _cosine(s.minmax(x)),
-    "inverse_distance": lambda x, s: 1 / (1 + _distance(s.standardise(x))),
-    "exp_distance": lambda x, s: torch.exp(-_distance(s.standardise(x))),
-    "linear_distance": lambda x, s: _linear(_distance(s.standardise(x))),
-}
+MEASURES: dict[str, Callable[[Tensor, FeatureScale], Tensor]] = {
+    measure.__name__: measure
+    for measure in (
+        cosine, cosine_standardised, cosine_minmax, inverse_distance, exp_distance, linear_distance,
+    )
+}  # fmt: skip
 
 
-def similarity(measure: str, features: torch.Tensor, scale: FeatureScale) -> torch.Tensor:
+def similarity(measure: str, features: Tensor, scale: FeatureScale) -> Tensor:
     """Similarity in [0, 1] of every pair, before the exponent.
 
-    `cosine`: max(0, cosine) of raw features (times in ms, so that intervals decide: amplitudes in
-    mV have no weight in it); with `_standardised` or `_minmax` of
-    features scaled so. Distances d are root mean square differences of standardised features:
-    `inverse_distance` is 1 / (1 + d), `exp_distance` exp(-d), `linear_distance` 1 - d / d_max
-    (the largest of this batch). NaN takes the training median everywhere.
+    `cosine..`: max(0, cosine). Distances d are root mean square differences of standardised
+    features: 1 / (1 + d), exp(-d), 1 - d / d_max. NaN takes the training median everywhere.
 
     Args:
         features: (N, F), raw, may hold NaN.
@@ -96,13 +118,12 @@ def similarity(measure: str, features: torch.Tensor, scale: FeatureScale) -> tor
     Raises:
         ValueError: an unknown measure.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"measure {measure!r} is not known; known: {', '.join(MEASURES)}")
+    one_of("measure", measure, MEASURES)
     return MEASURES[measure](features, scale)
 
 
 def norm_shares(
-    features: torch.Tensor, names: Sequence[str], groups: Mapping[str, Sequence[str]]
+    features: Tensor, names: Sequence[str], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
     """Share of each group of features in the squared norm of raw feature vectors, which is its
     weight in their cosine; mean over the items.
@@ -120,7 +141,7 @@ def norm_shares(
     return {group: sum(of_name.get(n, 0.0) for n in members) for group, members in groups.items()}
 
 
-def two_views(item_targets: torch.Tensor) -> torch.Tensor:
+def two_views(item_targets: Tensor) -> Tensor:
     """(N, N) targets between items -> (2N, 2N) between views: repeated in all four blocks, 1 for
     the two views of one item, 0 on the diagonal."""
     n = len(item_targets)
@@ -133,8 +154,8 @@ def two_views(item_targets: torch.Tensor) -> torch.Tensor:
 
 
 def record_targets(
-    target: str, features: torch.Tensor, scale: FeatureScale, exponent: float = 1.0
-) -> torch.Tensor:
+    target: str, features: Tensor, scale: FeatureScale, exponent: float = 1.0
+) -> Tensor:
     """Rhythm context: (2N, 2N) targets of N records, `hard` or one of `MEASURES`.
 
     `hard` is 1 for the two views of one record and 0 elsewhere (NT-Xent's layout).
@@ -148,12 +169,8 @@ def record_targets(
 
 
 def beat_targets(
-    target: str,
-    classes: torch.Tensor,
-    features: torch.Tensor,
-    scale: FeatureScale,
-    exponent: float = 1.0,
-) -> torch.Tensor:
+    target: str, classes: Tensor, features: Tensor, scale: FeatureScale, exponent: float = 1.0
+) -> Tensor:
     """Beat context: (2K, 2K) targets of K beats, `hard` or one of `MEASURES`.
 
     `hard` is 1 for beats of the same predicted class (SupCon with pseudo-labels).
@@ -166,7 +183,7 @@ def beat_targets(
     return two_views(similarity(target, features, scale) ** exponent)
 
 
-def same_record(record: torch.Tensor) -> torch.Tensor:
+def same_record(record: Tensor) -> Tensor:
     """(2K, 2K) bool: pairs of beats from one record (either view), for `beat_scope="record"`.
 
     Args: record: (K,) index of each beat's record."""
@@ -174,7 +191,7 @@ def same_record(record: torch.Tensor) -> torch.Tensor:
     return twice[:, None] == twice[None, :]
 
 
-def row_entropies(targets: torch.Tensor) -> torch.Tensor:
+def row_entropies(targets: Tensor) -> Tensor:
     """Entropy of each row of normalised targets in nats, rows without a target left out: log of the
     row's effective number of positives. Args: targets (M, M) with zero diagonal."""
     mass = targets.sum(dim=1, keepdim=True)
@@ -183,14 +200,14 @@ def row_entropies(targets: torch.Tensor) -> torch.Tensor:
     return entropy[mass[:, 0] > 0]
 
 
-def row_entropy(targets: torch.Tensor) -> torch.Tensor:
+def row_entropy(targets: Tensor) -> Tensor:
     """Mean of `row_entropies`; 0 where no row has a target."""
     entropies = row_entropies(targets)
     return entropies.sum() / max(1, len(entropies))
 
 
 def closest_triple(
-    similarities: torch.Tensor, wanted: tuple[float, float, float]
+    similarities: Tensor, wanted: tuple[float, float, float]
 ) -> tuple[tuple[int, int, int], float]:
     """The three items whose similarities (first-second, first-third, second-third) come nearest to
     the wanted ones, and the largest of the three deviations.

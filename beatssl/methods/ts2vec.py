@@ -16,44 +16,65 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from beatssl.methods.base import Batch, Method, Setup, dropout_from
+from beatssl.methods.base import (
+    Batch, Entry, Method, OwnNetwork, RunSettings, Setup, TrainSettings, dropout_from,
+)  # fmt: skip
 from beatssl.methods.encoder import autocast
+from beatssl.settings import in_range
 
 KERNEL = 3
-ALPHA = 0.5  # weight of the instance part
 CHUNK_ELEMENTS = 2**24  # of one matrix of dot products; 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class TS2VecConfig:
-    """Architecture and views of TS2Vec; the defaults are its paper's (`methods.ts2vec`).
+    """Sizes of TS2Vec's network; the defaults are its paper's.
 
     Attributes:
         hidden: width of the blocks.
         depth: blocks of that width; one more, of width `channels`, follows.
         channels: length of a time step's vector.
         dropout: probability, after the last block.
-        mask_probability: probability that a time step is masked in a training view.
-        temporal_unit: first pooling level with a temporal part; level k has 2^k samples a step.
     """
 
     hidden: int = 64
     depth: int = 10
     channels: int = 320
     dropout: float = 0.1
-    mask_probability: float = 0.5
-    temporal_unit: int = 0
+
+    def build(self, sampling_rate: int) -> TS2VecEncoder:
+        """It works at any sampling rate."""
+        return TS2VecEncoder(self)
 
 
-def receptive_field(config: TS2VecConfig) -> int:
-    """Input samples that one output step sees: 1 + sum over blocks i of 2 (kernel - 1) 2^i."""
-    return 1 + sum(2 * (KERNEL - 1) * 2**i for i in range(config.depth + 1))
+@dataclass(frozen=True)
+class UntrainedTS2Vec(OwnNetwork, RunSettings):
+    """Its network with random weights; there is no batch normalisation in it."""
+
+    untrained: ClassVar[bool] = True
+    network: TS2VecConfig = TS2VecConfig()
+
+
+@dataclass(frozen=True)
+class TS2VecSettings(OwnNetwork, TrainSettings):
+    """The defaults are its paper's."""
+
+    method: str = "ts2vec"
+    network: TS2VecConfig = TS2VecConfig()
+    alpha: float = 0.5  # weight of the instance part
+    mask_probability: float = 0.5  # that a time step is masked in a training view
+    temporal_unit: int = 0  # first pooling level with a temporal part; level k has 2^k samples
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 0, 1, "alpha", "mask_probability")
 
 
 class DilatedBlock(nn.Module):
@@ -72,7 +93,7 @@ class DilatedBlock(nn.Module):
         )
         self.shortcut = nn.Conv1d(inputs, outputs, 1) if project else nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.main(x) + self.shortcut(x)
 
 
@@ -99,7 +120,7 @@ class TS2VecEncoder(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, signals: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, signals: Tensor, mask: Tensor | None = None) -> Tensor:
         """One vector per time step.
 
         Args:
@@ -127,21 +148,21 @@ class TS2VecEncoder(nn.Module):
         return self.dropout(self.blocks(x))
 
 
-def instance_loss(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def instance_loss(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Contrast with the same time step of the other series; 0 for a batch of one.
 
     Args: z_1, z_2: (batch, time, channels), one per view. Returns: scalar, in nats."""
     return _contrast(z_1.transpose(0, 1), z_2.transpose(0, 1))
 
 
-def temporal_loss(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def temporal_loss(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Contrast with the other time steps of the same series; 0 for a single step.
 
     Args: z_1, z_2: (batch, time, channels), one per view. Returns: scalar, in nats."""
     return _contrast(z_1, z_2)
 
 
-def _contrast(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def _contrast(z_1: Tensor, z_2: Tensor) -> Tensor:
     """Mean of `_summed_cross_entropy` over all vectors, a few groups at a time.
 
     A group needs a matrix of (2n)^2 dot products. Groups are taken together while that stays
@@ -161,7 +182,7 @@ def _contrast(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
     return torch.stack(parts).sum() / (groups * 2 * n)
 
 
-def _summed_cross_entropy(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
+def _summed_cross_entropy(z_1: Tensor, z_2: Tensor) -> Tensor:
     """-sum log softmax of the positive among the other 2n - 1 vectors of the group.
 
     Args: z_1, z_2: (groups, n, channels)."""
@@ -173,9 +194,7 @@ def _summed_cross_entropy(z_1: torch.Tensor, z_2: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), positive.repeat(groups), reduction="sum")
 
 
-def hierarchical_parts(
-    z_1: torch.Tensor, z_2: torch.Tensor, temporal_unit: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def hierarchical_parts(z_1: Tensor, z_2: Tensor, temporal_unit: int = 0) -> tuple[Tensor, Tensor]:
     """Instance and temporal loss, each summed over the levels and divided by their number.
 
     Level 0 is z itself; max-pooling with kernel 2 (an odd last step is dropped) gives the next,
@@ -210,17 +229,9 @@ def hierarchical_parts(
         )  # (batch, steps // 2, channels)
 
 
-def hierarchical_loss(
-    z_1: torch.Tensor, z_2: torch.Tensor, alpha: float = ALPHA, temporal_unit: int = 0
-) -> torch.Tensor:
-    """`alpha * instance + (1 - alpha) * temporal`; arguments and errors as `hierarchical_parts`."""
-    instance, temporal = hierarchical_parts(z_1, z_2, temporal_unit)
-    return alpha * instance + (1 - alpha) * temporal
-
-
 def overlapping_crops(
-    signals: torch.Tensor, generator: torch.Generator, temporal_unit: int = 0
-) -> tuple[torch.Tensor, torch.Tensor, int]:
+    signals: Tensor, generator: Generator, temporal_unit: int = 0
+) -> tuple[Tensor, Tensor, int]:
     """Two crops of each series that overlap in their last and first `overlap` samples.
 
     Lengths are drawn once a batch: with T samples, overlap ~ U{2^(temporal_unit + 1) .. T},
@@ -255,23 +266,20 @@ def overlapping_crops(
         -outer_left, time - outer_right + 1, (len(signals), 1, 1), generator=generator
     )
 
-    def crop(start: int, end: int) -> torch.Tensor:
+    def crop(start: int, end: int) -> Tensor:
         where = (offset + torch.arange(start, end)).to(signals.device)  # (batch, 1, end - start)
         return signals.gather(2, where.expand(-1, signals.shape[1], -1))
 
     return crop(outer_left, right), crop(left, outer_right), overlap
 
 
-def random_masks(n: int, time: int, probability: float, generator: torch.Generator) -> torch.Tensor:
+def random_masks(n: int, time: int, probability: float, generator: Generator) -> Tensor:
     """Time steps to keep: each is False with `probability`. (n, time) bool on the CPU."""
     return torch.rand(n, time, generator=generator) >= probability
 
 
 class TS2Vec(Method):
     """The encoder and the running mean of its weights, which is what is kept after pretraining.
-
-    Args:
-        encoder: trained in place; mask probability and temporal unit are read from its `config`.
 
     Attributes:
         averaged: encoder whose weights are the mean of the initial ones and of those at each call
@@ -280,10 +288,9 @@ class TS2Vec(Method):
         averages: number of weights in the mean.
     """
 
-    def __init__(self, encoder: TS2VecEncoder):
-        super().__init__()
-        self.encoder, self.config = encoder, encoder.config
-        self.averaged = copy.deepcopy(encoder).requires_grad_(False)
+    def __init__(self, setup: Setup):
+        super().__init__(setup)
+        self.averaged = copy.deepcopy(setup.encoder).requires_grad_(False)
         self.register_buffer("averages", torch.ones((), dtype=torch.long))
 
     @property
@@ -291,7 +298,7 @@ class TS2Vec(Method):
         """The averaged encoder."""
         return self.averaged
 
-    def encode(self, signals: torch.Tensor) -> torch.Tensor:
+    def encode(self, signals: Tensor) -> Tensor:
         """(batch, 12, time) -> (batch, channels, time), without a mask.
 
         In evaluation mode by the averaged encoder, in training mode by the one being trained."""
@@ -306,14 +313,14 @@ class TS2Vec(Method):
         for mean, weight in pairs:
             mean.lerp_(weight, share)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch; of `batch` only the signals are used.
 
         Args: generator: source of the crops, masks and dropout, on the CPU.
 
         Returns:
-            `total` (to differentiate) `= (instance + temporal) / 2`, and detached, unweighted:
-            instance, temporal. All in nats.
+            `total` (to differentiate) `= alpha instance + (1 - alpha) temporal`, and detached,
+            unweighted: instance, temporal. All in nats.
 
         Raises:
             ValueError: not 12 leads, or series too short to crop.
@@ -330,16 +337,10 @@ class TS2Vec(Method):
         z_2 = e_2[..., :overlap].transpose(1, 2).float()  # (batch, overlap, channels)
         instance, temporal = hierarchical_parts(z_1, z_2, c.temporal_unit)
         return {
-            "total": ALPHA * instance + (1 - ALPHA) * temporal,
+            "total": c.alpha * instance + (1 - c.alpha) * temporal,
             "instance": instance.detach(),
             "temporal": temporal.detach(),
         }
 
 
-def encoder(config: TS2VecConfig, sampling_rate: int) -> TS2VecEncoder:
-    """With random weights; it works at any sampling rate."""
-    return TS2VecEncoder(config)
-
-
-def build(s: Setup) -> TS2Vec:
-    return TS2Vec(s.encoder)
+ENTRY = Entry("TS2Vec", TS2VecSettings, TS2Vec, ("total", "instance", "temporal"))

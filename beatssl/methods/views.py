@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
 from beatssl.data.vcg import FROM_VCG, TO_VCG
 
 
-def vcg(signals: torch.Tensor) -> torch.Tensor:
+def vcg(signals: Tensor) -> Tensor:
     """VCG of 12-lead signals by the inverse Dower matrix: (batch, 12, time) -> (batch, 3, time)."""
     return _as(TO_VCG, signals) @ signals
 
 
-def twelve_leads(vcg_signals: torch.Tensor) -> torch.Tensor:
+def twelve_leads(vcg_signals: Tensor) -> Tensor:
     """12-lead signals of a VCG by the Dower matrix: (batch, 3, time) -> (batch, 12, time)."""
     return _as(FROM_VCG, vcg_signals) @ vcg_signals
 
 
-def random_rotations(n: int, degrees: float, generator: torch.Generator) -> torch.Tensor:
+def random_rotations(n: int, degrees: float, generator: Generator) -> Tensor:
     """Rotations about all three axes, in random order, each angle U[-degrees, degrees].
 
     Returns:
@@ -42,16 +43,14 @@ def random_rotations(n: int, degrees: float, generator: torch.Generator) -> torc
     return third @ second @ first
 
 
-def random_scales(n: int, scale_max: float, generator: torch.Generator) -> torch.Tensor:
+def random_scales(n: int, scale_max: float, generator: Generator) -> Tensor:
     """Scale of each VCG axis, U[1, scale_max], inverted with probability one half: (n, 3)."""
     scale = 1 + (scale_max - 1) * torch.rand(n, 3, generator=generator)
     invert = torch.rand(n, 3, generator=generator) < 0.5
     return torch.where(invert, 1 / scale, scale)
 
 
-def random_masks(
-    n: int, leads: int, time: int, fraction: float, generator: torch.Generator
-) -> torch.Tensor:
+def random_masks(n: int, leads: int, time: int, fraction: float, generator: Generator) -> Tensor:
     """Samples to keep: per lead, floor(fraction * time) samples from a random start are False,
     wrapping from the end to the beginning. (n, leads, time) bool on the CPU."""
     start = torch.randint(time, (n, leads, 1), generator=generator)
@@ -60,13 +59,12 @@ def random_masks(
 
 
 def augment(
-    signals: torch.Tensor,
-    generator: torch.Generator,
-    *,
+    signals: Tensor,
+    generator: Generator,
     rotation_degrees: float = 45.0,
     scale_max: float = 1.5,
     mask_fraction: float = 0.5,
-) -> torch.Tensor:
+) -> Tensor:
     """One 3KG view of each record: `mask(D S R D^-1 x)` (3KG, section 3).
 
     Random numbers are drawn on the CPU from `generator`, so a view does not depend on the device.
@@ -98,5 +96,5 @@ def augment(
     return view * keep.to(view)
 
 
-def _as(matrix: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+def _as(matrix: np.ndarray, like: Tensor) -> Tensor:
     return torch.as_tensor(matrix, dtype=like.dtype, device=like.device)

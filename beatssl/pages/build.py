@@ -17,14 +17,8 @@ from beatssl.cache import write_text
 from beatssl.pages import fresh as freshness
 from beatssl.pages.plan import Page, plan, read_stages
 from beatssl.pages.run import (
-    ANSI,
-    SHOWN,
-    _stamp_of,
-    bad_page,
-    executed_profiles,
-    page_path,
-    profile_problems,
-)
+    ANSI, SHOWN, _stamp_of, bad_page, executed_profiles, page_path, profile_problems,
+)  # fmt: skip
 from beatssl.profile import Profile, load_profile
 from beatssl.settings import ROOT
 

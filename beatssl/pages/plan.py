@@ -19,7 +19,8 @@ import nbformat
 import yaml
 from PIL import Image
 
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods import make_run
+from beatssl.methods.base import RunSettings
 from beatssl.profile import Profile
 from beatssl.settings import ROOT, ConfigError, work_dir
 
@@ -37,7 +38,7 @@ class Page:
     notebook: str
     stage: int
     parameters: dict
-    run: PretrainConfig | None = None
+    run: RunSettings | None = None
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
@@ -116,9 +117,9 @@ def checked_parameters(values: dict, kinds: dict[str, type], name: str) -> dict:
     return result
 
 
-def _run_parameters(run: PretrainConfig, kinds: dict[str, type], name: str) -> dict:
+def _run_parameters(run: RunSettings, kinds: dict[str, type], name: str) -> dict:
     """The settings of a run that the notebook declares; an undeclared one must be the default."""
-    default, given = PretrainConfig(), {}
+    default, given = make_run(), {}
     for setting in dataclasses.fields(run):
         value = getattr(run, setting.name)
         if setting.name in kinds:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from beatssl.data.records import WAVES
 from beatssl.evaluate import COMPARED, train
-from beatssl.methods.settings import DELINEATORS, UNTRAINED
+from beatssl.methods import DELINEATORS, UNTRAINED
 from beatssl.profile import Profile, Workspace
 from beatssl.report import tables
 from beatssl.results import saved as results

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from beatssl.methods.settings import PretrainConfig
+from beatssl.methods.base import RunSettings
 from beatssl.profile import Profile, differing
 from beatssl.report import tables
 from beatssl.results import saved as results
@@ -281,7 +281,7 @@ def in_words(table: pd.DataFrame) -> str:
 # --- what the choices do, and the health of the encoders ------------------------------------------
 
 
-def changes(run: PretrainConfig, base: PretrainConfig) -> str:
+def changes(run: RunSettings, base: RunSettings) -> str:
     """The settings in which a variant differs from its base: `loss = mse`."""
     values = {name: getattr(run, name) for name in differing(run, base)}
     texts = {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in values.items()}
@@ -333,7 +333,7 @@ def sensitivity(profile: Profile, rows: Sequence[str] = ()) -> tuple[pd.DataFram
     spread = seed_spread(profile)
     first = {run.name: run for run in reversed(profile.runs)}
     base = next((name for name, run in first.items() if run.variant == "base"), "")
-    against: dict[str, list[PretrainConfig]] = {}
+    against: dict[str, list[RunSettings]] = {}
     for run in first.values():
         if run.name != base and (run.variant or run.name in rows):
             against.setdefault("random" if run.method == "random" else base, []).append(run)
@@ -391,7 +391,7 @@ def sensitivity_texts(table: pd.DataFrame) -> pd.DataFrame:
     return tables.titled(wide.reset_index(["block", "seeds"]), corner).fillna("–")
 
 
-def seed_findings(spread: pd.DataFrame, base: PretrainConfig, seeds: int) -> str:
+def seed_findings(spread: pd.DataFrame, base: RunSettings, seeds: int) -> str:
     """How large the spread of a seed is, from which rows, and what that leaves open.
 
     Args: spread: `seed_spread`. base: the variant that is changed. seeds: how many it has."""

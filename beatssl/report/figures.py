@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from beatssl.data.beats import BEAT_CLASSES
 from beatssl.data.records import LEADS, WAVES
-from beatssl.methods.settings import UNTRAINED
+from beatssl.methods import UNTRAINED
 
 WAVE_COLOURS = {"P": "#4c9f70", "QRS": "#c8553d", "T": "#4a6fa5"}
 CLASS_COLOURS = {"N": "#4a6fa5", "S": "#e0a030", "V": "#c8553d", "other": "#8a6fa8"}

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from beatssl.data.records import SUPERCLASSES, WAVES
-from beatssl.methods.settings import BEAT_TARGETS, RHYTHM_TARGETS, UNTRAINED, PretrainConfig
+from beatssl.methods import UNTRAINED, make_run
+from beatssl.methods.beatssl import BEAT_TARGETS, RHYTHM_TARGETS
 from beatssl.pages.plan import PER_RUN
 from beatssl.profile import Profile
 from beatssl.results import saved as results
@@ -265,10 +266,10 @@ def paper_and_ours(table: pd.DataFrame, scores: Sequence[str] | None = None) -> 
 
 
 def name_of(method: str, rhythm: str, beat: str, exponent: float, variant: str) -> str:
-    """`PretrainConfig.name` of a row."""
+    """`RunSettings.name` of a row."""
     if method != "beatssl":
         return f"{method}-{variant}" if variant else method
-    config = PretrainConfig(rhythm=rhythm, beat=beat, exponent=exponent, variant=variant)
+    config = make_run(rhythm=rhythm, beat=beat, exponent=exponent, variant=variant)
     return config.name
 
 

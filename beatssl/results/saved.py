@@ -8,7 +8,6 @@ atomically and both carrying the evaluation's key, so numbers and predictions ne
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import warnings
@@ -21,14 +20,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from beatssl import compute, methods
+from beatssl import compute
 from beatssl.cache import replacing, write_text
 from beatssl.fingerprint import code_hash, name_of
+from beatssl.methods import stored_run
+from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import weights_hash
-from beatssl.methods.settings import PretrainConfig
 from beatssl.profile import Profile
 from beatssl.results.uncertainty import Estimate, estimate
-from beatssl.settings import ROOT, config_hash, from_dict, to_dict
+from beatssl.settings import ROOT, config_hash, to_dict
 from beatssl.tasks import TASKS, task_of
 from beatssl.tasks.base import Case, Task
 
@@ -51,7 +51,6 @@ NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0, ())
 FAULTS = ("not in its runs", "made with other settings", "made by other code")
 
 Predictions = Mapping[str, np.ndarray]
-run_from = functools.partial(from_dict, PretrainConfig)
 
 
 class ResultsError(ValueError):
@@ -79,7 +78,7 @@ class Evaluation:
         key: changes with all of these; the predictions carry it.
     """
 
-    run: Any
+    run: RunSettings
     task: str
     protocol: str
     label_fraction: float
@@ -116,8 +115,7 @@ class Evaluation:
     def row(self, metric: str, estimate: Estimate, source: str = "") -> dict:
         """One tidy row; `source` says why there is no value where there is none."""
         run, place = self.run, {"rhythm": "", "beat": "", "exponent": float("nan")}
-        if run.method == "beatssl":  # a row of the paper's Table 1
-            place = {name: getattr(run, name) for name in place}
+        place |= run.named()
         method = "supervised" if self.protocol == "scratch" else run.method
         name = {"run_id": self.run_id, "method": method, "variant": run.variant}
         score = {"metric": metric, "value": estimate.value, "n": estimate.n, "source": source}
@@ -127,7 +125,7 @@ class Evaluation:
 
 
 def case_of(
-    profile: Profile, task: Task, run: Any, store: Any, encoder: Any, protocol: str
+    profile: Profile, task: Task, run: RunSettings, store: Any, encoder: Any, protocol: str
 ) -> Case:
     """What a task of a profile sees of a run."""
     return Case(run, task.settings(profile), store, encoder, protocol, profile.repeats_of(run))
@@ -152,7 +150,7 @@ def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evalu
 
 
 def settings_hash(
-    run: Any, profile: Profile, task: Task, protocol: str, fraction: float, fingerprint: str
+    run: RunSettings, profile: Profile, task: Task, protocol: str, fraction: float, fingerprint: str
 ) -> str:
     """Digits of what an evaluation is made with, its code apart: the settings of the run that
     concern its method, of its encoder and of the task, the data, protocol, threads, precision."""
@@ -162,11 +160,11 @@ def settings_hash(
     return config_hash(own, encoder, settings, fingerprint, protocol, how)
 
 
-def code_of(run: Any, profile: Profile, task: Task, root: Path = ROOT) -> str:
+def code_of(run: RunSettings, profile: Profile, task: Task, root: Path = ROOT) -> str:
     """Hash of the code that makes the predictions of a run: of the task, and of its encoder.
 
     Args: root: folder of the package."""
-    encoder = [name_of(methods.ENCODERS[type(profile.encoder_of(run))])] if run.has_encoder else []
+    encoder = [name_of(type(profile.encoder_of(run)))] if run.has_encoder else []
     return code_hash(*task.code(run), *encoder, root=root)
 
 
@@ -248,7 +246,7 @@ def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
     try:
         entry = json.loads(path.read_text())
         described = {"key": entry.get("key", ""), **entry["evaluation"]}
-        evaluation = Evaluation(**described | {"run": run_from(described["run"])})
+        evaluation = Evaluation(**described | {"run": stored_run(described["run"])})
         rows = [{k: row[k] for k in COLUMNS} for row in entry["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(

@@ -15,6 +15,7 @@ import numpy as np
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
 from beatssl.fingerprint import name_of
+from beatssl.methods.base import RunSettings
 from beatssl.settings import one_of
 
 PROTOCOLS = ("frozen", "finetune", "scratch")
@@ -40,7 +41,7 @@ class Case:
             name: `scratch` with a pretrained encoder, `finetune` with an untrained one.
     """
 
-    run: Any
+    run: Any  # the type's text would be in the key of every task
     settings: Any
     store: Store
     encoder: Any
@@ -113,7 +114,7 @@ class Task:
         """Label fractions to evaluate; none where this encoder has no part in the task."""
         return settings.label_fractions if self.by_fraction else (1.0,)
 
-    def protocols(self, run: Any, finetune: bool = False) -> list[str]:
+    def protocols(self, run: RunSettings, finetune: bool = False) -> list[str]:
         """Every encoder is probed frozen; the untrained ResNet, trained on the labels, is the
         supervised reference (not so its variants); trained ones are fine-tuned on request."""
         more = ["scratch"] if run.name == "random" else []
@@ -127,15 +128,15 @@ class Task:
             return dataclasses.replace(settings, label_fractions=(fraction,))
         return settings
 
-    def of_run(self, run: Any) -> dict:
+    def of_run(self, run: RunSettings) -> dict:
         """Settings of the run on which the predictions depend."""
         return {**run.own_settings(), "seed": run.seed}
 
-    def code(self, run: Any) -> tuple[str, ...]:
+    def code(self, run: RunSettings) -> tuple[str, ...]:
         """Definitions that make the predictions, the encoder's apart; for `code_hash`."""
         return tuple(map(name_of, self.made_by + (() if run.has_encoder else self.instead)))
 
-    def without_encoder(self, run: Any, store: Store, beats: Beats) -> Any:
+    def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> Any:
         """What is evaluated of a run that has no encoder; None where the task has no use for it."""
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:

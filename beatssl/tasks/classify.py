@@ -12,7 +12,7 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from beatssl.data.beats import Beats, training_rows
 from beatssl.data.records import SUPERCLASSES
 from beatssl.data.store import Store
-from beatssl.methods.base import dropout_from
+from beatssl.methods.base import RunSettings, dropout_from
 from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
 from beatssl.settings import some_rates
@@ -366,5 +366,5 @@ class Classification(Task):
     predictor = staticmethod(predictor)
     scores = staticmethod(classification_scores)
 
-    def without_encoder(self, run: Any, store: Store, beats: Beats) -> np.ndarray | None:
+    def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> np.ndarray | None:
         return ecg_features(store, beats) if run.method == "features" else None

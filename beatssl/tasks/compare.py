@@ -17,6 +17,7 @@ import numpy as np
 
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
+from beatssl.methods.base import RunSettings
 from beatssl.progress import progress
 from beatssl.settings import to_dict
 from beatssl.tasks.base import Case, Pair, Predictions
@@ -145,7 +146,7 @@ class MoreFolds(Segmentation):
     def concerns(self, settings: SegmentConfig, fraction: float, repeats: Sequence[int]) -> list:
         return [to_dict(settings), list(repeats)]
 
-    def without_encoder(self, run: Any, store: Store, beats: Beats) -> Delineator | None:
+    def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> Delineator | None:
         return None if run.method == "features" else Delineator(run.method)
 
     def _made(self, case: Case, only: Sequence[int] = ()) -> Predictions:

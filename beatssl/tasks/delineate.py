@@ -10,7 +10,7 @@ import numpy as np
 
 from beatssl.data.records import LEADS
 from beatssl.data.store import Store
-from beatssl.methods.settings import DELINEATORS
+from beatssl.methods import DELINEATORS
 from beatssl.progress import progress
 
 PEAK = (  # of method `peak`: first and last mark of P, QRS, T; the column that is a peak

@@ -20,6 +20,7 @@ from torch import nn
 
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
+from beatssl.methods.base import BeatWindows, RunSettings
 from beatssl.methods.encoder import Encoder, roi_align
 from beatssl.methods.views import augment
 from beatssl.progress import progress
@@ -30,12 +31,11 @@ from beatssl.tasks.scores import embedding_scores
 
 NEIGHBOURS = 5
 VIEWS = {"rotation_degrees": 45.0, "scale_max": 1.5, "mask_fraction": 0.5}  # of 3KG
-WINDOW = {"beat_classifier": "rules", "beat_before": 0.25, "beat_after": 0.50}
 
 
-def of_beatssl(run: Any, defaults: dict) -> dict:
-    """Settings of Beat-SSL of a run; these defaults where it is of a method without them."""
-    return {name: getattr(run, name, default) for name, default in defaults.items()}
+def views_of(run: Any) -> dict[str, float]:
+    """Settings of the views; Beat-SSL's where the run's method makes none."""
+    return {name: getattr(run, name, usual) for name, usual in VIEWS.items()}
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ def diagnose(run: Any, store: Store, encoder: nn.Module) -> Predictions:
     known = embed(encoder, store, train.rows)
     centre = known.mean(axis=0)
     z = _unit(embed(encoder, store, test.rows) - centre)
-    first, second = centred_views(*_views(encoder, store, test, of_beatssl(run, VIEWS)))
+    first, second = centred_views(*_views(encoder, store, test, views_of(run)))
     alike = overlap(test.labels, train.labels)
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
@@ -113,8 +113,8 @@ class Embedding(Task):
     made_by = (diagnose,)
     scores = staticmethod(embedding_scores)
 
-    def of_run(self, run: Any) -> dict:
-        return super().of_run(run) | of_beatssl(run, VIEWS)
+    def of_run(self, run: RunSettings) -> dict:
+        return super().of_run(run) | views_of(run)
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:
         return lambda fraction: diagnose(case.run, case.store, case.encoder)
@@ -148,7 +148,7 @@ def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
 
 
 def maps(
-    run: Any, store: Store, beats: Beats, encoder: nn.Module
+    run: RunSettings, store: Store, beats: Beats, encoder: nn.Module
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The first two principal components of fold 10: of records, and of their single beats.
 
@@ -161,14 +161,14 @@ def maps(
     test = split(store)["test"]
     rate, time = store.sampling_rate, store.signals.shape[2]
     r_peak = torch.from_numpy(beats.r_peak[test.rows])
-    classifier, *window = of_beatssl(run, WINDOW).values()
-    classes = beats.classes(classifier)[test.rows]
-    before, after = (seconds * rate for seconds in window)
+    windows = BeatWindows.of(run)
+    classes = beats.classes(windows.beat_classifier)[test.rows]
+    before, after = windows.beat_before * rate, windows.beat_after * rate
     whole = (r_peak >= before) & (r_peak + after <= time - 1) & torch.from_numpy(classes >= 0)
     e = outputs(encoder, _pieces(test.rows), lambda rows: torch.from_numpy(store.load(rows)))
-    windows = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
+    cut = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
     of_records, share = _components(e.mean(dim=2).numpy())
-    of_beats, beat_share = _components(windows[whole].numpy())
+    of_beats, beat_share = _components(cut[whole].numpy())
     return {
         "records": (of_records, test.labels, share),
         "beats": (of_beats, classes[whole.numpy()], beat_share),

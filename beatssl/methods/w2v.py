@@ -1,52 +1,30 @@
-"""ECG-FM (W2V + CMSC + RLM) in plain PyTorch: its released encoder, and its recipe in small.
+"""ECG-FM's recipe (W2V + CMSC + RLM) in plain PyTorch, at any size; its network at its own.
 
 The published model is wav2vec 2.0 (arXiv 2006.11477) on 12-lead ECG at 500 Hz with two additions:
 the two halves of a record attract each other (CMSC, arXiv 2005.13249) and leads are left out at
-random (RLM, arXiv 2203.06889). Weights: huggingface.co/wanglab/ecg-fm (MIT).
-
-    python -m beatssl.methods.ecg_fm mimic_iv_ecg_physionet_pretrained.pt ecg_fm.safetensors
-
-converts the released checkpoint once; `--trust` where it holds more than tensors.
+random (RLM, arXiv 2203.06889). Its released weights are read by `ecg_fm_weights`.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import math
-import pickle
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from math import inf
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from beatssl.cache import replacing
-from beatssl.methods.base import Batch, Method, Setup, dropout_from
+from beatssl.methods.base import (
+    Batch, Entry, Method, OwnNetwork, RunSettings, Setup, TrainSettings, dropout_from,
+)  # fmt: skip
 from beatssl.methods.cmsc import cmsc_loss, halves
 from beatssl.methods.encoder import autocast
+from beatssl.settings import in_range
 
-SEGMENT = 5  # s: what it was pretrained on
-
-LEAD_MASK = 0.5  # probability that a lead is zeroed
-MASK_PROBABILITY = 0.65  # share of the tokens that masked spans would cover without overlap
-SPAN = 10  # tokens of a masked span
-NEGATIVES = 100  # for each masked token, from its own segment
-TEMPERATURE = 0.1  # of both contrastive losses
-DIVERSITY_WEIGHT, PENALTY_WEIGHT = 0.1, 10.0
-FEATURE_GRADIENT = 0.1  # the convolutions learn with a tenth of the gradient
-TAU_START, TAU_END, TAU_DECAY = 2.0, 0.5, 0.999995  # Gumbel temperature, decay a step
-
-
-class CheckpointError(ValueError):
-    """A file that is no ECG-FM checkpoint, or that cannot be read safely."""
+SEGMENT = 5  # s: what ECG-FM was pretrained on
 
 
 @dataclass(frozen=True)
@@ -84,19 +62,48 @@ class W2VConfig:
         """Samples a token."""
         return 2**self.conv_blocks
 
+    def build(self, sampling_rate: int) -> EcgFm:
+        return EcgFm(W2VEncoder(self), sampling_rate)
+
 
 # The recipe in small, called W2V+CMSC+RLM (small), never ECG-FM: 40 ms a token, a vector as long as
 # the ResNet's, a size that trains on two cores.
 W2V_SMALL = W2VConfig(
-    sampling_rate=100,
-    conv_blocks=2,
-    conv_channels=128,
-    width=128,
-    layers=4,
-    heads=4,
-    ffn=512,
+    sampling_rate=100, conv_blocks=2, conv_channels=128, width=128, layers=4, heads=4, ffn=512,
     position_kernel=64,
-)
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UntrainedW2V(OwnNetwork, RunSettings):
+    """Its network with random weights; there is no batch normalisation in it."""
+
+    untrained: ClassVar[bool] = True
+    network: W2VConfig = W2V_SMALL
+
+
+@dataclass(frozen=True)
+class W2VSettings(OwnNetwork, TrainSettings):
+    """The defaults are those of ECG-FM, its optimiser apart."""
+
+    method: str = "w2v"
+    network: W2VConfig = W2V_SMALL
+    lead_mask: float = 0.5  # probability that a lead is zeroed
+    mask_probability: float = 0.65  # share of the tokens that spans would cover without overlap
+    span: int = 10  # tokens of a masked span
+    negatives: int = 100  # for each masked token, from its own segment
+    temperature: float = 0.1  # of both contrastive losses
+    diversity_weight: float = 0.1
+    penalty_weight: float = 10.0
+    feature_gradient: float = 0.1  # the convolutions learn with a tenth of the gradient
+    tau_start: float = 2.0  # Gumbel temperature of the quantiser
+    tau_end: float = 0.5
+    tau_decay: float = 0.999995  # a step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, 0, 1, "lead_mask", "mask_probability", "tau_decay")
+        in_range(self, 1e-6, inf, "temperature", "span", "negatives", "tau_start", "tau_end")
 
 
 # ---------------------------------------------------------------- the encoder
@@ -119,7 +126,7 @@ class FeatureExtractor(nn.Module):
             norm = [nn.Identity(), nn.GroupNorm(channels, channels)] if block == 0 else []
             self.conv_layers.append(nn.Sequential(conv, *norm, nn.GELU()))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for layer in self.conv_layers:
             x = layer(x)
         return x
@@ -130,18 +137,14 @@ class PositionalConvolution(nn.Module):
 
     def __init__(self, config: W2VConfig):
         super().__init__()
-        conv = nn.Conv1d(
-            config.width,
-            config.width,
-            config.position_kernel,
-            padding=config.position_kernel // 2,
-            groups=config.position_groups,
-        )
-        nn.init.normal_(conv.weight, std=math.sqrt(4 / (config.position_kernel * config.width)))
+        width, kernel = config.width, config.position_kernel
+        pad, groups = kernel // 2, config.position_groups
+        conv = nn.Conv1d(width, width, kernel, padding=pad, groups=groups)
+        nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * width)))
         nn.init.zeros_(conv.bias)
         self.pos_conv = nn.Sequential(weight_norm(conv, dim=2))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y = self.pos_conv(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one more
         return F.gelu(y).transpose(1, 2)
 
@@ -157,7 +160,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, config.width)
         self.out_proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
             project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (batch, heads, tokens, ..)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -178,7 +181,7 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x)))
         return self.final_layer_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
 
@@ -196,7 +199,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(self.layer_norm(x))
         for layer in self.layers:
             x = layer(x)
@@ -224,8 +227,8 @@ class W2VEncoder(nn.Module):
         self.register_parameter("mask_emb", None)  # only pretraining has one
 
     def forward(
-        self, signals: torch.Tensor, mask: torch.Tensor | None = None, return_features: bool = False
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        self, signals: Tensor, mask: Tensor | None = None, return_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Tokens of segments; the last `time % stride` samples are not used.
 
         Args:
@@ -271,9 +274,7 @@ class Quantizer(nn.Module):
         nn.init.normal_(self.weight_proj.weight)
         nn.init.zeros_(self.weight_proj.bias)
 
-    def forward(
-        self, x: torch.Tensor, tau: float, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, tau: float, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Hard choices whose gradient is that of the softmax (straight-through).
 
         Args:
@@ -309,17 +310,19 @@ class W2VPretraining(W2VEncoder):
         self.final_proj = nn.Linear(config.width, config.target_dim)
 
 
-def mask_leads(signals: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each lead of each segment zeroed with probability one half: (batch, 12, time), same shape."""
-    keep = torch.rand(signals.shape[:2], generator=generator) >= LEAD_MASK
+def mask_leads(signals: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Each lead of each segment zeroed with a probability: (batch, 12, time), same shape."""
+    keep = torch.rand(signals.shape[:2], generator=generator) >= probability
     return signals * keep[..., None].to(signals)
 
 
-def span_mask(rows: int, tokens: int, generator: torch.Generator) -> torch.Tensor:
-    """Which tokens are masked: spans of 10 that may overlap, the same number in every row.
+def span_mask(
+    rows: int, tokens: int, probability: float, span: int, generator: Generator
+) -> Tensor:
+    """Which tokens are masked: spans that may overlap, the same number in every row.
 
-    All rows get n = 0.65 * tokens / 10 spans, rounded at random to a neighbouring integer (at
-    least 2), at n different starts. Rows with more masked tokens than the poorest row then lose
+    All rows get n = probability * tokens / span spans, rounded at random to a neighbouring integer
+    (at least 2), at n different starts. Rows with more masked tokens than the poorest row then lose
     some at random (as in wav2vec 2.0), so that every segment counts the same. Of 156 tokens 49.6 %
     are expected to be masked before this step; after it about 40 % of 16 rows, 35 % of 128 rows
     (64 records). Of 31 tokens (5 s at 100 Hz): 53 %, and 36 % of 16 and of 128 rows.
@@ -328,42 +331,42 @@ def span_mask(rows: int, tokens: int, generator: torch.Generator) -> torch.Tenso
         (rows, tokens) bool on the CPU.
 
     Raises:
-        ValueError: 10 tokens or fewer.
+        ValueError: no more tokens than a span.
     """
-    starts = tokens - SPAN + 1
+    starts = tokens - span + 1
     if starts < 2:
         raise ValueError(
-            f"a segment has {tokens} tokens, masking needs more than {SPAN}: take longer segments"
+            f"a segment has {tokens} tokens, masking needs more than {span}: take longer segments"
         )
-    spans = int(MASK_PROBABILITY * tokens / SPAN + torch.rand((), generator=generator).item())
+    spans = int(probability * tokens / span + torch.rand((), generator=generator).item())
     spans = max(2, spans)
     start = torch.rand(rows, starts, generator=generator).argsort(dim=1)[:, :spans]
-    covered = (start[..., None] + torch.arange(SPAN)).flatten(1)  # (rows, spans * 10)
+    covered = (start[..., None] + torch.arange(span)).flatten(1)  # (rows, spans * span)
     mask = torch.zeros(rows, tokens, dtype=torch.bool).scatter(1, covered, True)
     order = torch.rand(rows, tokens, generator=generator).masked_fill(~mask, -1.0)
     kept = order.topk(int(mask.sum(dim=1).min()), dim=1).indices
     return torch.zeros_like(mask).scatter(1, kept, True)
 
 
-def draw_negatives(rows: int, masked: int, generator: torch.Generator) -> torch.Tensor:
-    """For each masked token 100 others of its segment, with repetition.
+def draw_negatives(rows: int, masked: int, number: int, generator: Generator) -> Tensor:
+    """For each masked token so many others of its segment, with repetition.
 
     Returns:
-        (rows, masked, 100) integer on the CPU, positions among the masked tokens.
+        (rows, masked, number) integer on the CPU, positions among the masked tokens.
 
     Raises:
         ValueError: fewer than two masked tokens.
     """
     if masked < 2:
         raise ValueError(f"{masked} masked tokens leave no negatives: take longer segments")
-    others = torch.randint(masked - 1, (rows, masked, NEGATIVES), generator=generator)
+    others = torch.randint(masked - 1, (rows, masked, number), generator=generator)
     return others + (others >= torch.arange(masked)[:, None])  # skips the token itself
 
 
 def info_nce(
-    predicted: torch.Tensor, target: torch.Tensor, codes: torch.Tensor, negatives: torch.Tensor
-) -> torch.Tensor:
-    """Cross-entropy of finding the right target among the negatives; cosine / 0.1.
+    predicted: Tensor, target: Tensor, codes: Tensor, negatives: Tensor, temperature: float
+) -> Tensor:
+    """Cross-entropy of finding the right target among the negatives; cosine / temperature.
 
     A negative that was quantised to the same codes as the positive is left out (wav2vec 2.0).
 
@@ -376,7 +379,7 @@ def info_nce(
         Scalar, mean over rows and masked tokens.
     """
     cosine = F.normalize(predicted, dim=2) @ F.normalize(target, dim=2).transpose(1, 2)
-    logits = cosine / TEMPERATURE  # (rows, masked, masked)
+    logits = cosine / temperature  # (rows, masked, masked)
     same = (codes[:, :, None] == codes[:, None]).all(dim=3)
     positive = logits.diagonal(dim1=1, dim2=2)  # (rows, masked)
     negative = logits.masked_fill(same, -math.inf).gather(2, negatives)
@@ -384,23 +387,21 @@ def info_nce(
 
 
 class W2VCmscRlm(Method):
-    """Pretraining by the recipe of ECG-FM, for a model of any size.
+    """Pretraining by the recipe of ECG-FM, for a network of any size.
 
     `total = InfoNCE + 0.1 * (640 - perplexity) / 640 + 10 * mean(features^2) + CMSC`, with the
     halves of a record as its two segments. Published optimiser: Adam (.9, .98), eps 1e-6, weight
     decay .01, constant 5e-5. Positives of CMSC are records here, patients in the original.
 
-    Args:
-        encoder: whose architecture is pretrained; its weights are where the training starts.
-
-    Attributes: model: encoder and pretraining heads. steps: training steps done.
+    Attributes: model: encoder, with the weights of the setup's, and pretraining heads.
+    steps: training steps done.
     """
 
-    def __init__(self, encoder: EcgFm):
-        super().__init__()
-        self.sampling_rate = encoder.sampling_rate
-        self.model = W2VPretraining(encoder.config)
-        self.model.load_state_dict(encoder.encoder.state_dict(), strict=False)
+    def __init__(self, setup: Setup):
+        super().__init__(setup)
+        del self.encoder  # the model holds a copy
+        self.model = W2VPretraining(setup.encoder.config)
+        self.model.load_state_dict(setup.encoder.encoder.state_dict(), strict=False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -413,19 +414,20 @@ class W2VCmscRlm(Method):
 
     @property
     def tau(self) -> float:
-        """Temperature of the quantiser: from 2 down to 0.5, times 0.999995 a step."""
-        return max(TAU_START * TAU_DECAY ** int(self.steps), TAU_END)
+        """Temperature of the quantiser, which falls with every step."""
+        c = self.config
+        return max(c.tau_start * c.tau_decay ** int(self.steps), c.tau_end)
 
-    def encode(self, signals: torch.Tensor) -> torch.Tensor:
+    def encode(self, signals: Tensor) -> Tensor:
         """(batch, 12, time) as in the store -> (batch, channels, steps)."""
         return EcgFm(self.model, self.sampling_rate)(signals)
 
-    def training_step(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """`losses` of one batch; of `batch` only the signals are used."""
         rate = self.model.config.sampling_rate
         return self.losses(model_input(batch.signals, self.sampling_rate, rate), generator)
 
-    def losses(self, signals: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def losses(self, signals: Tensor, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch and what is worth watching.
 
         Args:
@@ -437,26 +439,27 @@ class W2VCmscRlm(Method):
             `total` (to differentiate), and detached: info_nce, diversity, penalty, cmsc (not yet
             weighted), perplexity, tau, masked (share of the tokens).
         """
-        model, device = self.model, signals.device
-        segments = mask_leads(halves(signals), generator)  # (2N, 12, half)
-        mask = span_mask(len(segments), segments.shape[2] // model.stride, generator).to(device)
+        c, model, device = self.config, self.model, signals.device
+        segments = mask_leads(halves(signals), c.lead_mask, generator)  # (2N, 12, half)
+        rows, length = len(segments), segments.shape[2] // model.stride
+        mask = span_mask(rows, length, c.mask_probability, c.span, generator).to(device)
         with dropout_from(generator, device), autocast(device):
             tokens, features = model(segments, mask, return_features=True)
             hidden = model.dropout(model.layer_norm(features.transpose(1, 2)))
         if features.requires_grad:
-            features.register_hook(lambda gradient: FEATURE_GRADIENT * gradient)
+            features.register_hook(lambda gradient: c.feature_gradient * gradient)
         tokens = tokens.float()  # (2N, C, tokens)
         rows = len(segments), -1  # every row has the same number of masked tokens
         target, codes, perplexity = model.quantizer(
             hidden.float()[mask].unflatten(0, rows), self.tau, generator
         )
         predicted = model.final_proj(tokens.transpose(1, 2)[mask].unflatten(0, rows))
-        negatives = draw_negatives(*predicted.shape[:2], generator).to(device)
-        contrast = info_nce(predicted, model.project_q(target), codes, negatives)
+        negatives = draw_negatives(*predicted.shape[:2], c.negatives, generator).to(device)
+        contrast = info_nce(predicted, model.project_q(target), codes, negatives, c.temperature)
         size = model.config.codebooks * model.config.entries
         diversity = (size - perplexity) / size
         penalty = features.float().pow(2).mean()
-        between = cmsc_loss(*tokens.mean(dim=2).chunk(2), TEMPERATURE)
+        between = cmsc_loss(*tokens.mean(dim=2).chunk(2), c.temperature)
         losses = {
             "info_nce": contrast,
             "diversity": diversity,
@@ -467,7 +470,7 @@ class W2VCmscRlm(Method):
             "masked": mask.float().mean(),
         }
         self.steps += 1
-        total = contrast + DIVERSITY_WEIGHT * diversity + PENALTY_WEIGHT * penalty + between
+        total = contrast + c.diversity_weight * diversity + c.penalty_weight * penalty + between
         return {"total": total, **{name: value.detach() for name, value in losses.items()}}
 
 
@@ -496,7 +499,7 @@ class EcgFm(nn.Module):
         self.stride = stride or 2 ** max(0, int(math.log2(0.04 * sampling_rate)))
         self.channels = encoder.channels
 
-    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+    def forward(self, signals: Tensor) -> Tensor:
         """(batch, 12, time) -> (batch, channels, ceil(time / stride)).
 
         Step j lies on input sample `j * stride`, interpolated between the nearest tokens (token k
@@ -530,7 +533,7 @@ class EcgFm(nn.Module):
         return interpolate(e[..., new], at[new], step * (rate / self.sampling_rate))
 
 
-def model_input(signals: torch.Tensor, sampling_rate: float, rate: float) -> torch.Tensor:
+def model_input(signals: Tensor, sampling_rate: float, rate: float) -> Tensor:
     """What the encoder expects (ECG-FM: 500 Hz): resampled by linear interpolation, each lead of
     zero mean and unit sd over the whole record, constant leads 0.
 
@@ -554,7 +557,7 @@ def model_input(signals: torch.Tensor, sampling_rate: float, rate: float) -> tor
     return torch.where(varies, centred / torch.where(varies, sd, 1.0), 0.0)
 
 
-def interpolate(values: torch.Tensor, at: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+def interpolate(values: Tensor, at: Tensor, where: Tensor) -> Tensor:
     """Linear interpolation on the last axis, constant beyond the ends.
 
     Args:
@@ -571,173 +574,4 @@ def interpolate(values: torch.Tensor, at: torch.Tensor, where: torch.Tensor) -> 
     return torch.lerp(values[..., right - 1], values[..., right], share.to(values))
 
 
-# ---------------------------------------------------------------- checkpoints
-
-
-def load_ecg_fm(path: Path, config: W2VConfig = W2VConfig()) -> W2VEncoder:
-    """The encoder of a checkpoint, pretrained or finetuned, `.pt` or `.safetensors`.
-
-    Both spellings of weight norm are known; the pretraining heads and the classifier are left out.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: unsafe or damaged file, tensors missing, too many, or of another shape.
-    """
-    found = _encoder_tensors(read_checkpoint(path))
-    with torch.device("meta"):
-        encoder = W2VEncoder(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    modules = {name.split(".")[0] for name in expected}
-    faults = {
-        "missing": [name for name in expected if name not in found],
-        "of another shape": [
-            f"{name} {tuple(found[name].shape)} instead of {shape}"
-            for name, shape in expected.items()
-            if name in found and tuple(found[name].shape) != shape
-        ],
-        "unknown": [n for n in found if n not in expected and n.split(".")[0] in modules],
-    }
-    faults = {kind: names for kind, names in faults.items() if names}
-    if faults:
-        listed = "; ".join(f"{len(n)} {kind}: {_first(n)}" for kind, n in faults.items())
-        raise CheckpointError(
-            f"the tensors of {path.name} are not those of this encoder ({listed}). Check that it "
-            "is an ECG-FM checkpoint and that its sizes are those of the W2VConfig given"
-        )
-    encoder.load_state_dict({name: found[name].float() for name in expected}, assign=True)
-    return encoder.eval()
-
-
-def _first(names: list[str], number: int = 3) -> str:
-    """The first few names."""
-    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")
-
-
-def _encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names as `W2VEncoder` has them: without the prefix of finetuned files, one weight norm."""
-    finetuned = any(name.startswith("encoder.feature_extractor.") for name in tensors)
-    prefix = "encoder." if finetuned else ""
-    spelling = {
-        "weight_g": "parametrizations.weight.original0",
-        "weight_v": "parametrizations.weight.original1",
-    }
-    renamed = {}
-    for name, tensor in tensors.items():
-        if name.startswith(prefix):
-            head, dot, last = name.removeprefix(prefix).rpartition(".")
-            renamed[head + dot + spelling.get(last, last)] = tensor
-    return renamed
-
-
-def read_checkpoint(path: Path, trust: bool = False) -> dict[str, torch.Tensor]:
-    """All tensors of the model in a checkpoint, under the names in the file.
-
-    Args:
-        path: `.safetensors`, or what torch.save wrote: a state dict, bare or under `model`.
-        trust: allow unpickling, which runs code that the file brings.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: not readable, not readable safely, or no tensors in it.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no checkpoint at {path.parent.name}/{path.name}: the released one is at "
-            "huggingface.co/wanglab/ecg-fm (mimic_iv_ecg_physionet_pretrained.pt)"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        if trust:
-            raise CheckpointError(f"{path.name} is damaged or no checkpoint: {error}") from error
-        raise CheckpointError(
-            f"{path.name} cannot be read safely: it holds more than tensors (fairseq keeps its "
-            "training settings in the same file), or is damaged. Unpickling it runs whatever code "
-            "it brings. If you trust its source, convert it once, on a machine where you may: "
-            f"`python -m beatssl.methods.ecg_fm --trust {path.name} {path.stem}.safetensors`, and "
-            "use the .safetensors file from then on"
-        ) from error
-    except (ImportError, AttributeError) as error:  # only when trusted: a class is not here
-        raise CheckpointError(
-            f"{path.name} holds objects of a package that is not installed here ({error}): install "
-            "it for the conversion only (the released files: omegaconf)"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        raise CheckpointError(
-            f"{path.name} is damaged or no checkpoint ({error}): fetch it again"
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a state dict")
-    tensors = {name: t for name, t in content.items() if isinstance(t, torch.Tensor)}
-    if not tensors:
-        raise CheckpointError(
-            f"{path.name} holds no tensors, neither at its top nor under the key `model`"
-        )
-    return tensors
-
-
-class Conversion(NamedTuple):
-    """What `convert` read: hash of the input file, number of tensors and of parameters."""
-
-    sha256: str
-    tensors: int
-    parameters: int
-
-
-def convert(path: Path, target: Path, trust: bool = False) -> Conversion:
-    """Write the tensors of a checkpoint as safetensors, unchanged and with their names.
-
-    Raises:
-        FileNotFoundError, CheckpointError: as `read_checkpoint`; also a target of another suffix.
-    """
-    if target.suffix != ".safetensors":
-        raise CheckpointError(f"the output is named {target.name}: end it in .safetensors")
-    tensors = {name: t.clone().contiguous() for name, t in read_checkpoint(path, trust).items()}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with replacing(target) as part:
-        save_file(tensors, part, metadata={"source": path.name, "source_sha256": digest})
-    return Conversion(digest, len(tensors), sum(t.numel() for t in tensors.values()))
-
-
-def encoder(config: W2VConfig, sampling_rate: int) -> EcgFm:
-    """With random weights. Args: sampling_rate: Hz of the records."""
-    return EcgFm(W2VEncoder(config), sampling_rate)
-
-
-def build(s: Setup) -> W2VCmscRlm:
-    return W2VCmscRlm(s.encoder)
-
-
-def main(words: list[str] | None = None) -> int:
-    """Convert a checkpoint; the exit status is 0, or 1 with the reason printed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m beatssl.methods.ecg_fm",
-        description="Convert an ECG-FM checkpoint to safetensors (published: 215 tensors, "
-        "90883072 parameters).",
-    )
-    parser.add_argument("input", type=Path, help="the released .pt file")
-    parser.add_argument("output", type=Path, help="the .safetensors file to write")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="unpickle the input, which may run any code that it brings",
-    )
-    options = parser.parse_args(words)
-    try:
-        done = convert(options.input, options.output, options.trust)
-    except (FileNotFoundError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.input.name}: sha256 {done.sha256}")
-    print(f"{options.output.name}: {done.tensors} tensors, {done.parameters} parameters")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+ENTRY = Entry("W2V+CMSC+RLM (small)", W2VSettings, W2VCmscRlm, ("total", "info_nce", "cmsc"))
