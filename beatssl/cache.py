@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -34,10 +35,46 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` to fill; it takes the place of `path` when the block ends well.
+
+    The folder at `path` stays whole until then, and stays where the block removes its own again
+    (another process was faster).
+    """
+    part, old = part_of(path), part_of(path.with_name(f"{path.name}.old"))
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if part.exists():
+            if path.exists():
+                os.replace(path, old)
+            os.replace(part, path)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """`text` as UTF-8, atomically."""
     with replacing(path) as part:
         part.write_bytes(text.encode())
+
+
+def write_json(path: Path, content: dict) -> None:
+    """`content` as JSON with sorted keys, atomically."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """What `write_json` wrote: empty where there is none or it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def clear_leftovers(folder: Path) -> list[Path]:

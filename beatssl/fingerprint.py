@@ -2,49 +2,33 @@
 
 `code_hash("beatssl.tasks.classify.predictor")` covers that function and every function, class and
 constant of this package that it reaches by name, directly or through others: its static closure.
-Files are read once in a process, as Python itself does.
+Files are read once in a process, as Python itself does; `by_module` reads them as they are now.
 Names are followed from their definitions, imports and annotations; nothing is imported. Methods are
 not followed one by one: a class counts as a whole, wherever its name stands (`store: Store`).
 
-Left out are settings (`beatssl.settings`: their values stand in the keys), the writing of files, and
-registries: dictionaries from a name to what it stands for. Who picks an entry names its code too.
+Left out are settings (`beatssl.settings`: their values stand in the keys), the writing of files,
+and registries: dictionaries from a name to what it stands for. Who picks an entry names its code.
 Docstrings, comments, layout, and the file in which a definition stands do not count.
 """
-
-from __future__ import annotations
 
 import ast
 import copy
 import functools
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from importlib.util import resolve_name
 from pathlib import Path
 
-PACKAGE = "beatssl"
-ROOT = Path(__file__).resolve().parent.parent
-NO_CODE = tuple(  # modules
-    f"beatssl.{name}" for name in ("settings", "cache", "fingerprint", "progress")
-)
-REGISTRIES = ("METHODS", "LOSSES", "MEASURES", "READERS", "LISTERS", "SCORES", "TASKS")
+from beatssl.settings import ROOT, config_hash
+
+NO_CODE = ("beatssl.settings", "beatssl.cache", "beatssl.fingerprint", "beatssl.progress")
+REGISTRIES = ("METHODS", "LOSSES", "MEASURES", "LAYOUTS", "SCORES", "TASKS")
+Place = tuple[str, str]  # module, name of a definition in it; "" is the module itself
 
 
 class UnknownCodeError(LookupError):
     """A root of `code_hash` is no definition of the package: it was renamed or moved."""
-
-
-def normalised(source: str) -> str:
-    """The syntax tree of Python source as text, without docstrings, comments and layout."""
-    return ast.dump(_without_words(ast.parse(source)))
-
-
-def _without_words(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(getattr(body[0].value, "value", None), str):
-                body[:1] = [] if len(body) > 1 else [ast.Pass()]
-    return tree
 
 
 def name_of(thing: Callable) -> str:
@@ -63,149 +47,134 @@ def code_hash(*roots: str, root: Path = ROOT) -> str:
     Raises:
         UnknownCodeError: no such definition.
     """
-    texts = sorted(set(closure(*roots, root=root).values()))
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+    return config_hash(sorted(set(closure(*roots, root=root).values())))
 
 
 def closure(*roots: str, root: Path = ROOT) -> dict[str, str]:
     """Dotted name -> text of every definition that the roots reach; see `code_hash`."""
-    found: dict[str, str] = {}
-    todo = []
+    package, places = _package(root), []
     for name in roots:
-        place = _resolve(*name.rpartition(".")[::2], root)
+        module, _, own = name.rpartition(".")
+        place = package.resolve(package.modules.get(module), own)
         if place is None:
             raise UnknownCodeError(f"{name} is not defined in the package: name its new place")
-        todo.append(place)
-    while todo:
-        module, name = todo.pop()
-        if f"{module}.{name}" in found or module in NO_CODE or name in REGISTRIES:
-            continue
-        text, reached = _definition(module, name, root)
-        found[f"{module}.{name}"] = text
-        todo += reached
-    return found
+        places.append(place)
+    texts = package.follow(places, left_out=REGISTRIES)
+    return {".".join(place): text for place, text in texts.items()}
 
 
-@dataclass
+def by_module(sources: Iterable[str], root: Path = ROOT) -> dict[str, str]:
+    """Module -> hash of what code outside the package reaches in it, entries of registries too."""
+    state = tuple((p, p.stat().st_mtime_ns) for p in sorted((root / "beatssl").rglob("*.py")))
+    package, texts = _package(root, state), defaultdict(list)
+    places = [p for source in sources for p in _definition(package, _Module(source), "")[1]]
+    for (module, _), text in package.follow(places).items():
+        texts[module].append(text)
+    return {module: config_hash(sorted(texts[module])) for module in sorted(texts)}
+
+
+def normalised(source: str) -> str:
+    """The syntax tree of Python source as text, without docstrings, comments and layout."""
+    return ast.dump(_without_words(ast.parse(source)))
+
+
+def _without_words(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body[:1] = [] if len(node.body) > 1 else [ast.Pass()]
+    return tree
+
+
 class _Module:
-    """Top-level definitions of a file, and what its imports bind."""
+    """Statements of a file by the name that they define ("": all), and what its imports bind."""
 
-    nodes: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    imports: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> module, attribute
-
-
-@functools.cache
-def _file(module: str, root: Path) -> Path | None:
-    path = root.joinpath(*module.split("."))
-    for candidate in (path / "__init__.py", path.with_suffix(".py")):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-@functools.cache
-def _read(path: Path, module: str) -> _Module:
-    found, is_package = _Module(), path.name == "__init__.py"
-    for node in _without_words(ast.parse(path.read_text())).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            found.imports |= _bound(node, module, is_package)
-        for name in _defined(node):
-            found.nodes.setdefault(name, []).append(node)
-    return found
+    def __init__(self, source: str, name: str = "", folder: str = ""):
+        tree = _without_words(ast.parse(source))
+        self.name, self.nodes = name, defaultdict(list, {"": tree.body})
+        self.imports: dict[str, Place] = {}
+        for node in tree.body:
+            for defined in _defined(node):
+                self.nodes[defined].append(node)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                self.imports |= {a.asname or a.name: (a.name, "") for a in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                module = resolve_name("." * node.level + (node.module or ""), folder)
+                self.imports |= {a.asname or a.name: (module, a.name) for a in node.names}
 
 
 def _defined(node: ast.stmt) -> set[str]:
     """Names that a top-level statement defines or changes (`EXPAND[0] = 1` changes EXPAND)."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
-    targets = [*getattr(node, "targets", []), getattr(node, "target", None)]
-    names = set()
-    for target in filter(None, targets):
-        for part in target.elts if isinstance(target, ast.Tuple | ast.List) else [target]:
-            while isinstance(part, ast.Subscript | ast.Attribute):
-                part = part.value
-            names |= {part.id} if isinstance(part, ast.Name) else set()
-    blocks = [getattr(node, name, []) for name in ("body", "orelse", "finalbody")]
-    return names.union(*(_defined(inner) for block in blocks for inner in block))
+    targets = [*getattr(node, "targets", []), getattr(node, "target", ast.Tuple([]))]
+    parts = [part for target in targets for part in getattr(target, "elts", [target])]
+    names = {re.search(r"\w+", ast.unparse(part))[0] for part in parts}
+    inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+    return names.union(*map(_defined, inner))
 
 
-def _bound(node: ast.stmt, module: str, is_package: bool) -> dict[str, tuple[str, str]]:
-    """Names that an import of this package binds -> (module, attribute or "")."""
-    bound = {}
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            if alias.name.split(".")[0] == PACKAGE and alias.asname:
-                bound[alias.asname] = (alias.name, "")
-        return bound
-    base = node.module or ""
-    if node.level:
-        parts = module.split(".")
-        parts = parts[: len(parts) - node.level + is_package]
-        base = ".".join([*parts, *([base] if base else [])])
-    if base.split(".")[0] == PACKAGE:
-        bound = {alias.asname or alias.name: (base, alias.name) for alias in node.names}
-    return bound
+class _Package:
+    """The modules of the package in a folder, all read at once."""
+
+    def __init__(self, root: Path, state: tuple = ()):  # state: of the files, for the cache alone
+        self.modules: dict[str, _Module] = {}
+        for path in (root / "beatssl").rglob("*.py"):
+            folder = ".".join(path.parent.relative_to(root).parts)
+            name = folder if path.stem == "__init__" else f"{folder}.{path.stem}"
+            if name not in NO_CODE:
+                self.modules[name] = _Module(path.read_text(), name, folder)
+
+    def resolve(self, module: _Module | None, name: str) -> Place | None:
+        """Where a name of a module (`auroc`, `scores.auroc`) is defined, through re-exports; a
+        module itself has the name ""; None outside the package."""
+        if module is None or name in module.nodes:
+            return (module.name, name) if module else None
+        if f"{module.name}.{name}" in self.modules:
+            return f"{module.name}.{name}", ""
+        if name in module.imports:
+            source, attribute = module.imports[name]
+            return self.resolve(self.modules.get(source), attribute)
+        owner, _, attribute = name.rpartition(".")
+        place = self.resolve(module, owner) if owner else None
+        return self.resolve(self.modules[place[0]], attribute) if place and not place[1] else None
+
+    def follow(self, places: Iterable[Place], left_out: tuple[str, ...] = ()) -> dict[Place, str]:
+        """Texts of the definitions at these places and of all that they reach."""
+        texts: dict[Place, str] = {}
+        todo = list(places)
+        while todo:
+            place = module, name = todo.pop()
+            if place not in texts and module in self.modules and name not in left_out:
+                texts[place], reached = _definition(self, self.modules[module], name)
+                todo += reached
+        return texts
 
 
-def _resolve(module: str, name: str, root: Path) -> tuple[str, str] | None:
-    """Where a name of a module is defined, through re-exports; a module itself has the name "";
-    None where it is not of this package."""
-    path = _file(module, root)
-    if path is None:
-        return None
-    parsed = _read(path, module)
-    if not name or name in parsed.nodes:
-        return module, name
-    if _file(f"{module}.{name}", root):
-        return f"{module}.{name}", ""
-    return _resolve(*parsed.imports[name], root) if name in parsed.imports else None
-
-
-class _Names(ast.NodeTransformer):
-    """Collects the definitions that a node names, and writes `metrics.auroc` as `auroc`, so that
-    the text does not tell in which file it stands."""
-
-    def __init__(self, module: str, parsed: _Module, imports: dict, root: Path):
-        self.module, self.parsed, self.imports, self.root = module, parsed, imports, root
-        self.reached: list[tuple[str, str]] = []
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        if isinstance(node.value, ast.Name) and node.value.id in self.imports:
-            place = _resolve(*self.imports[node.value.id], self.root)
-            if place and not place[1]:  # an attribute of a module
-                target = _resolve(place[0], node.attr, self.root)
-                if target and target[1]:
-                    self.reached.append(target)
-                    return ast.Name(node.attr, node.ctx)
-        return self.generic_visit(node)
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        if node.id in self.imports:
-            place = _resolve(*self.imports[node.id], self.root)
-            if place and place[1]:
-                self.reached.append(place)
-        elif node.id in self.parsed.nodes:
-            self.reached.append((self.module, node.id))
-        return node
-
-    def visit_ImportFrom(self, node: ast.stmt) -> ast.AST:
-        return ast.Pass()
-
-    visit_Import = visit_ImportFrom
+_package = functools.cache(_Package)
 
 
 @functools.cache
-def _definition(module: str, name: str, root: Path) -> tuple[str, list[tuple[str, str]]]:
-    """Text of one definition, and the definitions that it names."""
-    path = _file(module, root)
-    parsed = _read(path, module)
-    texts, reached = [], []
-    for node in parsed.nodes.get(name, []):
-        imports = dict(parsed.imports)
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.ImportFrom | ast.Import):  # inside a function
-                imports |= _bound(inner, module, path.name == "__init__.py")
-        names = _Names(module, parsed, imports, root)
-        texts.append(ast.dump(names.visit(copy.deepcopy(node))))
-        reached += names.reached
-    return "\n".join(texts), reached
+def _definition(package: _Package, module: _Module, name: str) -> tuple[str, list[Place]]:
+    """Text of one definition, and the places of the definitions that it names."""
+    names = _Names(package, module)
+    texts = [ast.dump(names.visit(copy.deepcopy(node))) for node in module.nodes[name]]
+    return "\n".join(texts), names.reached
+
+
+class _Names(ast.NodeTransformer):
+    """Collects the definitions that a node names, and writes `scores.auroc` as `auroc`, so that the
+    text does not tell in which file it stands."""
+
+    def __init__(self, package: _Package, module: _Module):
+        self.package, self.module = package, module
+        self.reached: list[Place] = []
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        named = isinstance(node, ast.Name | ast.Attribute)
+        place = self.package.resolve(self.module, ast.unparse(node)) if named else None
+        if not place or not place[1]:
+            return self.generic_visit(node)
+        self.reached.append(place)
+        return ast.Name(place[1], node.ctx)

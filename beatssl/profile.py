@@ -215,7 +215,7 @@ def data_root(profile: Profile) -> Path:
         return profile.work
     root = os.environ.get("BEATSSL_DATA") or ""
     if not root or not Path(root).is_dir():
-        names = filter(None, (profile.data.ptbxl, profile.data.ludb, profile.data.challenge))
+        names = [source.folder for source in profile.data.all_sources]
         raise FileNotFoundError(
             f"profile {profile.name!r} reads real recordings: name the folder that holds "
             f"{', '.join(names)} with `make book PROFILE=... DATA=folder` or the environment "

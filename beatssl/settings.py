@@ -37,13 +37,28 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+DATASETS = ("ptbxl", "ludb", "challenge")  # those with a setting of their own; PTB-XL first
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: its name in the store, its layout (`records.LAYOUTS`), and its folder."""
+
+    name: str
+    layout: str
+    folder: str
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which record folders are read and how a record becomes a row of the store.
 
     Folders are relative to the data root (option DATA of the Makefile, environment variable
-    BEATSSL_DATA); an empty name leaves the data set out. With `synthetic` true the folders are
-    written by `beatssl.data.synthetic` first.
+    BEATSSL_DATA); an empty name leaves the data set out. With `synthetic` true the folders of
+    `DATASETS` are written by `beatssl.data.synthetic` first, into what is the data root then.
+
+    Raises:
+        ConfigError: two data sets have one name, or rows have no length.
     """
 
     synthetic: bool = False
@@ -53,11 +68,28 @@ class DataConfig:
     ptbxl: str = ""
     ludb: str = ""
     challenge: str = ""
+    sources: tuple[Source, ...] = ()  # further data sets, each in a known layout
     sampling_rate: int = 100  # Hz
     seconds: float = 10.0  # length of a row; longer recordings give several rows
     low_cut: float = 0.5  # Hz, zero-phase Butterworth band-pass; 0 switches that side off
     high_cut: float = 40.0  # Hz
     einthoven_tolerance: float = 0.1  # sd(I + III - II) / sd(II) above this: set aside
+
+    def __post_init__(self) -> None:
+        if self.sampling_rate <= 0 or self.seconds <= 0:
+            raise ConfigError("sampling_rate and seconds must be positive")
+        names = [*DATASETS, *(source.name for source in self.sources)]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"sources: each needs a name of its own, got {', '.join(names)}")
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """Every data set that takes part; a simulated one does where its count is above 0."""
+        folders = {name: getattr(self, name) for name in DATASETS}
+        if self.synthetic:
+            folders = {name: name for name in DATASETS if getattr(self, f"synthetic_{name}")}
+        own = tuple(Source(name, name, folder) for name, folder in folders.items() if folder)
+        return own + self.sources
 
 
 @dataclass(frozen=True)

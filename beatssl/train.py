@@ -17,27 +17,17 @@ from torch import Generator, Tensor
 
 from beatssl import compute
 from beatssl.cache import replacing, write_text
-from beatssl.data.beats import Beats, in_unit, pretraining_rows
+from beatssl.data.beats import Beats, pretraining_rows
+from beatssl.data.features import in_unit
 from beatssl.data.store import Store
 from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.methods import METHODS
 from beatssl.methods.base import (
-    Batch,
-    BeatWindows,
-    Method,
-    RunSettings,
-    Setup,
-    UntrainedWithStatistics,
+    Batch, BeatWindows, Method, RunSettings, Setup, UntrainedWithStatistics,
 )  # fmt: skip
 from beatssl.methods.encoder import (
-    Architecture,
-    ArchitectureError,
-    build_encoder,
-    load_encoder,
-    pick_device,
-    save_encoder,
-    weights_hash,
-    with_data_statistics,
+    Architecture, ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
+    weights_hash, with_data_statistics,
 )  # fmt: skip
 from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from beatssl.data import beats as b
+from beatssl.data import features as f
 from beatssl.methods.targets import FeatureScale
 
 RATE = 100
@@ -20,21 +21,21 @@ def train_of_beats(r_peaks, shapes, time=1000):
 
 
 def test_there_are_the_54_features_of_the_domain_set():
-    assert len(b.R_FEATURES) == 8 and len(b.WAVE_FEATURES) == 20 and len(b.HRV_FEATURES) == 25
-    assert len(b.RECORD_FEATURES) == len(set(b.RECORD_FEATURES)) == 54
+    assert len(f.R_FEATURES) == 8 and len(f.WAVE_FEATURES) == 20 and len(f.HRV_FEATURES) == 25
+    assert len(f.RECORD_FEATURES) == len(set(f.RECORD_FEATURES)) == 54
 
 
 def test_every_feature_has_one_group_and_only_amplitudes_have_the_unit():
-    members = [name for group in b.FEATURE_GROUPS.values() for name in group]
-    assert sorted(members) == sorted(b.RECORD_FEATURES)
-    for names in (b.RECORD_FEATURES, b.BEAT_FEATURES):
+    members = [name for group in f.FEATURE_GROUPS.values() for name in group]
+    assert sorted(members) == sorted(f.RECORD_FEATURES)
+    for names in (f.RECORD_FEATURES, f.BEAT_FEATURES):
         x = np.random.default_rng(0).normal(size=(3, len(names))).astype(np.float32)
-        ratio = b.in_unit(x, "uV") / x
+        ratio = f.in_unit(x, "uV") / x
         changed = {n for n, r in zip(names, ratio[0]) if not np.isclose(r, 1)}
         assert changed == {n for n in names if "amplitude" in n} and len(changed) == 9
         np.testing.assert_allclose(ratio[ratio > 2], 1000, rtol=1e-6)
-        np.testing.assert_array_equal(b.in_unit(x, "mV"), x)
-        assert b.in_unit(x, "uV").dtype == np.float32
+        np.testing.assert_array_equal(f.in_unit(x, "mV"), x)
+        assert f.in_unit(x, "uV").dtype == np.float32
 
 
 def test_beat_features_of_hand_made_waves():
@@ -43,7 +44,7 @@ def test_beat_features_of_hand_made_waves():
     for at, value in ((r, 1.0), (q, -0.1), (s, -0.3), (t, 0.4), (p, 0.2)):
         signal[at] = value
     waves = {f"ECG_{n}_Peaks": list(at) for n, at in zip("PQST", (p, q, s, t))}
-    got = dict(zip(b.BEAT_FEATURES, b.beat_features(signal, r, waves, RATE).T))
+    got = dict(zip(f.BEAT_FEATURES, f.beat_features(signal, r, waves, RATE).T))
     np.testing.assert_allclose(got["r_amplitude"], 1)
     np.testing.assert_allclose(got["rr1"], [np.nan, 800, 1200])
     np.testing.assert_allclose(got["rr2"], [800, 1200, np.nan])
@@ -68,8 +69,8 @@ def test_beat_features_of_hand_made_waves():
 
 def test_a_missing_wave_is_nan_in_its_features_only():
     waves = {"ECG_P_Peaks": [np.nan, 84], "ECG_T_Peaks": [130, 230]}
-    table = b.beat_features(np.ones(400), np.array([100, 200]), waves, RATE)
-    got = dict(zip(b.BEAT_FEATURES, table.T))
+    table = f.beat_features(np.ones(400), np.array([100, 200]), waves, RATE)
+    got = dict(zip(f.BEAT_FEATURES, table.T))
     assert np.isnan(got["time_PR"][0]) and np.isfinite(got["time_PR"][1])
     assert np.isfinite(got["time_RT"]).all() and np.isnan(got["time_QT"]).all()
 
@@ -98,7 +99,7 @@ def test_classes_do_not_depend_on_the_amplitude_of_the_record():
 def test_flat_lead_and_one_beat_leave_nan_and_a_reason(signal, words):
     found = b.analyse(signal, RATE)
     assert words in found["trouble"] and len(found["r_peak"]) < 2
-    assert np.isnan(found["record_features"][b.RECORD_FEATURES.index("time_QT")])
+    assert np.isnan(found["record_features"][f.RECORD_FEATURES.index("time_QT")])
 
 
 def test_features_of_a_record_without_beats_become_the_training_median():
@@ -141,7 +142,7 @@ def test_real_records_have_plausible_intervals(real_data):
     rr, qt = [], []
     for name in sorted((real_data / "ptbxl-subset/records100/00000").glob("*.hea"))[:12]:
         signal = wfdb.rdrecord(str(name.with_suffix(""))).p_signal.T
-        found = dict(zip(b.RECORD_FEATURES, b.analyse(signal, RATE)["record_features"]))
+        found = dict(zip(f.RECORD_FEATURES, b.analyse(signal, RATE)["record_features"]))
         rr.append(found["rr_mean"])
         qt.append(found["time_QT"])
     assert 500 < np.nanmedian(rr) < 1200 and 200 < np.nanmedian(qt) < 450

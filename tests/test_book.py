@@ -7,7 +7,9 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -20,10 +22,9 @@ from beatssl import settings as config
 from beatssl.__main__ import main
 from beatssl.methods import make_run
 from beatssl.methods.encoder import StandardisedConfig
-from beatssl.pages import build
-from beatssl.pages import fresh as freshness
+from beatssl.pages import build, fresh, run
 from beatssl.pages import plan as pages
-from beatssl.pages import run as book
+from beatssl.pages.scrub import scrub, smaller_png
 from beatssl.profile import CompareConfig, load_profile
 from beatssl.report import figures as plots
 from beatssl.tasks.classify import ClassifyConfig
@@ -41,7 +42,8 @@ def write_notebook(root: Path, name: str, code: str, parameters: str = PARAMETER
         new_code_cell(code),
     ]
     path = root / "notebooks" / f"{name}.ipynb"
-    nbformat.write(new_notebook(cells=cells), path)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
 
 
@@ -49,8 +51,9 @@ def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small project: two notebooks in two stages, a package of two modules."""
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "work"))
     monkeypatch.delenv("BEATSSL_DATA", raising=False)
-    for folder in ("notebooks", "book", "beatssl", "results"):
+    for folder in ("notebooks", "beatssl", "results"):
         (tmp_path / folder).mkdir()
+    shutil.copytree(ROOT / "book" / "_templates", tmp_path / "book" / "_templates")
     (tmp_path / "beatssl" / "__init__.py").write_text("")
     (tmp_path / "beatssl" / "low.py").write_text('def two():\n    """Two."""\n    return 2\n')
     (tmp_path / "beatssl" / "high.py").write_text(
@@ -78,9 +81,9 @@ def fake_run(root: Path, profile_name: str = "tiny", cells=()) -> None:
         notebook.cells += cells
         for number, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
             cell.execution_count = number + 1
-        stamp = freshness.stamp(page, profile, root)
-        text = pages.scrub(notebook, page, profile, stamp, root)
-        book.write_text(book.page_path(page, profile, root), text)
+        text = scrub(notebook, page, {**fresh.stamp(page), "made": "2026-01-31"})
+        page.path.parent.mkdir(parents=True, exist_ok=True)
+        page.path.write_text(text)
 
 
 # --- execution --------------------------------------------------------------------------------
@@ -88,26 +91,31 @@ def fake_run(root: Path, profile_name: str = "tiny", cells=()) -> None:
 
 def test_run_resume_and_failure(root: Path, capfd: pytest.CaptureFixture) -> None:
     """One real run: executed, then fresh, then a failure that leaves the good page alone."""
-    assert book.run("tiny", root=root, jobs=2) == 0
+    rich = "class Rich:\n    def _repr_html_(self):\n        return '<b>rich</b>'\n\n\nRich()"
+    write_notebook(
+        root, "01_data", f"from beatssl.high import four\nprint(profile, four())\n{rich}"
+    )
+    assert run.run("tiny", root=root, jobs=2) == 0
     good = root / "book" / "runs" / "tiny" / "01_data.ipynb"
     first = good.read_bytes()
     text = first.decode()
     assert "tiny 4" in text and "(synthetic)" in text
+    assert "<b>rich</b>" in text and "at 0x" not in text
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", nbformat.reads(text, 4).metadata["beatssl"]["made"])
     assert str(root) not in text and "papermill" not in text
-    assert book.check("tiny", root) == 0
-    assert book.run("tiny", root=root) == 0
+    assert run.check("tiny", root) == 0
+    assert run.run("tiny", root=root) == 0
     out = capfd.readouterr().out
     assert "0 of 2 pages to execute" in out
     assert "nothing to compute" in out and "run --profile tiny --force" in out
 
     write_notebook(root, "01_data", "print('before')\nraise ValueError('lead V2 is flat')")
-    assert book.run("tiny", root=root) == 1
+    assert run.run("tiny", root=root) == 1
     out = capfd.readouterr().out
     assert "FAILED 01_data" in out and "ValueError: lead V2 is flat" in out
     assert good.read_bytes() == first
     assert (root / "work" / "tiny" / "failed" / "01_data.ipynb").is_file()
-    assert book.check("tiny", root) == 1
+    assert run.check("tiny", root) == 1
     assert "01_data: stale: its notebook changed" in capfd.readouterr().out
 
 
@@ -120,12 +128,12 @@ def test_failed_page_keeps_its_stage_but_stops_the_next(
     write_notebook(root, "02_beats", "1")
     executed = []
 
-    def execute(page, *_):
+    def execute(page):
         executed.append(page.name)
         return "cell 2: ValueError" if page.name == "01_data" else ""
 
-    monkeypatch.setattr(book, "execute", execute)
-    assert book.run("tiny", root=root, jobs=1) == 1
+    monkeypatch.setattr(run, "execute", execute)
+    assert run.run("tiny", root=root, jobs=1) == 1
     assert sorted(executed) == ["01_data", "02_beats"]
     assert "not started: 12_summary" in capfd.readouterr().out
 
@@ -134,19 +142,17 @@ def test_fresh_page_runs_again_when_its_products_are_needed(root: Path) -> None:
     """Committed pages on a fresh clone: the store is not there, so a stale later page needs it."""
     fake_run(root)
     profile = load_profile("tiny", root / "runs.yml")
-    planned = pages.plan(profile, root)
-    assert book._to_run(planned, profile, None, False, root)[0] == []
+    assert run._why(pages.plan(profile, root)) == {}
     write_notebook(root, "12_summary", "print('other')")
-    todo, why = book._to_run(pages.plan(profile, root), profile, None, False, root)
-    assert [page.name for page in todo] == ["01_data", "12_summary"]
-    assert "not in work/" in why["01_data"]
+    why = run._why(pages.plan(profile, root))
+    assert "its notebook changed" in why["12_summary"] and "not in work/" in why["01_data"]
 
 
 def test_missing_data_folder_and_unknown_page(root: Path) -> None:
     with pytest.raises(config.ConfigError, match="no such folder"):
-        book.run("tiny", data=str(root / "nowhere"), root=root)
+        run.run("tiny", data=str(root / "nowhere"), root=root)
     with pytest.raises(config.ConfigError, match="no page '05_x'"):
-        book.run("tiny", only=["05_x"], root=root)
+        run.run("tiny", only=["05_x"], root=root)
 
 
 def test_command_line_prints_errors_without_traceback(capsys: pytest.CaptureFixture) -> None:
@@ -158,9 +164,9 @@ def test_pages_that_left_runs_yml_are_set_aside(root: Path, capfd) -> None:
     fake_run(root)
     stray = root / "book" / "runs" / "tiny" / "05_pretraining--gone.ipynb"
     shutil.copy(root / "book" / "runs" / "tiny" / "01_data.ipynb", stray)
-    assert book.check("tiny", root) == 1
+    assert run.check("tiny", root) == 1
     assert "not in runs.yml any more" in capfd.readouterr().out
-    assert book.run("tiny", root=root) == 0 and not stray.exists()
+    assert run.run("tiny", root=root) == 0 and not stray.exists()
     assert (root / "work" / "tiny" / "old" / stray.name).is_file()
 
 
@@ -179,8 +185,9 @@ def test_one_page_for_each_run_with_declared_parameters(root: Path) -> None:
     )
     planned = plan_tiny(root)
     assert [p.name for p in planned] == ["05_pretraining--random-s0", "05_pretraining--random-s7"]
-    assert planned[1].parameters == {"profile": "tiny", "method": "random", "seed": 7, "epochs": 3}
-    words = book.command(planned[1], Path("out.ipynb"), root)
+    assert planned[1].parameters == {"profile": "tiny", "method": "random", "seed": 7}
+    assert planned[1].run.epochs == 3  # the notebook takes it from the profile
+    words = run.command(planned[1], Path("out.ipynb"))
     assert words[words.index("seed") - 1 :][:3] == ["-p", "seed", "7"]
     assert words[words.index("profile") - 1 :][:3] == ["-r", "profile", "tiny"]
 
@@ -188,9 +195,9 @@ def test_one_page_for_each_run_with_declared_parameters(root: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ('name: str = "x"', "no parameter 'profile'"),
-        ("profile: int = 1", "declared int, got 'tiny'; YAML reads 1e-3 as text, write 1.0e-3"),
-        ('profile: str = "tiny"\ntwice = profile * 2', "may only hold lines"),
+        ('name: str = "x"', "01_data: unknown key 'profile'; known: name"),
+        ("profile: int = 1", "expected int, got 'tiny' (YAML reads 1e-3 as text: write 1.0e-3)"),
+        ('profile: str = "tiny"\ntwice = profile * 2', "'twice' needs a type"),
     ],
 )
 def test_wrong_parameters_cell(root: Path, parameters: str, message: str) -> None:
@@ -199,18 +206,17 @@ def test_wrong_parameters_cell(root: Path, parameters: str, message: str) -> Non
         plan_tiny(root)
 
 
-def test_setting_of_a_run_that_the_notebook_does_not_declare(root: Path) -> None:
-    write_notebook(root, "05_pretraining", "1", RUN_PARAMETERS)
-    (root / "runs.yml").write_text(
-        "stages: [[05_pretraining]]\n"
-        "profiles: {tiny: {runs: [{method: random, mask_fraction: 0.25}]}}\n"
-    )
-    with pytest.raises(config.ConfigError, match="mask_fraction=0.25.*does not declare"):
-        plan_tiny(root)
+def test_a_run_without_a_setting_has_a_page_without_that_parameter(root: Path) -> None:
+    write_notebook(root, "05_pretraining", "1", RUN_PARAMETERS + "\nrhythm: str = 'hard'")
+    (root / "runs.yml").write_text("stages: [[05_pretraining]]\nprofiles: {tiny: {}}\n")
+    bare = SimpleNamespace(method="cmsc", seed=3, run_id="cmsc-s3", has_encoder=True)
+    profile = SimpleNamespace(name="tiny", runs=(bare,))
+    (page,) = pages.plan(profile, root)
+    assert page.parameters == {"profile": "tiny", "method": "cmsc", "seed": 3}
 
 
 def test_int_is_taken_for_float_but_not_text_or_bool() -> None:
-    kinds = {"exponent": float, "seed": int}
+    kinds = {"exponent": float, "seed": int, "unused": str}
     checked = pages.checked_parameters({"exponent": 50}, kinds, "n")
     assert checked == {"exponent": 50.0} and isinstance(checked["exponent"], float)
     for wrong in ({"exponent": "1e-3"}, {"seed": True}, {"seed": 1.0}):
@@ -241,11 +247,11 @@ def test_results_are_collected_in_a_stage_of_their_own(root: Path, monkeypatch) 
         "stages: [[01_data], collect, [12_summary]]\nprofiles: {tiny: {}}\n"
     )
     order = []
-    monkeypatch.setattr(book, "execute", lambda page, *_: order.append(page.name) or "")
-    monkeypatch.setattr(book, "_collect", lambda *_: order.append("collect") or "written")
-    assert book.run("tiny", root=root) == 0 and order == ["01_data", "collect", "12_summary"]
+    monkeypatch.setattr(run, "execute", lambda page: order.append(page.name) or "")
+    monkeypatch.setattr(run, "python", lambda words, _: (order.append(words[2]), "written"))
+    assert run.run("tiny", root=root) == 0 and order == ["01_data", "collect", "12_summary"]
     order.clear()
-    assert book.run("tiny", only=["01_data"], root=root) == 0 and order == ["01_data"]
+    assert run.run("tiny", only=["01_data"], root=root) == 0 and order == ["01_data"]
 
 
 @pytest.mark.parametrize("stages", ["[01_data]", "[[01_data], [01_data]]", "[[absent]]"])
@@ -259,17 +265,20 @@ def test_wrong_stages(root: Path, stages: str) -> None:
 
 
 def lines(root: Path) -> list[str]:
-    return book.profile_problems("tiny", root)
+    return run.profile_problems("tiny", root)
 
 
-def test_closure_follows_imports_inside_functions(root: Path) -> None:
-    found = freshness.closure(["from beatssl.high import four"], root)
-    assert set(found) == {"beatssl", "beatssl.high", "beatssl.low"}
-
-
-def test_relative_imports(root: Path) -> None:
-    assert freshness.imported("from . import low", "beatssl.high") >= {"beatssl.low"}
-    assert freshness.imported("from .a import b", "beatssl.t", True) >= {"beatssl.t.a"}
+def test_an_edit_of_a_function_makes_stale_only_the_pages_that_reach_it(root: Path) -> None:
+    """Symbol by symbol, through a module that is named (`high.four`) and through registries."""
+    low = root / "beatssl" / "low.py"
+    low.write_text(low.read_text() + "\n\ndef five():\n    return 5\n\n\nTASKS = {5: five}\n")
+    write_notebook(root, "01_data", "from beatssl import high\nhigh.four()")
+    write_notebook(root, "12_summary", "from beatssl.low import TASKS\nTASKS[5]()")
+    fake_run(root)
+    low.write_text(low.read_text().replace("return 5", "return 6"))
+    assert lines(root) == ["tiny/12_summary: stale: code changed: beatssl.low"]
+    low.write_text(low.read_text().replace("return 2", "return 3"))
+    assert "tiny/01_data: stale: code changed: beatssl.low" in lines(root)
 
 
 def test_code_change_is_stale_but_a_docstring_is_not(root: Path) -> None:
@@ -286,18 +295,18 @@ def test_code_change_is_stale_but_a_docstring_is_not(root: Path) -> None:
 
 def test_code_of_figures_is_no_reason_to_refuse_a_page_but_one_to_run_it_again(root: Path) -> None:
     (root / "beatssl" / "report").mkdir()
+    (root / "beatssl" / "report" / "__init__.py").write_text("")
     (root / "beatssl" / "report" / "figures.py").write_text("def draw():\n    return 1\n")
     path = root / "notebooks" / "12_summary.ipynb"
     notebook = nbformat.read(path, 4)
-    notebook.cells[2].source = "import beatssl.report.figures\n" + notebook.cells[2].source
+    notebook.cells[2].source = "from beatssl.report import figures as plots\nplots.draw()"
     nbformat.write(notebook, path)
     fake_run(root)
     (root / "beatssl" / "report" / "figures.py").write_text("def draw():\n    return 2\n")
     assert lines(root) == []
     profile = load_profile("tiny", root / "runs.yml")
     page = next(p for p in pages.plan(profile, root) if p.name == "12_summary")
-    problems = book.page_problems(page, profile, root, look=True)
-    assert problems == ["stale: look changed: beatssl.report.figures"]
+    assert run.page_problems(page, look=True) == ["stale: look changed: beatssl.report.figures"]
 
 
 def test_settings_and_notebook_changes_are_stale(root: Path) -> None:
@@ -317,9 +326,9 @@ def test_settings_and_notebook_changes_are_stale(root: Path) -> None:
 def test_data_counts_only_where_a_store_is(root: Path) -> None:
     new = {"source": 1, "notebook": "n", "parameters": {}, "settings": {}, "code": {}}
     old = {**new, "data": "aaaa"}
-    assert freshness.stale(old, new, None) == []
-    assert freshness.stale(old, new, "aaaa") == []
-    assert freshness.stale(old, new, "bbbb") == ["stale: the prepared store holds other data"]
+    assert fresh.stale(old, new, None) == []
+    assert fresh.stale(old, new, "aaaa") == []
+    assert fresh.stale(old, new, "bbbb") == ["stale: the prepared store holds other data"]
 
 
 def test_check_names_bad_pages(root: Path) -> None:
@@ -349,13 +358,15 @@ def test_check_names_bad_pages(root: Path) -> None:
 
 
 def test_pictures_become_smaller_and_keep_their_colours() -> None:
-    fig = plots.ecg_paper(np.sin(np.arange(12000).reshape(12, 1000) / 9), 100, "sine")
+    wave = np.sin(np.arange(1000) / 9)
+    waves = np.digitize(wave, [-0.5, 0, 0.5])
+    fig = plots.waves_on_paper(wave, waves, waves, 100, "sine")
     file = io.BytesIO()
     fig.savefig(file, format="png")
     plots.plt.close(fig)
     before = base64.b64encode(file.getvalue()).decode()
-    after = pages.smaller_png(before)
-    assert len(after) < 0.6 * len(before) and pages.smaller_png(before) == after
+    after = smaller_png(before)
+    assert len(after) < 0.6 * len(before) and smaller_png(before) == after
     old, new = (
         np.asarray(Image.open(io.BytesIO(base64.b64decode(x))).convert("RGB"), float)
         for x in (before, after)
@@ -367,12 +378,13 @@ def test_scrub_gives_equal_bytes(root: Path) -> None:
     """Two runs that differ in ids, times, stderr and folders give the same page."""
     profile = load_profile("tiny", root / "runs.yml")
     page = pages.plan(profile, root)[0]
+    flushed = {1: [f"read {root}/notebooks\n", "done"], 2: [f"read {root}/notebooks\ndone"]}
 
     def executed(n: int) -> str:
         style = f'<style>#T_{n}abcd_row0 {{}}</style><table id="T_{n}abcd"></table>'
         outputs = [
             new_output("stream", name="stderr", text=f"stderr line {n}"),
-            new_output("stream", text=f"read {root}/notebooks"),
+            *(new_output("stream", text=part) for part in flushed[n]),
             new_output("display_data", {"text/html": style, "text/plain": f"S at 0x7f0000{n}0"}),
         ]
         cell = new_code_cell("print(1)", execution_count=1, outputs=outputs, id=f"random{n}")
@@ -380,12 +392,23 @@ def test_scrub_gives_equal_bytes(root: Path) -> None:
         cell.metadata = {"papermill": {"duration": n}, "execution": times, "tags": ["t"]}
         notebook = new_notebook(cells=[new_markdown_cell("# T\n\nText.", id=f"a{n}"), cell])
         notebook.metadata["papermill"] = {"start_time": n}
-        return pages.scrub(nbformat.from_dict(notebook), page, profile, {"a": 1}, root)
+        return scrub(nbformat.from_dict(notebook), page, {"a": 1})
 
     assert executed(1) == executed(2)
     assert "read ./notebooks" in executed(1) and "stderr line" not in executed(1)
     first = nbformat.reads(executed(1), 4).cells[0].source
     assert first.startswith("# T (synthetic)\n\n:::{warning}") and first.endswith("Text.")
+
+
+def test_cells_of_one_method_are_hidden_on_pages_of_others(root: Path) -> None:
+    profile = load_profile("tiny", root / "runs.yml")
+    notebook = nbformat.read(root / "notebooks" / "01_data.ipynb", as_version=4)
+    tags = [["only-beatssl"], ["only-random", "hide-input"], []]
+    notebook.cells += [new_markdown_cell("text", metadata={"tags": t} if t else {}) for t in tags]
+    page = replace(pages.plan(profile, root)[0], run=make_run(method="random"))
+    scrubbed = nbformat.reads(pages.scrub(notebook, page, profile, {}, root), 4).cells[-3:]
+    hidden = ["remove-cell" in cell.metadata.get("tags", []) for cell in scrubbed]
+    assert hidden == [True, False, False]
 
 
 # --- the built book ---------------------------------------------------------------------------
@@ -414,7 +437,7 @@ def change_code(root: Path) -> None:
 def test_a_page_older_than_the_code_is_no_reason_not_to_build(root: Path) -> None:
     fake_run(root)
     change_code(root)
-    assert lines(root) and book.profile_problems("tiny", root, stale=False) == []
+    assert lines(root) and run.profile_problems("tiny", root, stale=False) == []
 
 
 def test_built_pages_say_how_old_they_are(root: Path) -> None:
@@ -431,10 +454,11 @@ def test_built_pages_say_how_old_they_are(root: Path) -> None:
         assert ("has changed since" in text) == bool(older)
         return text
 
-    fresh = shown()
-    assert re.search(r"Made by code <code>[0-9a-f]{8}</code>", fresh) and "changed" not in fresh
+    first = shown()
+    assert re.search(r"Made on 2026-01-31 by code <code>[0-9a-f]{8}</code>", first)
+    assert "changed" not in first
     change_code(root)
-    assert shown().startswith(fresh.partition("<p>Text")[0])  # made by the same code as before
+    assert shown().startswith(first.partition("<p>Text")[0])  # made by the same code as before
     assert "code changed: low" in shown() and "changes.html" in shown()
 
 
@@ -447,11 +471,7 @@ def test_toc_keeps_real_results_apart(root: Path) -> None:
     assert files[1] == ["runs/subset/01_data", "runs/subset/12_summary"]
     assert files[-1] == ["runs/tiny/01_data", "runs/tiny/12_summary"]
     assert parts[-1]["caption"].endswith("tiny (synthetic)")
-    book.page_path(
-        pages.plan(load_profile("subset", root / "runs.yml"), root)[0],
-        load_profile("subset", root / "runs.yml"),
-        root,
-    ).unlink()
+    pages.plan(load_profile("subset", root / "runs.yml"), root)[0].path.unlink()
     only = yaml.safe_load(build.write_sources("subset", root).read_text())["parts"]
     assert [chapter["file"] for chapter in only[1]["chapters"]] == ["runs/subset/12_summary"]
     assert len(only) == len(parts) - 1
@@ -469,7 +489,7 @@ def test_runs_are_named_in_the_sidebar_by_the_run_alone(root: Path) -> None:
         RUN_PARAMETERS + "\nrhythm: str = 'hard'\nexponent: float = 1.0",
     )
     fake_run(root)
-    (chapter,) = build._chapters(load_profile("tiny", root / "runs.yml"), root)
+    (chapter,) = build.chapters("tiny", plan_tiny(root))
     titles = [section["title"] for section in chapter["sections"]]
     assert titles == ["random-s0", "soft_1-none-50-s0"]
 
@@ -574,7 +594,7 @@ def test_every_default_is_listed_as_ours() -> None:
     for settings in (data, encoder, pretrain, config.ComputeConfig(), *others):
         for name, value in config.to_dict(settings).items():
             assert f"`{name}`" in text, f"{type(settings).__name__}.{name} is not listed"
-            if value == "" or value in (False, 0) and settings is data:
+            if value in ("", []) or value in (False, 0) and settings is data:
                 continue
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             assert re.search(rf"`{name}` = {re.escape(shown)} \|", text), f"{name} = {shown}"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl.data.beats import BEAT_FEATURES, RECORD_FEATURES
+from beatssl.data.features import BEAT_FEATURES, RECORD_FEATURES
 from beatssl.methods import domain_ssl as d
 from beatssl.methods import losses
 from beatssl.methods.base import Batch, Setup

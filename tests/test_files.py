@@ -1,8 +1,11 @@
-"""What killed writers leave behind."""
+"""What killed writers leave behind, and what takes the place of what."""
 
 import os
+import shutil
 import subprocess
 import sys
+
+import pytest
 
 from beatssl import cache as files
 
@@ -46,3 +49,28 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_start_clears_its_part(
     assert path.read_text() == "old" and len(list(tmp_path.glob(".*.part"))) == 1
     files.clear_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_folder_is_whole_until_the_new_one_is(tmp_path):
+    path = tmp_path / "work" / "store"
+    for word in ("old", "new"):
+        with files.replacing_folder(path) as part:
+            assert not list(part.iterdir()) and part.name == files.part_of(path).name
+            (part / word).write_text(word)
+            assert not path.exists() or (path / "old").read_text() == "old"
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(path) as part:
+        (part / "newer").write_text("half")
+        raise KeyboardInterrupt
+    with files.replacing_folder(path) as part:
+        shutil.rmtree(part)  # another process was faster
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert [p.name for p in path.parent.iterdir()] == ["store"]
+
+
+def test_json_is_read_as_it_was_written_and_damage_is_nothing(tmp_path):
+    path = tmp_path / "manifest.json"
+    assert files.read_json(path) == {}
+    files.write_json(path, {"b": [1], "a": "x"})
+    assert files.read_json(path) == {"a": "x", "b": [1]}
+    path.write_text(path.read_text()[:-3])
+    assert files.read_json(path) == {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from beatssl.fingerprint import normalised
+from beatssl.fingerprint import by_module, closure, normalised
 
 BASE = "def f(x):\n    return x + 1\n"
 
@@ -32,3 +32,28 @@ def test_code_does(other):
 
 def test_a_function_of_words_only_is_still_a_function():
     assert normalised('def f():\n    """Words."""\n') == normalised("def f():\n    pass\n")
+
+
+def test_what_code_outside_the_package_reaches(tmp_path):
+    """By module: what is named alone counts, and an entry of a registry does, unlike in a key."""
+    (tmp_path / "beatssl").mkdir()
+    (tmp_path / "beatssl" / "__init__.py").write_text("")
+    low = tmp_path / "beatssl" / "low.py"
+    low.write_text("def one():\n    return 1\n\ndef two():\n    return 2\n\nTASKS = {2: two}\n")
+    (tmp_path / "beatssl" / "high.py").write_text("from .low import one as first\n")
+    sources = {
+        "one": "from beatssl import high as h\nprint(h.first())",
+        "same": "import beatssl.low\n\ndef own(x):\n    return beatssl.low.one() + x\n\nown(1)",
+        "two": "from beatssl.low import TASKS\nTASKS[2]()",
+        "nothing": "import numpy as np\nnp.zeros(3)",
+    }
+    before = {name: by_module([source], tmp_path) for name, source in sources.items()}
+    assert before["one"] == before["same"] and set(before["one"]) == {"beatssl.low"}
+    assert before["nothing"] == {} and before["two"] != before["one"]
+    low.write_text(low.read_text().replace("return 2", "return 3"))
+    after = {name: by_module([source], tmp_path) for name, source in sources.items()}
+    assert [name for name in sources if before[name] != after[name]] == ["two"]
+    assert closure("beatssl.low.one", "beatssl.high.first", root=tmp_path).keys() == {
+        "beatssl.low.one"
+    }
+    assert "beatssl.low.two" not in closure("beatssl.low.one", "beatssl.low.TASKS", root=tmp_path)

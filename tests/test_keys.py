@@ -122,6 +122,11 @@ MUTATIONS = {
         ("data/store.py", "FILTER_ORDER = ", "FILTER_ORDER = 1 + "),
         {("store",)},
     ),
+    "how a layout is listed": (("data/records.py", 'f"ludb-{name', 'f"LUDB-{name'), {("store",)}),
+    "how a layout is read": (
+        ("data/records.py", "stored.d_signal * 1e-3", "stored.d_signal * 2e-3"),
+        {("store",)},
+    ),
 }
 
 
@@ -189,7 +194,7 @@ def test_settings_of_another_method_do_not_concern_a_run():
 
 
 def test_a_root_that_is_not_there_is_named():
-    with pytest.raises(fingerprint.UnknownCodeError, match="scores.gone"):
+    with pytest.raises(fingerprint.UnknownCodeError, match="beatssl.tasks.scores.gone"):
         fingerprint.code_hash("beatssl.tasks.scores.gone")
 
 
@@ -199,7 +204,8 @@ def test_closure_follows_aliases_reexports_and_imports_inside_functions(tmp_path
         "__init__": "",
         "low": "ONE = 1\nTABLE = {}\nTABLE['a'] = 3\n\ndef two():\n    return 2 * ONE\n",
         "middle": "from beatssl.low import two as twice\nfrom .low import TABLE\n",
-        "high": "from beatssl import middle as m\n\ndef four():\n    from beatssl.low import TABLE\n"
+        "high": "from beatssl import middle as m\n\n"
+        "def four():\n    from beatssl.low import TABLE\n"
         "    return 2 * m.twice(), TABLE\n\ndef unrelated():\n    return 9\n",
     }
     for name, text in files.items():

@@ -12,9 +12,10 @@ from scipy.signal import resample_poly
 
 from beatssl.data import records, store
 from beatssl.data.beats import training_rows
-from beatssl.data.overlap import ALIKE, Known
+from beatssl.data.overlap import ALIKE, Known, alike
+from beatssl.data.records import LAYOUTS
 from beatssl.data.store import prepare
-from beatssl.data.synthetic import _write_mat, write_folders
+from beatssl.data.synthetic import _write_record, write_folders
 from beatssl.settings import DataConfig
 
 CONFIG = DataConfig(ptbxl="ptbxl", challenge="challenge")
@@ -27,7 +28,7 @@ def root(tmp_path_factory):
 
 def copies(root, gain: float = 1.0):
     """The PTB-XL records of a folder at 500 Hz, in microvolts."""
-    for row in records.list_ptbxl(root / "ptbxl", 500).to_dict("records"):
+    for row in LAYOUTS["ptbxl"].list(root / "ptbxl", 500).to_dict("records"):
         record = records.read_ptbxl(root / "ptbxl", row)
         up = round(500 / record.sampling_rate)
         signal = resample_poly(record.signal, up, 1, axis=1, padtype="line")
@@ -37,7 +38,7 @@ def copies(root, gain: float = 1.0):
 def write(folder, names, signals):
     folder.mkdir(parents=True, exist_ok=True)
     for name, signal in zip(names, signals, strict=True):
-        _write_mat(folder / name, signal, 500)
+        _write_record(folder / name, signal, "challenge")
 
 
 def reasons_of(made):
@@ -79,7 +80,7 @@ def test_a_challenge_of_nothing_else_leaves_no_row(root, tmp_path):
     made = prepare(CONFIG, tmp_path / "store", tmp_path, jobs=2)
     assert len(made.rows("challenge")) == 0 and reasons_of(made) == {"same": 12}
     named = made.set_aside["reason"].str.extract(r"same signal as (.*)\)")[0]
-    assert named.tolist() == records.list_ptbxl(root / "ptbxl", 100)["record_id"].tolist()
+    assert named.tolist() == LAYOUTS["ptbxl"].list(root / "ptbxl", 100)["record_id"].tolist()
 
 
 def test_a_long_recording_is_set_aside_whole(root, tmp_path):
@@ -96,14 +97,14 @@ def test_a_long_recording_is_set_aside_whole(root, tmp_path):
 def test_nearest_and_alike_agree_with_all_correlations():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 12, 200)).cumsum(axis=2)
-    known = Known(200)
-    for k, row in enumerate(rows):
-        known.add(str(k), row)
+    known = Known(rows, list(range(300)))
     for k in range(0, 300, 7):
         copy = rows[k] * rng.uniform(0.2, 5, (12, 1)) + rng.normal(size=(12, 1))
         copy += 0.05 * copy.std(axis=1, keepdims=True) * rng.normal(size=copy.shape)
-        assert known.nearest(copy) == k and known.alike(copy, rows[k])
-        assert not known.alike(copy, rows[(k + 1) % 300])
+        assert known.nearest(copy) == k and known.same(copy) == k and alike(copy, rows[k])
+        assert not alike(copy, rows[(k + 1) % 300])
+    assert known.same(rng.normal(size=(12, 200)).cumsum(axis=1)) == ""
+    assert Known(rows[:0], []).same(rows[0]) == ""
     middle = slice(20, 160)
     mean = np.mean([np.corrcoef(a[middle], b[middle])[0, 1] for a, b in zip(rows[0], rows[1])])
     mixed = next(
@@ -118,8 +119,8 @@ def test_nearest_and_alike_agree_with_all_correlations():
         > ALIKE
     )
     assert mean < ALIKE
-    assert known.alike(rows[0], mixed * rows[0] + (1 - mixed) * rows[1])
-    assert not known.alike(rows[0], (mixed - 0.02) * rows[0] + (1.02 - mixed) * rows[1])
+    assert alike(rows[0], mixed * rows[0] + (1 - mixed) * rows[1])
+    assert not alike(rows[0], (mixed - 0.02) * rows[0] + (1.02 - mixed) * rows[1])
 
 
 @pytest.mark.parametrize("place", ["training/PTB_PTBXL/g1", "WFDB_PTBXL", "training/mine/g1", "."])
@@ -135,7 +136,7 @@ def test_real_records_of_all_folds_stay_out(real_data, tmp_path, place):
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".hea", ".dat"):
             shutil.copyfile(source / f"{name}{suffix}", own / f"{name}{suffix}")
-    fast = records.list_ptbxl(source, 500).set_index("record_id", drop=False)
+    fast = LAYOUTS["ptbxl"].list(source, 500).set_index("record_id", drop=False)
     signals = [
         np.rint(2000 * records.read_ptbxl(source, fast.loc[f"ptbxl-{number}"]).signal).astype(int)
         for number in table["ecg_id"]

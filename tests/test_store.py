@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,10 +14,11 @@ import pandas as pd
 import pytest
 
 from beatssl.data import records, store
-from beatssl.data.records import RecordError
+from beatssl.data.beats import training_rows
+from beatssl.data.records import LAYOUTS, RecordError
 from beatssl.data.store import StoreError, open_store, prepare
 from beatssl.data.synthetic import write_folders
-from beatssl.settings import ConfigError, DataConfig
+from beatssl.settings import ConfigError, DataConfig, Source, from_dict
 
 CONFIG = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge="challenge")
 
@@ -39,8 +39,7 @@ def copy(root, tmp_path):
 
 
 def data_bytes(folder):
-    data = folder / json.loads((folder / "manifest.json").read_text())["data"]
-    return {p.name: p.read_bytes() for p in data.iterdir()}
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 # ------------------------------------------------------------ signal steps
@@ -109,22 +108,22 @@ def test_waves_do_not_shrink_when_resampled(rate):
 
 
 def test_windows_do_not_overlap(root):
-    row = records.list_ludb(root / "ludb").iloc[0]
+    row = LAYOUTS["ludb"].list(root / "ludb").iloc[0]
     record = records.read_ludb(root / "ludb", row)
-    pieces = store.windows(record, 4.0)
-    assert [name for name, _, _ in pieces] == ["ludb-1#0", "ludb-1#1"]
-    assert [start for _, start, _ in pieces] == [0.0, 4.0]
+    pieces = list(store.windows(record, 4.0))
+    assert [piece.record_id for _, piece in pieces] == ["ludb-1#0", "ludb-1#1"]
+    assert [start for start, _ in pieces] == [0.0, 4.0]
     np.testing.assert_array_equal(
-        np.concatenate([p.waves for _, _, p in pieces], axis=1), record.waves[:, :4000]
+        np.concatenate([piece.waves for _, piece in pieces], axis=1), record.waves[:, :4000]
     )
-    assert store.windows(record, 10.0)[0][0] == "ludb-1"
+    assert next(store.windows(record, 10.0))[1].record_id == "ludb-1"
 
 
 # ------------------------------------------------------------ the store
 
 
 def test_rows_table_and_set_aside_account_for_every_record(root, prepared):
-    challenge = records.list_challenge(root / "challenge")
+    challenge = LAYOUTS["challenge"].list(root / "challenge")
     base = prepared.table["record_id"].str.split("#").str[0]
     assert set(base[prepared.table["dataset"] == "challenge"]) | set(
         prepared.set_aside["record_id"]
@@ -141,7 +140,7 @@ def test_rows_table_and_set_aside_account_for_every_record(root, prepared):
 
 
 def test_rows_are_the_cleaned_resampled_records(root, prepared):
-    row = records.list_ludb(root / "ludb").iloc[1]
+    row = LAYOUTS["ludb"].list(root / "ludb").iloc[1]
     record = records.read_ludb(root / "ludb", row)
     where = prepared.rows("ludb")[1]
     cleaned = store.clean(record.signal, 500, 0.5, 40)
@@ -223,7 +222,7 @@ def test_reused_when_nothing_changed_and_rebuilt_when_a_file_did(copy, tmp_path,
     second = prepare(config, folder, copy)
     assert second.fingerprint != first.fingerprint and len(second) == 11
     assert second.set_aside_counts()["reason"].tolist() == ["wrong leads"]
-    assert len(list(folder.glob("data-*"))) == 1
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_bad_records_are_set_aside_with_their_names(copy, tmp_path):
@@ -255,21 +254,21 @@ def test_interrupted_write_leaves_the_previous_store(copy, tmp_path, monkeypatch
     folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge="")
     prepare(config, folder, copy)
     before = data_bytes(folder)
-    calls = []
+    calls, read = [], records.read_wfdb
 
     def stop(*arguments):
         calls.append(1)
         if len(calls) > 4:
             raise KeyboardInterrupt
-        return records.read_ptbxl(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setitem(store.READERS, "ptbxl", stop)
+    monkeypatch.setattr(records, "read_wfdb", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(replace(config, high_cut=20.0), folder, copy)
     monkeypatch.undo()
     assert data_bytes(folder) == before
     assert open_store(folder).manifest["config"]["high_cut"] == 40.0
-    assert not list(folder.glob(".*.part"))
+    assert not list(tmp_path.glob(".*.part"))
     resumed = prepare(replace(config, high_cut=20.0), folder, copy)
     assert resumed.manifest["config"]["high_cut"] == 20.0
 
@@ -290,22 +289,21 @@ def test_a_process_beside_us_may_finish_first(copy, tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, "_build", slower)
     assert prepare(config, folder, copy).content == made[1]
-    assert not list(folder.glob(".part-*"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_damage_is_detected_and_repaired(copy, tmp_path):
     folder, config = tmp_path / "store", replace(CONFIG, ptbxl="", challenge="")
     with pytest.raises(StoreError, match="run prepare first"):
         open_store(folder)
-    made = prepare(config, folder, copy)
-    data = folder / made.manifest["data"]
+    prepare(config, folder, copy)
     whole = data_bytes(folder)
     for name, damage, text in (
         ("signals.i2", lambda b: b[:-2], "absent or incomplete"),
         ("waves.i1", lambda b: b"\x07" + b[1:], "was changed"),
         ("table.csv", lambda b: b[:50], "absent or incomplete"),
     ):
-        (data / name).write_bytes(damage(whole[name]))
+        (folder / name).write_bytes(damage(whole[name]))
         with pytest.raises(StoreError, match=text):
             open_store(folder)
         prepare(config, folder, copy)
@@ -319,6 +317,46 @@ def test_every_record_set_aside_is_an_error_with_reasons(copy, tmp_path):
     with pytest.raises(RecordError, match=r"ludb: all 3 records were set aside: too short \(3\)"):
         prepare(replace(CONFIG, seconds=30.0, ptbxl=""), tmp_path / "store", copy)
     assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_a_further_data_set_in_a_known_layout_is_one_line_of_settings(root, prepared, tmp_path):
+    """Its rows have its own name; PTB-XL's recordings are set aside in it, too."""
+    more = {"name": "georgia_2", "layout": "challenge", "folder": "challenge"}
+    copy = {"name": "copy", "layout": "ptbxl", "folder": "ptbxl"}
+    plain = {"ptbxl": "ptbxl", "ludb": "ludb", "challenge": "challenge"}
+    config = from_dict(DataConfig, {**plain, "sources": [more, copy, copy | {"name": "third"}]})
+    made = prepare(config, tmp_path / "store", root)
+    own, further = prepared.rows("challenge"), made.rows("georgia_2")
+    assert made.table["dataset"].drop_duplicates().tolist() == [*plain, "georgia_2"]
+    assert made.layouts == {
+        **dict(zip(plain, plain)),
+        "georgia_2": "challenge",
+        "copy": "ptbxl",
+        "third": "ptbxl",
+    }
+    np.testing.assert_array_equal(made.signals[further], prepared.signals[own])
+    names = made.table["record_id"]
+    assert names[further].tolist() == ("georgia_2-" + names[own]).tolist()
+    assert names.is_unique and made.table["patient_id"][further].str.startswith("georgia_2-").all()
+    pd.testing.assert_frame_equal(made.table.iloc[: len(prepared)], prepared.table)
+    np.testing.assert_array_equal(
+        training_rows(made), np.concatenate([training_rows(prepared), further])
+    )
+    aside = made.set_aside.groupby("dataset")["reason"].value_counts()
+    assert aside["georgia_2"].to_dict() == aside["challenge"].to_dict()
+    assert aside["copy"].sum() == 12 and aside["copy"].index.str.startswith("overlaps PTB-XL").all()
+
+
+def test_sources_that_cannot_work_are_refused(root, tmp_path):
+    other = Source("other", "challange", "challenge")
+    with pytest.raises(ConfigError, match="other.*'challange'.*known: ptbxl, ludb, challenge"):
+        prepare(replace(CONFIG, sources=(other,)), tmp_path / "store", root)
+    with pytest.raises(ConfigError, match="a name of its own"):
+        replace(CONFIG, sources=(Source("ludb", "challenge", "challenge"),))
+    with pytest.raises(RecordError, match="absent.*not found"):
+        prepare(
+            DataConfig(sources=(replace(other, layout="ludb", folder="absent"),)), tmp_path, root
+        )
 
 
 def test_missing_folder_and_no_data_set(tmp_path, root):
@@ -352,7 +390,7 @@ def test_real_ludb_record_goes_through(real_data, tmp_path):
 def test_real_waves_keep_their_borders_on_average(real_data):
     """Over all 12 leads of 40 records; picking the nearest label moved them by 4 ms."""
     shifts = []
-    for row in records.list_ludb(real_data / "ludb").to_dict("records")[::5]:
+    for row in LAYOUTS["ludb"].list(real_data / "ludb").to_dict("records")[::5]:
         fine = records.read_ludb(real_data / "ludb", row).waves
         coarse = store.resample_labels(fine, 500, 100, 1000)
         marks = records.wave_marks(fine, 500)

@@ -1,9 +1,7 @@
 """The precomputed band of the paper's figure: R peaks, record and beat features, beat classes.
 
-Peaks and waves are NeuroKit2's on lead II. The 54 record features follow Gu et al. 2025
-(doi 10.1038/s44172-025-00467-6): 8 of the R peaks, 20 of the waves, 25 of heart-rate variability,
-1 of quality. Times are in ms, amplitudes in mV. The paper's own features, classifier and detector
-are unknown; these are our choices.
+Peaks and waves are NeuroKit2's on lead II, see `beatssl.data.features` for what is made of them.
+The paper's own features, classifier and detector are unknown; these are our choices.
 
 NaN rules: a wave that was not found gives NaN; a record's value is the mean over the beats that
 have one; what stays NaN is replaced by the training median only inside the targets
@@ -14,10 +12,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import os
-import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +24,9 @@ import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from tqdm import tqdm
 
-from beatssl.cache import part_of
+from beatssl.cache import read_json, replacing_folder, write_json
+from beatssl.data.features import BEAT_FEATURES, HRV_FEATURES, RECORD_FEATURES, beat_features
 from beatssl.data.store import Store, in_processes, open_store
 from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.settings import config_hash
@@ -37,61 +34,10 @@ from beatssl.settings import config_hash
 LEAD_II = 1
 BEAT_CLASSES = ("N", "S", "V", "other")
 N_CLUSTERS = 8
+TRAINING_FOLDS = {"ptbxl": range(1, 9), "challenge": None}  # of a layout; None: all
 MIN_BEATS = 4  # records with 3 R peaks or fewer take no part in pretraining (paper.md 1.4)
-
-R_FEATURES = ("r_amplitude", "rr0", "rr1", "rr2", "rr_mean", "rr0_rr1", "rr2_rr1", "rr_mean_rr1")
-_TIMES = ("PR", "QR", "RS", "RT", "PQ", "PS", "PT", "QS", "QT", "ST")
-_AMPLITUDES = ("PQ", "QR", "RS", "ST", "PS", "PT", "QS", "QT")
-WAVE_FEATURES = (
-    *(f"time_{a}{b}" for a, b in _TIMES),
-    *(f"amplitude_{a}{b}" for a, b in _AMPLITUDES),
-    "time_ST_over_QS",
-    "time_RS_over_QR",
-)
-BEAT_FEATURES = R_FEATURES + WAVE_FEATURES  # 28
-HRV_FEATURES = tuple(
-    "HRV_" + name
-    for name in [
-        "MeanNN",
-        "SDNN",
-        "SDANN1",
-        "SDNNI1",
-        "SDANN2",
-        "SDNNI2",
-        "SDANN5",
-        "SDNNI5",
-        "RMSSD",
-        "SDSD",
-        "CVNN",
-        "CVSD",
-        "MedianNN",
-        "MadNN",
-        "MCVNN",
-        "IQRNN",
-        "SDRMSSD",
-        "Prc20NN",
-        "Prc80NN",
-        "pNN50",
-        "pNN20",
-        "MinNN",
-        "MaxNN",
-        "HTI",
-        "TINN",
-    ]
-)
-RECORD_FEATURES = BEAT_FEATURES + HRV_FEATURES + ("quality",)  # 54
-_RR = ["rr0", "rr1", "rr2", "rr_mean"] + [
-    "HRV_" + name for name in ["MeanNN", "MedianNN", "Prc20NN", "Prc80NN", "MinNN", "MaxNN"]
-]
-FEATURE_GROUPS = {  # what a feature is, whatever its source: each has one group
-    "RR intervals (ms)": tuple(_RR),
-    "RR variability": tuple(name for name in HRV_FEATURES if name not in _RR),
-    "times between waves (ms)": tuple(f"time_{pair}" for pair in _TIMES),
-    "amplitudes": ("r_amplitude", *(f"amplitude_{pair}" for pair in _AMPLITUDES)),
-    "ratios": ("rr0_rr1", "rr2_rr1", "rr_mean_rr1", "time_ST_over_QS", "time_RS_over_QR"),
-    "quality": ("quality",),
-}
-_QUALITY = {"Excellent": 1.0, "Barely acceptable": 0.5, "Unacceptable": 0.0}
+QUALITY = {"Excellent": 1.0, "Barely acceptable": 0.5, "Unacceptable": 0.0}
+ARRAYS = ("r_peak", "features", "rules", "clusters", "record_features")
 
 
 @dataclass(frozen=True)
@@ -118,8 +64,8 @@ class Beats:
     def content(self) -> str:
         """Twelve hexadecimal digits of all arrays: the same beats have the same, ever."""
         digest = hashlib.sha256()
-        for array in (self.r_peak, self.features, self.rules, self.clusters, self.record_features):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for name in ARRAYS:
+            digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         return digest.hexdigest()[:12]
 
     @property
@@ -130,67 +76,6 @@ class Beats:
     def classes(self, classifier: str) -> np.ndarray:
         """(rows, max_beats) of the named classifier: `rules` or `clusters`."""
         return {"rules": self.rules, "clusters": self.clusters}[classifier]
-
-
-def beat_features(
-    signal: np.ndarray, r_peaks: np.ndarray, waves: dict, sampling_rate: int
-) -> np.ndarray:
-    """Features of each beat of one lead.
-
-    rr0, rr1, rr2 are the interval before the last one, the one that ends at the beat, and the one
-    that starts there (ms); the first and last beats have NaN there.
-
-    Args:
-        signal: (time,) mV.
-        r_peaks: (k,) samples.
-        waves: `ECG_P_Peaks` etc. of NeuroKit2, k entries each, NaN where not found.
-        sampling_rate: Hz.
-
-    Returns:
-        (k, 28) float32 in the order of `BEAT_FEATURES`.
-    """
-    k = len(r_peaks)
-    to_ms = 1000.0 / sampling_rate
-    rr = np.diff(r_peaks) * to_ms
-    mean = rr.mean() if len(rr) else np.nan
-    padded = np.concatenate([[np.nan, np.nan], rr, [np.nan]])
-    rr0, rr1, rr2 = padded[:k], padded[1 : k + 1], padded[2 : k + 2]
-    where = {"R": np.asarray(r_peaks, float)}
-    for wave in "PQST":
-        found = waves.get(f"ECG_{wave}_Peaks", [])
-        where[wave] = np.asarray(found, float) if len(found) == k else np.full(k, np.nan)
-    level = {}
-    for wave, at in where.items():
-        inside = np.nan_to_num(at, nan=0).astype(int).clip(0, len(signal) - 1)
-        level[wave] = np.where(np.isnan(at), np.nan, signal[inside])
-    time = {a + b: (where[b] - where[a]) * to_ms for a, b in _TIMES}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        columns = [
-            level["R"],
-            rr0,
-            rr1,
-            rr2,
-            np.full(k, mean),
-            rr0 / rr1,
-            rr2 / rr1,
-            mean / rr1,
-            *(time[a + b] for a, b in _TIMES),
-            *(level[b] - level[a] for a, b in _AMPLITUDES),
-            time["ST"] / time["QS"],
-            time["RS"] / time["QR"],
-        ]
-    table = np.stack(columns, axis=1).astype(np.float32)
-    table[~np.isfinite(table)] = np.nan
-    return table
-
-
-def in_unit(features: np.ndarray, amplitude_unit: str) -> np.ndarray:
-    """Features whose amplitudes are in mV with their amplitudes in `amplitude_unit`, mV or uV.
-
-    Args: features (.., 28 or 54), float32. Returns: the same shape and type."""
-    names = RECORD_FEATURES[: features.shape[-1]]  # the beat features come first
-    amplitude = np.isin(names, FEATURE_GROUPS["amplitudes"])
-    return features * np.where(amplitude & (amplitude_unit == "uV"), 1000, 1).astype(np.float32)
 
 
 def classify_beats(signal: np.ndarray, r_peaks: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -209,19 +94,22 @@ def classify_beats(signal: np.ndarray, r_peaks: np.ndarray, sampling_rate: int) 
     Returns:
         (k,) int8, index into `BEAT_CLASSES`.
     """
-    k, time = len(r_peaks), signal.shape[1]
+    k = len(r_peaks)
     if k < 2:
         return np.zeros(k, np.int8)
-    near = np.arange(-round(0.08 * sampling_rate), round(0.12 * sampling_rate) + 1)
-    index = (np.asarray(r_peaks)[:, None] + near).clip(0, time - 1)
-    qrs = signal[:, index].transpose(1, 0, 2).reshape(k, -1)  # (k, 12 * window)
+
+    def near(before: float, after: float) -> np.ndarray:
+        """(k, window) samples from `before` to `after` s around each R peak."""
+        offsets = np.arange(-round(before * sampling_rate), round(after * sampling_rate) + 1)
+        return (np.asarray(r_peaks)[:, None] + offsets).clip(0, signal.shape[1] - 1)
+
+    qrs = signal[:, near(0.08, 0.12)].transpose(1, 0, 2).reshape(k, -1)  # (k, 12 * window)
     median = np.median(qrs, axis=0)
     a, b = qrs - qrs.mean(axis=1, keepdims=True), median - median.mean()
     scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b)
     correlation = np.divide(a @ b, scale, out=np.zeros(k), where=scale > 0)
     velocity = np.linalg.norm(np.diff(signal, axis=1, prepend=signal[:, :1]), axis=0)
-    wide_near = np.arange(-round(0.15 * sampling_rate), round(0.15 * sampling_rate) + 1)
-    around = velocity[(np.asarray(r_peaks)[:, None] + wide_near).clip(0, time - 1)]
+    around = velocity[near(0.15, 0.15)]
     width = (around > 0.2 * around.max(axis=1, keepdims=True)).sum(axis=1)
     rr = np.diff(r_peaks)
     premature = np.concatenate([[False], rr < 0.85 * np.median(rr)])
@@ -241,47 +129,28 @@ def analyse(signal: np.ndarray, sampling_rate: int) -> dict:
         r_peak (k,), features (k, 28), rules (k,), record_features (54,), trouble (text or "").
         A step of NeuroKit2 that fails (a flat lead, one beat) leaves NaN and is named in `trouble`.
     """
-    lead = signal[LEAD_II]
-    trouble = []
-    peaks = np.zeros(0, int)
-    waves: dict = {}
-    hrv = np.full(len(HRV_FEATURES), np.nan)
-    quality = np.nan
+    lead, rate, trouble = signal[LEAD_II], {"sampling_rate": sampling_rate}, []
+    peaks, waves = np.zeros(0, int), {}
+    hrv, quality = np.full(len(HRV_FEATURES), np.nan), np.nan
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        try:
-            clean = nk.ecg_clean(lead, sampling_rate=sampling_rate)
-            _, info = nk.ecg_peaks(clean, sampling_rate=sampling_rate)
-            peaks = np.unique(np.asarray(info["ECG_R_Peaks"], float))
-            peaks = peaks[np.isfinite(peaks)].astype(int)
-        except Exception as error:  # NeuroKit2 raises many kinds; the reason is kept
-            trouble.append(f"R peaks: {type(error).__name__}: {error}")
+        with _noted(trouble, "R peaks"):
+            clean = nk.ecg_clean(lead, **rate)
+            samples = np.unique(np.asarray(nk.ecg_peaks(clean, **rate)[1]["ECG_R_Peaks"], float))
+            peaks = samples[np.isfinite(samples)].astype(int)
         if len(peaks) < 2:
             trouble.append(f"{len(peaks)} R peaks found in lead II")
         else:
-            try:
-                _, waves = nk.ecg_delineate(
-                    clean, peaks, sampling_rate=sampling_rate, method="prominence"
-                )
-            except Exception as error:
-                trouble.append(f"waves: {type(error).__name__}: {error}")
-            try:
-                table = nk.hrv_time(peaks, sampling_rate=sampling_rate)
-                hrv = table.reindex(columns=list(HRV_FEATURES)).to_numpy(float)[0]
-            except Exception as error:
-                trouble.append(f"heart-rate variability: {type(error).__name__}: {error}")
-            try:
-                word = nk.ecg_quality(
-                    clean, peaks, sampling_rate=sampling_rate, method="zhao2018", approach="fuzzy"
-                )
-                quality = _QUALITY[str(word)]
-            except Exception as error:
-                trouble.append(f"quality: {type(error).__name__}: {error}")
+            with _noted(trouble, "waves"):
+                _, waves = nk.ecg_delineate(clean, peaks, **rate, method="prominence")
+            with _noted(trouble, "heart-rate variability"):
+                hrv = nk.hrv_time(peaks, **rate).reindex(columns=HRV_FEATURES).to_numpy(float)[0]
+            with _noted(trouble, "quality"):
+                word = nk.ecg_quality(clean, peaks, **rate, method="zhao2018", approach="fuzzy")
+                quality = QUALITY[str(word)]
         per_beat = beat_features(lead, peaks, waves, sampling_rate)
-        record = np.full(len(BEAT_FEATURES), np.nan)
-        if len(peaks):
-            record = np.nanmean(per_beat, axis=0)
-        record = np.concatenate([record, hrv, [quality]]).astype(np.float32)
+        mean = np.nanmean(per_beat, axis=0) if len(peaks) else np.full(len(BEAT_FEATURES), np.nan)
+        record = np.concatenate([mean, hrv, [quality]]).astype(np.float32)
     record[~np.isfinite(record)] = np.nan
     return {
         "r_peak": peaks,
@@ -290,6 +159,14 @@ def analyse(signal: np.ndarray, sampling_rate: int) -> dict:
         "record_features": record,
         "trouble": "; ".join(trouble),
     }
+
+
+@contextmanager
+def _noted(trouble: list[str], step: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # NeuroKit2 raises many kinds; the reason is kept
+        trouble.append(f"{step}: {type(error).__name__}: {error}")
 
 
 def beat_windows(store: Store, r_peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -301,16 +178,13 @@ def beat_windows(store: Store, r_peak: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     rate = store.sampling_rate
     offsets = np.arange(-round(0.2 * rate), round(0.4 * rate), max(1, rate // 50))
-    time = store.signals.shape[2]
-    rows, beats = np.nonzero(
-        (r_peak >= 0) & (r_peak + offsets[0] >= 0) & (r_peak + offsets[-1] < time)
-    )
+    first, last = r_peak + offsets[0], r_peak + offsets[-1]
+    rows, beats = np.nonzero((r_peak >= 0) & (first >= 0) & (last < store.signals.shape[2]))
     out = np.empty((len(rows), 12 * len(offsets)), np.float32)
-    first = np.flatnonzero(np.diff(rows, prepend=-1))  # rows ascend: the beats of one lie together
-    for mine in np.split(np.arange(len(rows)), first[1:]) if len(rows) else []:
-        at = r_peak[rows[mine[0]], beats[mine]][:, None] + offsets
-        signal = store.millivolts([rows[mine[0]]])[0]
-        out[mine] = signal[:, at].transpose(1, 0, 2).reshape(len(mine), -1)
+    for row, mine in pd.RangeIndex(len(rows)).groupby(rows).items():
+        signal = store.millivolts([row])[0]
+        shapes = signal[:, r_peak[row, beats[mine]][:, None] + offsets]
+        out[mine] = shapes.transpose(1, 0, 2).reshape(len(mine), -1)
     out /= np.linalg.norm(out, axis=1, keepdims=True).clip(1e-6)
     return out, np.stack([rows, beats], axis=1)
 
@@ -337,9 +211,11 @@ def cluster_beats(store: Store, r_peak: np.ndarray, training_rows: np.ndarray) -
 
 
 def training_rows(store: Store) -> np.ndarray:
-    """Rows that may be pretrained on: PTB-XL folds 1-8 and the Challenge records. Folds 9 and 10
-    and LUDB are never among them."""
-    return np.concatenate([store.rows("ptbxl", range(1, 9)), store.rows("challenge")])
+    """Rows that may be pretrained on: PTB-XL folds 1-8, the Challenge records, and the like of
+    further data sets in their layouts. Folds 9 and 10 and LUDB are never among them."""
+    names = [name for name, layout in store.layouts.items() if layout in TRAINING_FOLDS]
+    folds = [TRAINING_FOLDS[store.layouts[name]] for name in names]
+    return np.concatenate([store.rows(*chosen) for chosen in zip(names, folds)])
 
 
 def pretraining_rows(store: Store, beats: Beats) -> np.ndarray:
@@ -362,39 +238,29 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
         jobs: processes.
     """
     manifest = {"fingerprint": beats_fingerprint(store), "features": list(RECORD_FEATURES)}
-    path = folder / "manifest.json"
-    if path.is_file() and json.loads(path.read_text()) == manifest:
+    if read_json(folder / "manifest.json") == manifest:
         return _load(folder)
-    chunks = np.array_split(np.arange(len(store.table)), max(1, len(store.table) // 32))
-    found: list[dict] = []
-    with tqdm(total=len(store.table), desc="beats", unit="record") as bar:
-        for part in in_processes(partial(_analyse_rows, store.folder), chunks, jobs):
-            found += part
-            bar.update(len(part))
-    rows, most = len(found), max((len(f["r_peak"]) for f in found), default=0)
-    r_peak = np.full((rows, most), -1, np.int32)
-    features = np.full((rows, most, len(BEAT_FEATURES)), np.nan, np.float32)
-    rules = np.full((rows, most), -1, np.int8)
-    for i, f in enumerate(found):
-        k = len(f["r_peak"])
-        r_peak[i, :k], features[i, :k], rules[i, :k] = f["r_peak"], f["features"], f["rules"]
+    chunks = np.array_split(np.arange(len(store)), max(1, len(store) // 32))
+    parts = in_processes(partial(_analyse_rows, store.folder), chunks, jobs, "beats")
+    results = [result for part in parts for result in part]
+    shape = len(results), max((len(result["r_peak"]) for result in results), default=0)
     arrays = {
-        "r_peak": r_peak,
-        "features": features,
-        "rules": rules,
-        "clusters": cluster_beats(store, r_peak, training_rows(store)),
-        "record_features": np.stack([f["record_features"] for f in found]),
+        "r_peak": np.full(shape, -1, np.int32),
+        "features": np.full((*shape, len(BEAT_FEATURES)), np.nan, np.float32),
+        "rules": np.full(shape, -1, np.int8),
     }
-    trouble = store.table[["record_id", "dataset"]].assign(reason=[f["trouble"] for f in found])
-    part = part_of(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     for name, array in arrays.items():
-        np.save(part / f"{name}.npy", array)
-    trouble[trouble.reason != ""].to_csv(part / "trouble.csv", index=False)
-    (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+        for row, result in zip(array, results):
+            row[: len(result[name])] = result[name]
+    arrays["clusters"] = cluster_beats(store, arrays["r_peak"], training_rows(store))
+    arrays["record_features"] = np.stack([result["record_features"] for result in results])
+    reasons = [result["trouble"] for result in results]
+    trouble = store.table[["record_id", "dataset"]].assign(reason=reasons)
+    with replacing_folder(folder) as part:
+        for name, array in arrays.items():
+            np.save(part / f"{name}.npy", array)
+        trouble[trouble["reason"] != ""].to_csv(part / "trouble.csv", index=False)
+        write_json(part / "manifest.json", manifest)
     return _load(folder)
 
 
@@ -404,6 +270,5 @@ def _analyse_rows(store_folder: Path, rows: np.ndarray) -> list[dict]:
 
 
 def _load(folder: Path) -> Beats:
-    names = ("r_peak", "features", "rules", "clusters", "record_features")
-    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in names}
+    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ARRAYS}
     return Beats(**arrays, trouble=pd.read_csv(folder / "trouble.csv", dtype=str))

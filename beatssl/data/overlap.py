@@ -9,6 +9,8 @@ moment is not found.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 ALIKE = 0.95  # mean correlation over the leads from which on two rows are one recording
@@ -22,41 +24,39 @@ class Known:
     of rows up to an error of about (1 - correlation^2) / 8 (Johnson and Lindenstrauss).
 
     Args:
-        length: samples of a row.
+        rows: (n, 12, time), any unit; read again when a row is looked for.
+        names: of the rows.
     """
 
-    def __init__(self, length: int) -> None:
-        self.middle = slice(length // 10, length * 8 // 10)
-        self.names: list[str] = []
-        self._sketches = np.zeros((0, SIZE), np.float32)
-        self._new: list[np.ndarray] = []
-        self._projection: np.ndarray | None = None
-
-    def add(self, name: str, row: np.ndarray) -> None:
-        """Remember a row (12, time) of any unit; rows are numbered in the order of the calls."""
-        self.names.append(name)
-        self._new.append(self._sketch(self._scaled(row)))
+    def __init__(self, rows: np.ndarray, names: Sequence[str]) -> None:
+        self.rows, self.names = rows, names
+        size = SIZE, len(_scaled(np.zeros(rows.shape[1:])))
+        self._projection = np.random.default_rng(0).standard_normal(size, np.float32)
+        self._sketches = np.array([self._sketch(row) for row in rows])
 
     def nearest(self, row: np.ndarray) -> int:
-        """Number of the remembered row that is most like `row` (12, time); there must be one."""
-        if self._new:
-            self._sketches, self._new = np.vstack([self._sketches, *self._new]), []
-        return int(np.argmax(self._sketches @ self._sketch(self._scaled(row))))
+        """Number of the row that is most like `row` (12, time); there must be one."""
+        return int(np.argmax(self._sketches @ self._sketch(row)))
 
-    def alike(self, first: np.ndarray, second: np.ndarray) -> bool:
-        """Whether two rows (12, time) hold one recording."""
-        return float((self._scaled(first) * self._scaled(second)).sum()) >= ALIKE
+    def same(self, row: np.ndarray) -> str:
+        """Name of the row that holds the recording of `row` (12, time), or an empty text."""
+        k = self.nearest(row) if len(self.rows) else None
+        return self.names[k] if k is not None and alike(row, self.rows[k]) else ""
 
-    def _scaled(self, row: np.ndarray) -> np.ndarray:
-        """The middle of a row, flat, each lead centred and of the same norm, unit norm in all."""
-        part = row[:, self.middle].astype(np.float32)
-        part -= part.mean(axis=1, keepdims=True)
-        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-9)
-        return part.ravel() / np.float32(np.sqrt(len(row)))
-
-    def _sketch(self, scaled: np.ndarray) -> np.ndarray:
-        if self._projection is None:
-            generator = np.random.default_rng(0)
-            self._projection = generator.standard_normal((SIZE, len(scaled)), np.float32)
-        sketch = self._projection @ scaled
+    def _sketch(self, row: np.ndarray) -> np.ndarray:
+        sketch = self._projection @ _scaled(row)
         return sketch / np.linalg.norm(sketch).clip(1e-9)
+
+
+def alike(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two rows (12, time) hold one recording."""
+    return float((_scaled(first) * _scaled(second)).sum()) >= ALIKE
+
+
+def _scaled(row: np.ndarray) -> np.ndarray:
+    """The middle of a row, flat, each lead centred and of the same norm, unit norm in all."""
+    time = row.shape[1]
+    part = row[:, time // 10 : time * 8 // 10].astype(np.float32)
+    part -= part.mean(axis=1, keepdims=True)
+    part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-9)
+    return part.ravel() / np.float32(np.sqrt(len(row)))

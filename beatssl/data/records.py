@@ -1,9 +1,9 @@
 """Readers for the published record folders: PTB-XL, LUDB and the PhysioNet Challenge 2021.
 
-Each data set has a `list_*` function (one row a record, nothing read but the index) and a `read_*`
-function (one row in, one `Record` out). Every record comes out alike: 12 leads in the order of
-`LEADS`, millivolts, at the sampling rate of its file. Cleaning, resampling and cutting are the
-store's business (`beatssl.data.store`).
+Each of the `LAYOUTS` has two functions: `*_rows` lists a folder (one row a record, nothing read but
+the index) and `read_*` reads (one row in, one `Record` out). Every record comes out alike: 12 leads
+in the order of `LEADS`, millivolts, at the sampling rate of its file. Cleaning, resampling and
+cutting are the store's business (`beatssl.data.store`).
 
 A missing folder, index file or column raises `RecordError` while listing; a record that cannot be
 read raises `RecordError` while reading, and the store sets that record aside with the reason.
@@ -17,7 +17,8 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +38,14 @@ MARK_ON_BORDER = 0.010  # s: a peak mark this near a pair of borders belongs to 
 UNKNOWN_BORDER = 0.100  # s left out on a side whose border is missing
 FLAT_MILLIVOLT = 0.02  # a lead with a smaller peak-to-peak is called flat
 MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
+RELEASE = "take the file of the release"
+AGAIN = "download the record again"
 OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
 PTBXL_RECORD = re.compile(r"HR\d{5}|\d{5}_[hl]r", re.IGNORECASE)  # in the Challenge, in PTB-XL
-SIGNAL_FILES = frozenset(
-    [".mat", ".dat", ".h5", ".hdf5", ".edf", ".bdf", ".gdf", ".npy", ".npz", ".dcm", ".scp", ".ecg"]
-)  # of ECG collections; only WFDB headers are read
+SIGNAL_FILE = re.compile(  # of ECG collections; only WFDB headers are read
+    r"(?!\.)(.*)(\.(?:mat|dat|h5|hdf5|edf|bdf|gdf|npy|npz|dcm|scp|ecg))", re.IGNORECASE
+)
+PTBXL_FILE = re.compile(r"^records(?:100|500)/(.*)_[hl]r$")  # both rates are one record
 
 
 class RecordError(ValueError):
@@ -54,24 +58,22 @@ class Record:
 
     Attributes:
         record_id: unique over all data sets, for example `ptbxl-1`, `ludb-1`, `cpsc_2018-A0001`.
-        dataset: `ptbxl`, `ludb` or `challenge`.
         signal: (12, time) float32, mV.
         sampling_rate: Hz.
         patient_id: `<dataset>-<patient>`; the record's own id where the patient is not given.
         fold: official PTB-XL fold 1..10; 0 = none.
-        labels: (5,) int8 in the order of `SUPERCLASSES`; all -1 where no superclass is stated.
+        labels: (5,) 0 or 1 in the order of `SUPERCLASSES`; all -1 where no superclass is stated.
         waves: (12, time) int8 (see `wave_labels`), or None where nobody annotated waves.
         provenance: where the bytes come from, as far as the data set says.
         statements: diagnostic, form and rhythm statements (PTB-XL's scp codes), joined by ";".
     """
 
     record_id: str
-    dataset: str
     signal: np.ndarray
     sampling_rate: float
     patient_id: str
-    fold: int
-    labels: np.ndarray
+    fold: int = 0
+    labels: Sequence[int] = (-1,) * len(SUPERCLASSES)
     waves: np.ndarray | None = None
     provenance: str = ""
     statements: str = ""
@@ -80,7 +82,7 @@ class Record:
 # ---------------------------------------------------------------- listing
 
 
-def list_ptbxl(folder: Path, sampling_rate: float) -> pd.DataFrame:
+def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     """List the records of a folder in the PTB-XL layout.
 
     A record's superclasses are those of all diagnostic statements in its `scp_codes`, whatever
@@ -93,121 +95,78 @@ def list_ptbxl(folder: Path, sampling_rate: float) -> pd.DataFrame:
         folder: holds `ptbxl_database.csv`, `scp_statements.csv`, `records100|500`.
         sampling_rate: Hz the caller wants to work at.
 
-    Returns:
+    Yields:
         One row a record: record_id, patient_id, fold, filename, NORM..HYP, provenance, statements,
         files.
 
     Raises:
-        RecordError: a folder, file or column is missing, or a row of the table is unreadable.
+        RecordError: a file or column is missing, or a row of the table is unreadable.
     """
-    folder = _folder(folder)
-    table = _csv(
-        folder / "ptbxl_database.csv",
-        ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_lr"),
-    )
-    statements = _csv(folder / "scp_statements.csv", ("diagnostic", "diagnostic_class"))
+    columns = "ecg_id patient_id scp_codes strat_fold filename_lr"
+    table = _csv(folder / "ptbxl_database.csv", columns.split())
+    statements = _csv(folder / "scp_statements.csv", ["diagnostic", "diagnostic_class"])
     statements = statements[statements["diagnostic"].astype(str).isin(("1", "1.0"))]
     superclass = dict(zip(statements.iloc[:, 0], statements["diagnostic_class"]))
     unknown = sorted(set(superclass.values()) - set(SUPERCLASSES))
     if unknown:
-        raise RecordError(
-            f"scp_statements.csv: diagnostic_class {unknown[0]!r} is none of "
-            f"{', '.join(SUPERCLASSES)}: take the file of the PTB-XL release"
-        )
+        raise RecordError(f"scp_statements.csv: unknown diagnostic_class {unknown[0]!r}: {RELEASE}")
     has_hr = "filename_hr" in table and (folder / "records500").is_dir()
-    rows = []
     for row in table.to_dict("records"):
         name = f"ptbxl-{row['ecg_id']}"
         try:
             codes = ast.literal_eval(row["scp_codes"])
             fold, patient = int(float(row["strat_fold"])), int(float(row["patient_id"]))
-            found = {superclass[code] for code in codes if code in superclass}
+            stated = {superclass[code] for code in codes if code in superclass}
         except (ValueError, SyntaxError, TypeError) as error:
-            raise RecordError(
-                f"{name}: ptbxl_database.csv, unreadable scp_codes, strat_fold or patient_id "
-                f"({error}): repair or remove that row"
-            ) from error
+            fields = "scp_codes, strat_fold or patient_id in ptbxl_database.csv"
+            raise RecordError(f"{name}: unreadable {fields} ({error}): repair that row") from error
         high = row["filename_hr"] if has_hr and sampling_rate > 100 else ""
         filename = high or row["filename_lr"]
-        labels = [int(c in found) if found else -1 for c in SUPERCLASSES]
-        rows.append(
-            {
-                "record_id": name,
-                "patient_id": f"ptbxl-{patient}",
-                "fold": fold,
-                "filename": filename,
-                **dict(zip(SUPERCLASSES, labels)),
-                "provenance": row.get("provenance", ""),
-                "statements": ";".join(codes),
-                "files": (f"{filename}.hea", f"{filename}.dat"),
-            }
-        )
-    return _listing(rows, folder)
+        labels = {c: int(c in stated) if stated else -1 for c in SUPERCLASSES}
+        labels |= {"provenance": row.get("provenance", ""), "statements": ";".join(codes)}
+        person = {"patient_id": f"ptbxl-{patient}", "fold": fold}
+        yield _row(name, filename, ("hea", "dat"), **person, **labels)
 
 
-def list_ludb(folder: Path) -> pd.DataFrame:
-    """List the records of a folder in the LUDB layout (`RECORDS`, `data/`).
+def ludb_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
+    """List the records of a folder in the LUDB layout (`RECORDS`, `data/`), which has one rate.
 
-    Returns:
+    Yields:
         One row a record: record_id, filename, files.
 
     Raises:
-        RecordError: the folder or its `RECORDS` file is missing or empty.
+        RecordError: there is no `RECORDS` file.
     """
-    folder = _folder(folder)
     index = folder / "RECORDS"
     if not index.is_file():
         raise RecordError(f"{folder.name}: file RECORDS not found: is this an LUDB folder?")
     suffixes = ("hea", "dat", *(lead.lower() for lead in LEADS))
-    rows = [
-        {
-            "record_id": f"ludb-{name.rsplit('/', 1)[-1]}",
-            "filename": name,
-            "files": tuple(f"{name}.{suffix}" for suffix in suffixes),
-        }
-        for name in index.read_text().split()
-    ]
-    return _listing(rows, folder)
+    for name in index.read_text().split():
+        yield _row(f"ludb-{name.rsplit('/', 1)[-1]}", name, suffixes)
 
 
-def list_challenge(folder: Path) -> pd.DataFrame:
+def challenge_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     """List the records of a folder in the Challenge 2021 layout (`training/<source>/g1/*.hea`).
 
     Folder `training` may be missing; headers that lie flat in a folder have its name as source.
+    Each record has one rate.
 
-    Returns:
+    Yields:
         One row a record: record_id, source, filename, files, skip. `skip` holds the reason why
         a record is left out, empty for the records to read: PTB-XL's are known here by the name of
         a folder on their path, however it is spelt, or their own (`HR00001`, `00001_hr`).
-
-    Raises:
-        RecordError: the folder is missing or holds no header file.
     """
-    folder = _folder(folder)
-    rows = []
     for header in sorted(folder.rglob("*.hea")):
         inside = header.relative_to(folder).parts
         inside = inside[1:] if inside[0] == "training" else inside
         source = inside[0] if len(inside) > 1 else header.parent.name
         filename = header.relative_to(folder).with_suffix("").as_posix()
-        rows.append(
-            {
-                "record_id": f"{source}-{header.stem}",
-                "source": source,
-                "filename": filename,
-                "files": (f"{filename}.hea", f"{filename}.mat"),
-                "skip": _named_like_ptbxl([source, *inside[:-1]], header.stem),
-            }
-        )
-    return _listing(rows, folder)
-
-
-def _named_like_ptbxl(folders: Sequence[str], record: str) -> str:
-    """Why a Challenge record is PTB-XL's by its name, or an empty text."""
-    for folder in folders:
-        if "ptbxl" in re.sub(r"[^a-z]", "", folder.lower()):
-            return f"{OVERLAP} (folder {folder})"
-    return f"{OVERLAP} (record name)" if PTBXL_RECORD.fullmatch(record) else ""
+        folders = [f for f in (source, *inside[:-1]) if "ptbxl" in re.sub(r"[^a-z]", "", f.lower())]
+        known_by = "record name" if PTBXL_RECORD.fullmatch(header.stem) else ""
+        known_by = f"folder {folders[0]}" if folders else known_by
+        skip = f"{OVERLAP} ({known_by})" if known_by else ""
+        name = f"{source}-{header.stem}"
+        yield _row(name, filename, ("hea", "mat"), source=source, skip=skip)
 
 
 def unlisted(folder: Path, listed: Iterable[str]) -> dict[str, str]:
@@ -217,34 +176,16 @@ def unlisted(folder: Path, listed: Iterable[str]) -> dict[str, str]:
         folder: of a data set.
         listed: `filename` of its records; PTB-XL's other rate counts as listed.
     """
-    known = {_without_rate(name) for name in listed}
-    found = {}
+    known = {PTBXL_FILE.sub(r"\1", name) for name in listed}
+    reasons = {}
     for place, _, files in sorted(os.walk(folder)):
-        for file in sorted(files):
-            path = Path(place, file)
-            name = path.relative_to(folder).as_posix()
-            suffix = path.suffix.lower()
-            if suffix not in SIGNAL_FILES or file.startswith("."):
-                continue
-            if _without_rate(name[: -len(suffix)]) not in known:
-                kind = "no header lists it" if suffix in (".mat", ".dat") else "format not read"
-                found[name] = f"signal file without a reader ({suffix}, {kind})"
-    return found
-
-
-def _without_rate(name: str) -> str:
-    """records500/00000/00001_hr and records100/00000/00001_lr are one record."""
-    return re.sub(r"^records(?:100|500)/(.*)_[hl]r$", r"\1", name)
-
-
-def _folder(folder: Path) -> Path:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise RecordError(
-            f"folder {str(folder)!r} not found: point DATA (BEATSSL_DATA) at the folder that "
-            "holds the downloaded data sets"
-        )
-    return folder
+        for match in filter(None, map(SIGNAL_FILE.fullmatch, sorted(files))):
+            stem, suffix = Path(place, match[1]).relative_to(folder).as_posix(), match[2]
+            if PTBXL_FILE.sub(r"\1", stem) not in known:
+                kind = suffix.lower()
+                why = "no header lists it" if kind in (".mat", ".dat") else "format not read"
+                reasons[stem + suffix] = f"signal file without a reader ({kind}, {why})"
+    return reasons
 
 
 def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -257,113 +198,111 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise RecordError(f"{path.name}: no readable csv ({error}): download it again") from error
     missing = [c for c in columns if c not in table]
     if missing:
-        raise RecordError(
-            f"{path.name}: column {', '.join(missing)} missing: take the file of the release"
-        )
+        raise RecordError(f"{path.name}: column {', '.join(missing)} missing: {RELEASE}")
     return table
 
 
-def _listing(rows: list[dict], folder: Path) -> pd.DataFrame:
-    if not rows:
-        others = list(unlisted(folder, ()))
-        named = f" ({len(others)} signal files without a reader: {others[0]}, ..)" if others else ""
-        raise RecordError(
-            f"{folder.name}: no record listed{named}: complete the download; records are read "
-            "through their WFDB headers"
-        )
-    table = pd.DataFrame(rows)
-    twice = table["record_id"][table["record_id"].duplicated()]
-    if len(twice):
-        raise RecordError(f"{twice.iloc[0]}: listed twice in {folder.name}: remove one of the two")
-    return table
+def _row(name: str, filename: str, suffixes: Sequence[str], **more: object) -> dict:
+    files = tuple(f"{filename}.{suffix}" for suffix in suffixes)
+    return {"record_id": name, "filename": filename, "files": files, **more}
 
 
 # ---------------------------------------------------------------- reading
 
 
 def read_ptbxl(folder: Path, row: Mapping) -> Record:
-    """Read one row of `list_ptbxl`.
+    """Read one row of `ptbxl_rows`.
 
     Raises:
         RecordError: see `read_wfdb` and `order_leads`.
     """
-    name = row["record_id"]
-    stored = read_wfdb(Path(folder) / row["filename"], name)
-    return Record(
-        record_id=name,
-        dataset="ptbxl",
-        signal=order_leads(_millivolts(stored, name), stored.sig_name, name),
-        sampling_rate=float(stored.fs),
-        patient_id=row["patient_id"],
-        fold=int(row["fold"]),
-        labels=np.array([row[c] for c in SUPERCLASSES], np.int8),
-        provenance=row["provenance"],
-        statements=row["statements"],
-    )
+    columns = ("record_id", "patient_id", "fold", "provenance", "statements")
+    facts = {column: row[column] for column in columns}
+    signal, rate = _signal_and_rate(folder, row)
+    labels = [row[superclass] for superclass in SUPERCLASSES]
+    return Record(signal=signal, sampling_rate=rate, labels=labels, **facts)
 
 
 def read_ludb(folder: Path, row: Mapping) -> Record:
-    """Read one row of `list_ludb` with the wave annotations of all 12 leads.
+    """Read one row of `ludb_rows` with the wave annotations of all 12 leads.
 
     The header scales every lead by its own peak-to-peak, so its "mV" are not physical. The raw
     integers are: II = I + III holds exactly, and a unit is about 1 microvolt (inferred from
-    plausible amplitudes, the data set does not say). They are taken as microvolts.
+    plausible amplitudes, the data set does not say). They are taken as microvolts. Every record is
+    of another person.
 
     Raises:
         RecordError: see `read_wfdb`, `order_leads` and `wave_labels`; a lead's annotation file is
             missing or unreadable.
     """
-    name = row["record_id"]
-    path = Path(folder) / row["filename"]
+    name, path = row["record_id"], Path(folder) / row["filename"]
     stored = read_wfdb(path, name)
     raw = np.where(stored.d_signal == -32768, np.nan, stored.d_signal * 1e-3)  # 16 bit: missing
-    signal = order_leads(raw, stored.sig_name, name)
+    signal, rate = order_leads(raw, stored.sig_name, name), float(stored.fs)
     waves = np.empty(signal.shape, np.int8)
     for i, lead in enumerate(LEADS):
-        try:
+        with _readable(name, "annotation unreadable", f"lead {lead}, "):
             marks = wfdb.rdann(str(path), lead.lower())
-        except Exception as error:  # wfdb raises many kinds on a damaged file
-            raise RecordError(
-                f"{name}: annotation unreadable (lead {lead}, {_short(error)}): "
-                "download the record again"
-            ) from error
-        try:
-            waves[i] = wave_labels(marks.symbol, marks.sample, signal.shape[1], float(stored.fs))
-        except RecordError as error:
-            raise RecordError(
-                f"{name}: annotation unreadable (lead {lead}, {error}): download the record again"
-            ) from error
-    return Record(
-        record_id=name,
-        dataset="ludb",
-        signal=signal,
-        sampling_rate=float(stored.fs),
-        patient_id=name,  # every record is another person
-        fold=0,
-        labels=np.full(len(SUPERCLASSES), -1, np.int8),
-        waves=waves,
-        provenance="ludb",
-    )
+            waves[i] = wave_labels(marks.symbol, marks.sample, signal.shape[1], rate)
+    return Record(name, signal, rate, patient_id=name, waves=waves, provenance="ludb")
 
 
 def read_challenge(folder: Path, row: Mapping) -> Record:
-    """Read one row of `list_challenge`; `provenance` is the source's folder name.
+    """Read one row of `challenge_rows`; `provenance` is the source's folder name.
 
     Raises:
         RecordError: see `read_wfdb` and `order_leads`.
     """
     name = row["record_id"]
-    stored = read_wfdb(Path(folder) / row["filename"], name)
-    return Record(
-        record_id=name,
-        dataset="challenge",
-        signal=order_leads(_millivolts(stored, name), stored.sig_name, name),
-        sampling_rate=float(stored.fs),
-        patient_id=name,
-        fold=0,
-        labels=np.full(len(SUPERCLASSES), -1, np.int8),
-        provenance=row["source"],
-    )
+    return Record(name, *_signal_and_rate(folder, row), name, provenance=row["source"])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set's folder is read.
+
+    Attributes:
+        rows: (folder, sampling rate) -> rows, each with `record_id`, `filename` (without suffix),
+            `files` and what `read` needs.
+        read: (folder, row) -> the record.
+    """
+
+    rows: Callable[[Path, float], Iterable[dict]]
+    read: Callable[[Path, Mapping], Record]
+
+    def list(self, folder: Path, sampling_rate: float = 100.0) -> pd.DataFrame:
+        """The records of a folder, one row each.
+
+        Args:
+            folder: of a data set.
+            sampling_rate: Hz the caller wants to work at, where records have several.
+
+        Raises:
+            RecordError: the folder is missing, lists no record or one twice; see `rows`, too.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise RecordError(
+                f"folder {str(folder)!r} not found: point DATA (BEATSSL_DATA) at its parent"
+            )
+        table = pd.DataFrame(self.rows(folder, sampling_rate))
+        if table.empty:
+            others = list(unlisted(folder, ()))
+            first = (
+                f"; {len(others)} signal files without a reader: {others[0]}, .." if others else ""
+            )
+            words = "complete the download; records are read through their WFDB headers"
+            raise RecordError(f"{folder.name}: no record listed{first}: {words}")
+        for name in table["record_id"][table["record_id"].duplicated()]:
+            raise RecordError(f"{name}: listed twice in {folder.name}: remove one of the two")
+        return table
+
+
+LAYOUTS = {
+    "ptbxl": Layout(ptbxl_rows, read_ptbxl),
+    "ludb": Layout(ludb_rows, read_ludb),
+    "challenge": Layout(challenge_rows, read_challenge),
+}
 
 
 def read_wfdb(path: Path, name: str) -> wfdb.Record:
@@ -381,31 +320,16 @@ def read_wfdb(path: Path, name: str) -> wfdb.Record:
             with the data (length, first sample or checksum of a lead).
     """
     path = Path(path)
-    if not path.with_name(path.name + ".hea").is_file():
-        raise RecordError(f"{name}: file absent ({path.name}.hea): complete the download")
-    try:
+    _insist(path, name, [f"{path.name}.hea"])
+    with _readable(name, "header unreadable"):
         header = wfdb.rdheader(str(path))
-        files = sorted({f for f in header.file_name or [] if f})
-    except Exception as error:
-        raise RecordError(
-            f"{name}: header unreadable ({_short(error)}): download the record again"
-        ) from error
-    absent = [f for f in files if not path.with_name(f).is_file()]
-    if absent or not files:
-        raise RecordError(
-            f"{name}: file absent ({', '.join(absent) or 'header names none'}): "
-            "complete the download"
-        )
-    try:
+        files = sorted({file for file in header.file_name or [] if file})
+    _insist(path, name, files)
+    with _readable(name, "truncated, or header disagrees with the data"):
         stored = wfdb.rdrecord(str(path), physical=False)
         checksums = stored.calc_checksum()
-    except Exception as error:  # a short file, a wrong number of leads: wfdb raises many kinds
-        raise RecordError(
-            f"{name}: truncated, or header disagrees with the data ({_short(error)}): "
-            "download the record again"
-        ) from error
     if not stored.fs or stored.fs <= 0:
-        raise RecordError(f"{name}: header states no sampling rate: download the record again")
+        raise RecordError(f"{name}: header states no sampling rate: {AGAIN}")
     for i, lead in enumerate(stored.sig_name):
         stated, first = stored.checksum[i], stored.init_value[i]
         if stated is not None and (stated - checksums[i]) % 65536:
@@ -415,10 +339,41 @@ def read_wfdb(path: Path, name: str) -> wfdb.Record:
         else:
             continue
         raise RecordError(
-            f"{name}: header disagrees with the data ({wrong} of lead {lead}): "
-            "download the record again"
+            f"{name}: header disagrees with the data ({wrong} of lead {lead}): {AGAIN}"
         )
     return stored
+
+
+def _insist(path: Path, name: str, files: Sequence[str]) -> None:
+    absent = [file for file in files if not path.with_name(file).is_file()]
+    if absent or not files:
+        which = ", ".join(absent) or "header names none"
+        raise RecordError(f"{name}: file absent ({which}): complete the download")
+
+
+@contextmanager
+def _readable(name: str, fault: str, where: str = "") -> Iterator[None]:
+    """Turn what wfdb raises on a damaged file (many kinds) into a RecordError."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error)
+        if not isinstance(error, RecordError):  # without line breaks or the folder's name
+            text = re.sub(r"\S*[/\\]", "", " ".join(reason.split()))
+            reason = f"{type(error).__name__}: {text}"[:120]
+        raise RecordError(f"{name}: {fault} ({where}{reason}): {AGAIN}") from error
+
+
+def _signal_and_rate(folder: Path, row: Mapping) -> tuple[np.ndarray, float]:
+    """Physical signal (12, time) in mV, NaN where samples are missing, and Hz."""
+    name = row["record_id"]
+    stored = read_wfdb(Path(folder) / row["filename"], name)
+    factors = []
+    for lead, unit in zip(stored.sig_name, stored.units):
+        if str(unit).lower() not in MILLIVOLT:
+            raise RecordError(f"{name}: unknown unit (lead {lead} in {unit!r}): V, mV, uV needed")
+        factors.append(MILLIVOLT[str(unit).lower()])
+    return order_leads(stored.dac() * factors, stored.sig_name, name), float(stored.fs)
 
 
 def order_leads(signal: np.ndarray, names: Sequence[str], record: str) -> np.ndarray:
@@ -446,31 +401,12 @@ def order_leads(signal: np.ndarray, names: Sequence[str], record: str) -> np.nda
     return np.ascontiguousarray(signal[:, columns].T, dtype=np.float32)
 
 
-def _millivolts(stored: wfdb.Record, name: str) -> np.ndarray:
-    """Physical signal (time, leads) in mV; missing samples are NaN."""
-    factors = []
-    for lead, unit in zip(stored.sig_name, stored.units):
-        if str(unit).lower() not in MILLIVOLT:
-            raise RecordError(f"{name}: unknown unit (lead {lead} in {unit!r}): V, mV, uV needed")
-        factors.append(MILLIVOLT[str(unit).lower()])
-    return stored.dac() * np.array(factors)
-
-
-def _short(error: Exception) -> str:
-    """Kind and text of an error without line breaks or the folder's name."""
-    text = re.sub(r"\S*[/\\]", "", " ".join(str(error).split()))
-    return f"{type(error).__name__}: {text}"[:120]
-
-
 # ---------------------------------------------------------------- waves
 
 _MARKS = re.compile(
-    r"(?P<whole>(?P<open>\(+)(?P<peaks>p+|N+|t+)(?P<close>\)+))"
-    r"|(?P<before>[pNt]\(\))"  # the mark stands on the onset: N()
-    r"|(?P<after>\(\)[pNt](?!\)))"  # the mark stands on the offset: ()N
-    r"|(?P<no_onset>[pNt]\))"
-    r"|(?P<no_offset>\([pNt])"
-    r"|(?P<no_kind>\(\))"
+    r"(?P<whole>\(+(?:p+|N+|t+)\)+)"
+    r"|(?P<border>[pNt]\(\)|\(\)[pNt](?!\)))"  # the mark stands on the onset or the offset
+    r"|(?P<part>[pNt]\)|\([pNt]|\(\))"
     r"|(?P<stray>.)"
 )
 
@@ -528,40 +464,25 @@ def wave_labels(
 
 
 def _group(text: str, samples: np.ndarray, sampling_rate: float) -> tuple[list, list]:
-    """Split the marks into drawn waves (kind, onset, offset) and unsure stretches."""
+    """Split the marks into drawn waves (class, onset, offset) and unsure stretches."""
     near = round(MARK_ON_BORDER * sampling_rate)
     margin = round(UNKNOWN_BORDER * sampling_rate)
     drawn, unsure = [], []
-    for found in _MARKS.finditer(text):
-        at = samples[found.start() : found.end()]
-        case, marks = found.lastgroup, found.group()
-        if found["whole"]:
-            k = len(found["peaks"])
-            kind = WAVE_OF_SYMBOL[found["peaks"][0]]
-            if len(found["open"]) == len(found["close"]) == k:
-                drawn.append((kind, int(np.median(at[:k])), int(np.median(at[-k:]))))
+    for match in _MARKS.finditer(text):
+        at, case, marks = samples[slice(*match.span())], match.lastgroup, match.group()
+        wave, k = WAVE_OF_SYMBOL.get(marks.strip("()")[:1]), len(marks.strip("()"))
+        if case == "whole" and marks.count("(") == marks.count(")") == k:
+            drawn.append((wave, int(np.median(at[:k])), int(np.median(at[-k:]))))
+        elif case == "border":
+            mark, pair = (at[2], at[:2]) if marks[0] == "(" else (at[0], at[1:])
+            if np.abs(pair - mark).min() <= near:
+                drawn.append((wave, at[0], at[2]))
             else:
-                unsure.append((at[0] - margin, at[-1] + margin))
-        elif case == "before":
-            if at[1] - at[0] <= near:
-                drawn.append((WAVE_OF_SYMBOL[marks[0]], at[0], at[2]))
-            else:
-                unsure.append((at[0] - margin, at[0] + margin))
-                unsure.append((at[1], at[2]))
-        elif case == "after":
-            if at[2] - at[1] <= near:
-                drawn.append((WAVE_OF_SYMBOL[marks[2]], at[0], at[2]))
-            else:
-                unsure.append((at[0], at[1]))
-                unsure.append((at[2] - margin, at[2] + margin))
-        elif case == "no_onset":
-            unsure.append((at[0] - margin, at[1]))
-        elif case == "no_offset":
-            unsure.append((at[0], at[1] + margin))
-        elif case == "no_kind":
-            unsure.append((at[0], at[1]))
+                unsure += [(mark - margin, mark + margin), tuple(pair)]
         else:
-            unsure.append((at[0] - margin, at[0] + margin))
+            start = at[0] if case == "part" and marks[0] == "(" else at[0] - margin
+            end = at[-1] if case == "part" and marks[-1] == ")" else at[-1] + margin
+            unsure.append((start, end))
     return drawn, unsure
 
 
@@ -586,20 +507,6 @@ def wave_runs(labels: np.ndarray) -> np.ndarray:
 def wave_marks(labels: np.ndarray, sampling_rate: float) -> np.ndarray:
     """`wave_runs` in time: (waves, 4) float64: row, class, onset and offset in ms."""
     return wave_runs(labels) * np.array([1.0, 1.0, 1000 / sampling_rate, 1000 / sampling_rate])
-
-
-def count_marks(folder: Path) -> dict[str, int]:
-    """Wave marks (P, QRS, T) over all leads of an LUDB folder, as parsed.
-
-    LUDB 1.0.1 holds 16,797 P, 21,965 QRS and 19,661 T.
-    """
-    counts = dict.fromkeys(WAVES, 0)
-    for row in list_ludb(folder).to_dict("records"):
-        for lead in LEADS:
-            for symbol in wfdb.rdann(str(Path(folder) / row["filename"]), lead.lower()).symbol:
-                if symbol in WAVE_OF_SYMBOL:
-                    counts[WAVES[WAVE_OF_SYMBOL[symbol] - 1]] += 1
-    return counts
 
 
 # ---------------------------------------------------------------- quality

@@ -1,15 +1,16 @@
 """The prepared store: one array of cleaned rows, one table, one manifest.
 
 `prepare` reads the record folders, sets bad records aside with a reason, cuts long recordings into
-rows, cleans and resamples them, and writes
+rows, cleans and resamples them, and writes a folder of
 
-    <folder>/manifest.json          what the store was made from, and which data folder is current
-    <folder>/data-<signature>/      signals.i2 (rows, 12, time) int16 microvolts, waves.i1,
-                                    marks.f8, two csv
+    manifest.json    what the store was made from, sizes and hashes of the files
+    signals.i2       (rows, 12, time) int16 microvolts, cleaned and resampled
+    waves.i1         (annotated rows, 12, time) int8 labels, and their borders in marks.f8
+    table.csv        one line a row, and set_aside.csv: what is not among them, and why
 
-The manifest is replaced last and in one step, so an interrupted write leaves the previous store as
-it was. A store whose inputs (settings, code, index rows, sizes and times of the files) did not
-change is opened at once. One process writes to a folder at a time.
+The folder is replaced as a whole, so an interrupted write leaves the previous store as it was. A
+store whose inputs (settings, code, index rows, sizes and times of the files) did not change is
+opened at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
@@ -31,35 +32,27 @@ import scipy
 import wfdb
 from joblib import Parallel, delayed
 from scipy import signal as dsp
-from tqdm import tqdm
 
-from beatssl.cache import part_of, write_text
+from beatssl.cache import read_json, replacing_folder, write_json
 from beatssl.data import overlap, records
-from beatssl.data.records import LEADS, SUPERCLASSES, Record, RecordError
-from beatssl.fingerprint import ROOT, code_hash
-from beatssl.settings import ConfigError, DataConfig, config_hash
+from beatssl.data.records import LAYOUTS, LEADS, SUPERCLASSES, Record, RecordError
+from beatssl.data.synthetic import write_folders
+from beatssl.fingerprint import ROOT, code_hash, name_of
+from beatssl.progress import progress
+from beatssl.settings import DATASETS, ConfigError, DataConfig, config_hash, one_of
 
 STORE_VERSION = 2  # raise it when the meaning of a row changes: older stores are built again
 FILTER_ORDER = 2  # of the Butterworth filter, applied forwards and backwards
-DATASETS = ("ptbxl", "ludb", "challenge")
-READERS = {
-    "ptbxl": records.read_ptbxl,
-    "ludb": records.read_ludb,
-    "challenge": records.read_challenge,
-}
 TABLE_TYPES = {
-    "record_id": str,
-    "dataset": str,
-    "patient_id": str,
+    **dict.fromkeys(("record_id", "dataset", "patient_id"), str),
     "fold": int,
     **dict.fromkeys(SUPERCLASSES, "int8"),
-    "provenance": str,
-    "statements": str,
+    **dict.fromkeys(("provenance", "statements"), str),
     "source_hz": float,  # sampling rate of the file the row comes from
     "start_s": float,  # where the row begins in its recording
     "wave_row": int,  # row of `waves`, -1 = none
 }
-SET_ASIDE_TYPES = {"record_id": str, "dataset": str, "reason": str}
+SET_ASIDE_TYPES = dict.fromkeys(("record_id", "dataset", "reason"), str)
 
 
 class StoreError(ValueError):
@@ -85,18 +78,13 @@ def clean(signal: np.ndarray, sampling_rate: float, low_cut: float, high_cut: fl
         ConfigError: the band is empty.
     """
     signal = np.asarray(signal, float)
-    low = low_cut if low_cut > 0 else None
-    high = high_cut if 0 < high_cut < sampling_rate / 2 else None
-    if low is not None and low >= (high or sampling_rate / 2):
+    low, high = max(low_cut, 0), high_cut if 0 < high_cut < sampling_rate / 2 else 0
+    if low and low >= (high or sampling_rate / 2):
         raise ConfigError(f"low_cut {low_cut} Hz leaves no band below {high or sampling_rate / 2}")
-    if low is None and high is None:
+    if not low and not high:
         return signal
-    if low is None:
-        band, kind = high, "lowpass"
-    elif high is None:
-        band, kind = low, "highpass"
-    else:
-        band, kind = (low, high), "bandpass"
+    kind = "bandpass" if low and high else "highpass" if low else "lowpass"
+    band = (low, high) if kind == "bandpass" else low or high
     sos = dsp.butter(FILTER_ORDER, band, kind, fs=sampling_rate, output="sos")
     pad = min(signal.shape[-1] - 1, round(sampling_rate / (low or 1.0)))  # one slowest period
     return dsp.sosfiltfilt(sos, signal, axis=-1, padlen=pad)
@@ -116,9 +104,7 @@ def resample(signal: np.ndarray, old_hz: float, new_hz: float, length: int) -> n
     """
     ratio = Fraction(new_hz / old_hz).limit_denominator(10_000)
     if ratio != 1:
-        signal = dsp.resample_poly(
-            signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line"
-        )
+        signal = dsp.resample_poly(signal, *ratio.as_integer_ratio(), axis=-1, padtype="line")
     return np.asarray(signal, float)[..., :length]
 
 
@@ -147,23 +133,21 @@ def resample_labels(labels: np.ndarray, old_hz: float, new_hz: float, length: in
     return resampled
 
 
-def windows(record: Record, seconds: float) -> list[tuple[str, float, Record]]:
+def windows(record: Record, seconds: float) -> Iterator[tuple[float, Record]]:
     """Cut a recording into non-overlapping rows of `seconds`; the rest at its end is left out.
 
-    Returns:
-        (row id, start in s, piece) of each row. The id has a suffix `#0`, `#1`, .. where there are
+    Yields:
+        (start in s, piece) of each row. A piece's id has a suffix `#0`, `#1`, .. where there are
         several; a recording that is too short comes back whole, for `records.check` to refuse.
     """
     size = math.ceil(seconds * record.sampling_rate - 1e-6)
     count = max(1, record.signal.shape[1] // size)
-    pieces = []
     for k in range(count):
         part = slice(k * size, (k + 1) * size)
         waves = None if record.waves is None else record.waves[:, part]
         name = record.record_id if count == 1 else f"{record.record_id}#{k}"
         piece = replace(record, record_id=name, signal=record.signal[:, part], waves=waves)
-        pieces.append((name, k * size / record.sampling_rate, piece))
-    return pieces
+        yield k * size / record.sampling_rate, piece
 
 
 # ---------------------------------------------------------------- the store
@@ -183,21 +167,24 @@ class Store:
         folder: where it lies.
         fingerprint: hash of the inputs' contents and the settings, the same on every machine.
         content: hash of the arrays and the table themselves; for what is kept on this machine.
+        layouts: data set -> its layout, of all that `rows` knows; PTB-XL first.
         manifest: the manifest as a mapping.
     """
 
     def __init__(self, folder: Path, manifest: dict) -> None:
         self.folder = Path(folder)
-        data = self.folder / manifest["data"]
         self.manifest = manifest
         self.sampling_rate: int = manifest["sampling_rate"]
         self.fingerprint: str = manifest["fingerprint"]
         self.content: str = config_hash(manifest["files"])
-        self.signals = _map(data / "signals.i2", "<i2", manifest["signals_shape"])
-        self.waves = _map(data / "waves.i1", "i1", manifest["waves_shape"])
-        self.marks = _map(data / "marks.f8", "<f8", manifest["marks_shape"])
-        self.table = _read_table(data / "table.csv", TABLE_TYPES)
-        self.set_aside = _read_table(data / "set_aside.csv", SET_ASIDE_TYPES)
+        further = manifest["config"].get("sources", ())
+        self.layouts: dict[str, str] = dict(zip(DATASETS, DATASETS))
+        self.layouts |= {source["name"]: source["layout"] for source in further}
+        self.signals = _map(self.folder / "signals.i2", "<i2", manifest["signals_shape"])
+        self.waves = _map(self.folder / "waves.i1", "i1", manifest["waves_shape"])
+        self.marks = _map(self.folder / "marks.f8", "<f8", manifest["marks_shape"])
+        self.table = _read_table(self.folder / "table.csv", TABLE_TYPES)
+        self.set_aside = _read_table(self.folder / "set_aside.csv", SET_ASIDE_TYPES)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -208,8 +195,9 @@ class Store:
         Raises:
             StoreError: unknown data set.
         """
-        if dataset not in DATASETS:
-            raise StoreError(f"data set {dataset!r} is not known; known: {', '.join(DATASETS)}")
+        if dataset not in self.layouts:
+            names = ", ".join(self.layouts)
+            raise StoreError(f"data set {dataset!r} is not known; known: {names}")
         chosen = (self.table["dataset"] == dataset).to_numpy()
         if folds is not None:
             chosen &= self.table["fold"].isin(list(folds)).to_numpy()
@@ -247,11 +235,9 @@ class Store:
             StoreError: unknown lead, or a row without wave annotation.
         """
         wave_rows = self._wave_rows(rows, lead)
-        of_lead = np.array(self.marks[self.marks[:, 1] == LEADS.index(lead)])
-        each = [of_lead[of_lead[:, 0] == wave_row][:, 1:] for wave_row in wave_rows]
-        for item, marks in enumerate(each):
-            marks[:, 0] = item
-        return np.concatenate([np.zeros((0, 4)), *each])
+        of_lead = self.marks[self.marks[:, 1] == LEADS.index(lead)]
+        items, marks = np.nonzero(wave_rows[:, None] == of_lead[:, 0])
+        return np.column_stack([items, of_lead[marks, 2:]])
 
     def _wave_rows(self, rows: Sequence[int], lead: str) -> np.ndarray:
         if lead not in LEADS:
@@ -285,19 +271,15 @@ def open_store(folder: Path) -> Store:
     """
     folder = Path(folder)
     remedy = f"delete the folder {folder.name!r} and run prepare again"
-    path = folder / "manifest.json"
-    if not path.is_file():
+    if not (folder / "manifest.json").is_file():
         raise StoreError(f"no prepared store in {folder.name!r}: run prepare first")
-    try:
-        manifest = json.loads(path.read_text())
-        stated = manifest["files"]
-        data = folder / manifest["data"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"manifest.json is damaged ({error}): {remedy}") from error
+    manifest = read_json(folder / "manifest.json")
+    if "files" not in manifest:
+        raise StoreError(f"manifest.json is damaged: {remedy}")
     if manifest.get("version") != STORE_VERSION:
         raise StoreError(f"store of another version ({manifest.get('version')}): {remedy}")
-    for name, entry in stated.items():
-        file = data / name
+    for name, entry in manifest["files"].items():
+        file = folder / name
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             raise StoreError(f"{name} is absent or incomplete: {remedy}")
         if name != "signals.i2" and _sha256(file) != entry["sha256"]:
@@ -325,37 +307,25 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
             aside (the reasons are listed).
     """
     folder, root = Path(folder), Path(root)
-    if config.sampling_rate <= 0 or config.seconds <= 0:
-        raise ConfigError("sampling_rate and seconds must be positive")
     if jobs < 1:
         raise ConfigError(f"jobs must be at least 1, got {jobs}")
-    root, sources = _sources(config, folder, root)
-    settings = _settings(config)
-    tasks = _list_all(root, sources, config.sampling_rate)
-    signature = _signature(tasks, settings)
+    if not config.all_sources:
+        raise ConfigError("no data set chosen: set ptbxl, ludb or challenge, or synthetic counts")
+    if config.synthetic:
+        counts = [getattr(config, f"synthetic_{name}") for name in DATASETS]
+        root = write_folders(folder.parent / "synthetic", *counts, seed=0)
+    tasks = _list_all(root, config)
+    signature = _signature(tasks, config)
     current = _same(folder, signature)
     if current is not None:
         return current
-    folder.mkdir(parents=True, exist_ok=True)
-    part = part_of(folder / "data")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        manifest = _build(config, part, tasks, jobs)
-        manifest |= {"signature": signature, "data": f"data-{signature[:12]}"}
+    with replacing_folder(folder) as part:
+        manifest = _build(config, part, tasks, jobs) | {"signature": signature}
         current = _same(folder, signature)
         if current is not None:  # a process beside us was faster
+            shutil.rmtree(part)
             return current
-        final = folder / manifest["data"]
-        if final.exists():  # a damaged or never finished twin
-            shutil.rmtree(final)
-        os.replace(part, final)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    for old in folder.glob("data-*"):
-        if old != final:
-            shutil.rmtree(old)
+        write_json(part / "manifest.json", manifest)
     return open_store(folder)
 
 
@@ -371,48 +341,27 @@ def _same(folder: Path, signature: str) -> Store | None:
 # ---------------------------------------------------------------- building
 
 
-def _sources(config: DataConfig, folder: Path, root: Path) -> tuple[Path, dict[str, str]]:
-    """The data root and the folder name of each data set that takes part."""
-    if config.synthetic:
-        from beatssl.data.synthetic import (
-            write_folders,  # needs torch through vcg: not for the workers
-        )
-
-        counts = (config.synthetic_ptbxl, config.synthetic_ludb, config.synthetic_challenge)
-        root = write_folders(folder.parent / "synthetic", *counts, seed=0)
-        sources = {name: name for name, count in zip(DATASETS, counts) if count}
-    else:
-        named = {name: getattr(config, name) for name in DATASETS}
-        sources = {name: where for name, where in named.items() if where}
-    if not sources:
-        raise ConfigError("no data set chosen: set ptbxl, ludb or challenge, or synthetic counts")
-    return root, sources
-
-
-def _settings(config: DataConfig) -> dict:
+def _settings(config: DataConfig) -> str:
     """The settings that decide about the content of a row."""
     names = ("sampling_rate", "seconds", "low_cut", "high_cut", "einthoven_tolerance")
-    return {"version": STORE_VERSION, **{name: getattr(config, name) for name in names}}
+    return _plain({"version": STORE_VERSION, **{name: getattr(config, name) for name in names}})
 
 
-def _list_all(root: Path, sources: dict[str, str], sampling_rate: int) -> list[dict]:
-    """One task a record: `dataset`, `folder` and the row of its listing; signal files that the
-    listing does not name follow, to be set aside. PTB-XL comes first."""
+def _list_all(root: Path, config: DataConfig) -> list[dict]:
+    """One task a record: `dataset`, `layout`, `folder` and the row of its listing; signal files
+    that the listing does not name follow, to be set aside. PTB-XL comes first."""
     tasks = []
-    for dataset, where in sources.items():
-        folder = root / where
-        if dataset == "ptbxl":
-            table = records.list_ptbxl(folder, sampling_rate)
-        else:
-            table = getattr(records, f"list_{dataset}")(folder)
-        others = [
-            {"record_id": name, "files": (), "skip": reason}
-            for name, reason in records.unlisted(folder, table["filename"]).items()
-        ]
-        tasks += [
-            {"dataset": dataset, "folder": str(folder), "row": row}
-            for row in [*table.to_dict("records"), *others]
-        ]
+    for source in config.all_sources:
+        one_of(f"{source.name}: layout", source.layout, tuple(LAYOUTS))
+        folder = root / source.folder
+        table = LAYOUTS[source.layout].list(folder, config.sampling_rate)
+        if source.name != source.layout:  # names that no other data set in this layout has
+            for column in table.columns.intersection(["record_id", "patient_id"]):
+                table[column] = f"{source.name}-" + table[column]
+        others = records.unlisted(folder, table["filename"]).items()
+        rows = [{"record_id": name, "files": (), "skip": reason} for name, reason in others]
+        task = {"dataset": source.name, "layout": source.layout, "folder": str(folder)}
+        tasks += [{**task, "row": row} for row in [*table.to_dict("records"), *rows]]
     return tasks
 
 
@@ -422,58 +371,58 @@ def _plain(value: object) -> str:
 
 def store_code(root: Path = ROOT) -> str:
     """Hash of the code that makes a store. Args: root: folder of the package."""
-    readers = [f"{records.__name__}.{verb}_{d}" for verb in ("list", "read") for d in DATASETS]
+    readers = [name_of(f) for layout in LAYOUTS.values() for f in (layout.rows, layout.read)]
     return code_hash(f"{__name__}._build", *readers, root=root)
 
 
-def _signature(tasks: list[dict], settings: dict) -> str:
+def _signature(tasks: list[dict], config: DataConfig) -> str:
     """Hash of settings, code, listing rows, and size and time of every file; reads no signal."""
-    code = store_code()
-    digest = hashlib.sha256((_plain(settings) + code).encode())
-    for task in tasks:
-        digest.update(_plain([task["dataset"], task["row"]]).encode())
-        for name in task["row"]["files"]:
-            try:
-                stat = os.stat(os.path.join(task["folder"], name))
-                digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
-            except OSError:
-                digest.update(b"absent\n")
+    states = [[task["layout"], _digest(task, _size_and_time)] for task in tasks]
+    return config_hash(_settings(config), store_code(), states)
+
+
+def _digest(task: dict, state: Callable[[str], str]) -> str:
+    """Hash of a record's listing row and of the state of its files."""
+    digest = hashlib.sha256(_plain([task["dataset"], task["row"]]).encode())
+    for name in task["row"]["files"]:
+        try:
+            digest.update(state(os.path.join(task["folder"], name)).encode())
+        except OSError:
+            digest.update(b"absent")
     return digest.hexdigest()
 
 
 def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict:
     """Write the data files into `part`; returns the manifest without signature."""
     length = round(config.seconds * config.sampling_rate)
-    digest = hashlib.sha256(_plain(_settings(config)).encode())
-    table, set_aside, marks, wave_rows, unused = [], [], [np.zeros((0, 5))], 0, 0.0
-    known = overlap.Known(length)
+    digest = hashlib.sha256(_settings(config).encode())
+    lines, set_aside, marks, wave_rows, unused = [], [], [np.zeros((0, 5))], 0, 0.0
+    known = None
     with open(part / "signals.i2", "wb") as signals, open(part / "waves.i1", "wb") as waves:
-        bar = tqdm(total=len(tasks), desc="records", unit="rec", mininterval=1.0)
-        for done in in_processes(partial(_process, config), tasks, jobs):
+        for done in in_processes(partial(_process, config), tasks, jobs, "records"):
             digest.update(done["digest"].encode())
-            if done["dataset"] == "challenge":
-                signals.flush()
-                done = _without_overlap(done, known, part / "signals.i2")
-            for row, microvolts, annotated in done["rows"]:
+            if done["dataset"] not in ("ptbxl", "ludb"):
+                if known is None:
+                    signals.flush()
+                    names = [line["record_id"] for line in lines if line["dataset"] == "ptbxl"]
+                    rows = _map(part / "signals.i2", "<i2", (len(names), len(LEADS), length))
+                    known = overlap.Known(rows, names)
+                done = _without_overlap(done, known)
+            for line, microvolts, annotated in done["rows"]:
                 signals.write(microvolts.tobytes())
-                row["wave_row"] = -1 if annotated is None else wave_rows
-                if annotated is not None:
-                    labels, borders = annotated
-                    waves.write(labels.tobytes())
-                    marks.append(np.insert(borders, 0, wave_rows, axis=1))
+                line["wave_row"] = wave_rows if annotated else -1
+                if annotated:
+                    waves.write(annotated[0].tobytes())
+                    marks.append(np.insert(annotated[1], 0, wave_rows, axis=1))
                     wave_rows += 1
-                table.append(row)
-                if done["dataset"] == "ptbxl":
-                    known.add(row["record_id"], microvolts)
+                lines.append(line)
             set_aside += done["set_aside"]
             unused += done["unused_s"]
-            bar.update()
-        bar.close()
     marks = np.concatenate(marks)
     (part / "marks.f8").write_bytes(marks.astype("<f8").tobytes())
-    table = pd.DataFrame(table, columns=list(TABLE_TYPES))
+    table = pd.DataFrame(lines, columns=list(TABLE_TYPES))
     set_aside = pd.DataFrame(set_aside, columns=list(SET_ASIDE_TYPES))
-    _refuse_empty(tasks, table, set_aside)
+    _refuse_empty(config, table, set_aside)
     table.to_csv(part / "table.csv", index=False, lineterminator="\n")
     set_aside.to_csv(part / "set_aside.csv", index=False, lineterminator="\n")
     files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in part.iterdir()}
@@ -493,123 +442,79 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     }
 
 
-def _without_overlap(done: dict, known: overlap.Known, signals: Path) -> dict:
-    """What `_process` found of a Challenge record, its rows set aside if one of them is a row of
-    PTB-XL; those are the first of `signals`."""
-    for _, microvolts, _ in done["rows"] if known.names else ():
-        nearest = known.nearest(microvolts)
-        shape = (len(known.names), *microvolts.shape)
-        if known.alike(microvolts, np.memmap(signals, "<i2", "r", shape=shape)[nearest]):
-            reason = f"{records.OVERLAP} (same signal as {known.names[nearest]})"
-            refused = {"record_id": done["record_id"], "dataset": done["dataset"], "reason": reason}
-            return done | {"rows": [], "set_aside": [*done["set_aside"], refused], "unused_s": 0.0}
-    return done
+def _without_overlap(done: dict, known: overlap.Known) -> dict:
+    """What `_process` found of a record, its rows set aside if one of them is a row of PTB-XL."""
+    same = next(filter(None, (known.same(microvolts) for _, microvolts, _ in done["rows"])), "")
+    if not same:
+        return done
+    reason = f"{records.OVERLAP} (same signal as {same})"
+    set_aside = [*done["set_aside"], (done["record_id"], done["dataset"], reason)]
+    return done | {"rows": [], "set_aside": set_aside, "unused_s": 0.0}
 
 
-def in_processes(work: Callable, items: Iterable, jobs: int) -> Iterator:
+def in_processes(work: Callable, items: Sequence, jobs: int, desc: str) -> Iterator:
     """Results of `work` in the order of `items`, as they come; a script needs no `__main__` guard.
 
     Args:
         work: a function of a module (or a `partial` of one).
         jobs: processes; one works in this one.
+        desc: what the progress bar calls it.
     """
-    return Parallel(jobs, return_as="generator")(delayed(work)(item) for item in items)
+    results = Parallel(jobs, return_as="generator")(delayed(work)(item) for item in items)
+    return iter(progress(results, desc, len(items)))
 
 
 def _process(config: DataConfig, task: dict) -> dict:
-    """Read one record and turn it into rows, or into a reason."""
+    """Read one record and turn it into rows (line of the table, microvolts, and labels and borders
+    of the waves, if there are any), or into a reason."""
     dataset, row = task["dataset"], task["row"]
     name = row["record_id"]
-    done = {
-        "dataset": dataset,
-        "record_id": name,
-        "digest": _content_hash(task),
-        "rows": [],
-        "set_aside": [],
-        "unused_s": 0.0,
-    }
-
-    def refuse(which: str, reason: str) -> None:
-        reason = reason.removeprefix(f"{name}: ")
-        done["set_aside"].append({"record_id": which, "dataset": dataset, "reason": reason})
-
-    if row.get("skip"):
-        refuse(name, row["skip"])
-        return done
+    rows, set_aside = [], []
+    done = {"dataset": dataset, "record_id": name, "digest": _digest(task, _sha256)}
+    done |= {"rows": rows, "set_aside": set_aside, "unused_s": 0.0}
     try:
-        record = READERS[dataset](Path(task["folder"]), row)
+        if row.get("skip"):
+            raise RecordError(row["skip"])
+        record = LAYOUTS[task["layout"]].read(Path(task["folder"]), row)
     except RecordError as error:
-        refuse(name, str(error))
+        set_aside.append((name, dataset, str(error).removeprefix(f"{name}: ")))
         return done
-    pieces = windows(record, config.seconds)
-    for which, start_s, piece in pieces:
+    rates = record.sampling_rate, config.sampling_rate
+    length = round(config.seconds * config.sampling_rate)
+    unused = record.signal.shape[1]
+    for start_s, piece in windows(record, config.seconds):
+        unused -= piece.signal.shape[1]
         reason = records.check(piece, config)
-        microvolts = None if reason else _microvolts(piece, config)
-        if reason is None and np.abs(microvolts).max() > np.iinfo(np.int16).max:
-            reason = "out of range: more than 32.767 mV"
+        if reason is None:
+            cleaned = clean(piece.signal, rates[0], config.low_cut, config.high_cut)
+            microvolts = np.rint(resample(cleaned, *rates, length) * 1000)
+            if np.abs(microvolts).max() > np.iinfo(np.int16).max:
+                reason = "out of range: more than 32.767 mV"
         if reason:
-            refuse(which, reason)
+            set_aside.append((piece.record_id, dataset, reason))
             continue
-        row = _table_row(piece, which, start_s)
-        done["rows"].append((row, microvolts.astype("<i2"), _annotated(piece, config)))
-    used = sum(piece.signal.shape[1] for _, _, piece in pieces)
-    done["unused_s"] = (record.signal.shape[1] - used) / record.sampling_rate
-    return done
+        waves = None
+        if piece.waves is not None:
+            labels = resample_labels(piece.waves, *rates, length)
+            waves = labels, records.wave_marks(piece.waves, rates[0])
+        line = dict(zip(SUPERCLASSES, piece.labels), dataset=dataset, source_hz=rates[0])
+        for column in ("record_id", "patient_id", "fold", "provenance", "statements"):
+            line[column] = getattr(piece, column)
+        rows.append((line | {"start_s": round(start_s, 6)}, microvolts.astype("<i2"), waves))
+    return done | {"unused_s": unused / rates[0]}
 
 
-def _microvolts(record: Record, config: DataConfig) -> np.ndarray:
-    """Cleaned and resampled signal (12, time) in whole microvolts, float64."""
-    cleaned = clean(record.signal, record.sampling_rate, config.low_cut, config.high_cut)
-    length = round(config.seconds * config.sampling_rate)
-    resampled = resample(cleaned, record.sampling_rate, config.sampling_rate, length)
-    return np.rint(resampled * 1000)
-
-
-def _annotated(record: Record, config: DataConfig) -> tuple[np.ndarray, np.ndarray] | None:
-    """Labels (12, time) at the store's rate and `records.wave_marks`, if there are any."""
-    if record.waves is None:
-        return None
-    length = round(config.seconds * config.sampling_rate)
-    labels = resample_labels(record.waves, record.sampling_rate, config.sampling_rate, length)
-    return labels, records.wave_marks(record.waves, record.sampling_rate)
-
-
-def _table_row(record: Record, name: str, start_s: float) -> dict:
-    return {
-        "record_id": name,
-        "dataset": record.dataset,
-        "patient_id": record.patient_id,
-        "fold": record.fold,
-        **dict(zip(SUPERCLASSES, record.labels.tolist())),
-        "provenance": record.provenance,
-        "statements": record.statements,
-        "source_hz": record.sampling_rate,
-        "start_s": round(start_s, 6),
-    }
-
-
-def _content_hash(task: dict) -> str:
-    """Hash of a record's listing row and of the bytes of its files."""
-    digest = hashlib.sha256(_plain([task["dataset"], task["row"]]).encode())
-    for name in task["row"]["files"]:
-        path = Path(task["folder"]) / name
-        digest.update(_sha256(path).encode() if path.is_file() else b"absent")
-    return digest.hexdigest()
-
-
-def _refuse_empty(tasks: Iterable[dict], table: pd.DataFrame, set_aside: pd.DataFrame) -> None:
+def _refuse_empty(config: DataConfig, table: pd.DataFrame, set_aside: pd.DataFrame) -> None:
     """Raise when a data set has no row left."""
-    for dataset in dict.fromkeys(task["dataset"] for task in tasks):
-        if (table["dataset"] == dataset).any():
-            continue
-        reasons = set_aside["reason"][set_aside["dataset"] == dataset]
-        if (reasons.map(reason_kind) == records.OVERLAP).all():
-            continue  # nothing is wrong with the records: they are there as PTB-XL's
-        counts = reasons.map(reason_kind).value_counts()
-        listed = "; ".join(f"{kind} ({n})" for kind, n in counts.items())
-        example = f"{set_aside['record_id'][reasons.index[0]]}: {reasons.iloc[0]}"
+    for dataset in [source.name for source in config.all_sources]:
+        refused = set_aside[set_aside["dataset"] == dataset]
+        kinds = refused["reason"].map(reason_kind)
+        if (table["dataset"] == dataset).any() or (kinds == records.OVERLAP).all():
+            continue  # nothing is wrong with records that overlap: they are there as PTB-XL's
+        listed = "; ".join(f"{kind} ({n})" for kind, n in kinds.value_counts().items())
         raise RecordError(
-            f"{dataset}: all {len(reasons)} records were set aside: {listed}. First: {example}. "
+            f"{dataset}: all {len(refused)} records were set aside: {listed}. First: "
+            f"{refused['record_id'].iloc[0]}: {refused['reason'].iloc[0]}. "
             "Check the folder and the data settings (seconds, einthoven_tolerance)"
         )
 
@@ -617,7 +522,12 @@ def _refuse_empty(tasks: Iterable[dict], table: pd.DataFrame, set_aside: pd.Data
 # ---------------------------------------------------------------- files
 
 
-def _sha256(path: Path) -> str:
+def _size_and_time(path: str) -> str:
+    stat = os.stat(path)
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _sha256(path: Path | str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

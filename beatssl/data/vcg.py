@@ -1,11 +1,9 @@
-"""Dower's matrices between the twelve leads and the vectorcardiogram (Dower 1980; Edenbrandt & Pahlm
-1988)."""
+"""Dower's matrices between the twelve leads and the vectorcardiogram (Dower 1980; Edenbrandt and
+Pahlm 1988)."""
 
 from __future__ import annotations
 
 import numpy as np
-
-EIGHT = (0, 1, 6, 7, 8, 9, 10, 11)  # I, II, V1..V6 among the twelve leads
 
 # Rows I, II, V1..V6; columns X (left), Y (down), Z (back).
 DOWER = np.array(
@@ -32,12 +30,8 @@ INVERSE_DOWER = np.array(
 
 # Twelve leads from the eight independent ones: III = II - I, aVR = -(I + II)/2,
 # aVL = I - II/2, aVF = II - I/2.
-EXPAND = np.zeros((12, 8))
-EXPAND[list(EIGHT), range(8)] = 1.0
-EXPAND[2, :2] = -1.0, 1.0
-EXPAND[3, :2] = -0.5, -0.5
-EXPAND[4, :2] = 1.0, -0.5
-EXPAND[5, :2] = -0.5, 1.0
+LIMB = [[-1.0, 1.0], [-0.5, -0.5], [1.0, -0.5], [-0.5, 1.0]]
+EXPAND = np.insert(np.eye(8), [2] * 4, np.pad(LIMB, ((0, 0), (0, 6))), axis=0)  # (12, 8)
 
-TO_VCG = INVERSE_DOWER @ np.eye(12)[list(EIGHT)]  # (3, 12)
+TO_VCG = np.insert(INVERSE_DOWER, [2] * 4, 0.0, axis=1)  # (3, 12)
 FROM_VCG = EXPAND @ DOWER  # (12, 3)

@@ -3,7 +3,7 @@
 Source: Gu et al. 2025, "Transforming label-efficient decoding of healthcare wearables with
 self-supervised learning and 'embedded' medical domain expertise", Communications Engineering 4:135,
 doi 10.1038/s44172-025-00467-6. Written from its equations; the features are
-`beats.RECORD_FEATURES`.
+`features.RECORD_FEATURES`.
 
 `total = L_inst + w(e) * L_proto`. L_inst pulls a record towards its other view and towards the
 record nearest to it in the features; L_proto towards the mean embedding of its k-means cluster of
