@@ -13,13 +13,19 @@ import os
 
 import numpy as np
 
+from beatssl import compute
 from beatssl.cache import write_text
 from beatssl.methods.base import RunSettings
 from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
+from beatssl.settings import config_hash
 from beatssl.tasks import task_of
 from beatssl.train import first_step, pretrain, run_key
+
+
+# settings of a run that keys held before each method had its own: all of Beat-SSL's, and of others
+OLDER = "method seed epochs batch_size learning_rate weight_decay warmup_fraction".split()
 
 
 def restamp(w: Workspace) -> list[str]:
@@ -48,8 +54,10 @@ def _runs(w: Workspace) -> list[str]:
         parts = _key(w, run)
         for path in sorted((w.profile.work / "runs").glob(f"{run.run_id}-*/run.json")):
             note = json.loads(path.read_text())
-            same = all(note.get(name) == parts[name] for name in ("settings", "data"))
-            if same and note.get("first_step"):
+            then = {name: value for name, value in run.own_settings().items() if name in OLDER}
+            settings = config_hash(then, w.profile.encoder_of(run), compute.name())
+            same = note.get("settings") in (parts["settings"], settings)
+            if same and note.get("data") == parts["data"] and note.get("first_step"):
                 older.setdefault(run.name, []).append((run, path.parent, note, parts))
                 break
     lines = []
@@ -81,15 +89,13 @@ def _evaluations(w: Workspace) -> list[str]:
             continue
         run = listed[old.run.run_id]
         network = type(w.profile.encoder_of(run)).__name__ if run.has_encoder else run.method
-        group = old.task, old.protocol, network, old.code, fault
+        group = old.task, old.protocol, network, old.code, _hindrance(w, run, old, fault)
         groups.setdefault(group, []).append((run, old, rows))
-    for group, members in progress(groups.items(), "evaluations"):
-        *title, _, fault = group
+    for (*title, _, why), members in progress(groups.items(), "evaluations"):
         try:
-            why = fault if fault == saved.FAULTS[1] else _differing(w, members)
-            for run, old, rows in [] if why else members:
-                code = saved.code_of(run, w.profile, task_of(old.task))
-                saved.rekey(w.profile, old, rows, code)
+            why = why or _differing(w, *members[0])
+            for member in [] if why else members:
+                saved.rekey(w.profile, *member)
         except saved.ResultsError as error:
             why = str(error)
         left = f"{why}, left stale ({len(members)})"
@@ -100,19 +106,25 @@ def _evaluations(w: Workspace) -> list[str]:
     return lines
 
 
-def _differing(w: Workspace, members: list[tuple]) -> str:
-    """Why evaluations of one kind are not what the code of today makes; empty where they are."""
-    run, old, _ = next((member for member in members if _at_hand(w, member[0])), (None,) * 3)
-    if run is None:
-        return "their runs are stale"
+def _hindrance(w: Workspace, run: RunSettings, old: saved.Evaluation, fault: str) -> str:
+    """Why an evaluation cannot be taken over whatever a replay gives; empty where it can."""
+    made_with = task_of(old.task), old.protocol, old.label_fraction, old.fingerprint, OLDER
+    older = saved.settings_hash(run, w.profile, *made_with) == old.config_hash
+    if fault == saved.FAULTS[1] and not older:
+        return fault
     if not run.has_encoder:
         return "is made again in minutes"
     if old.protocol != "frozen":
         return "cannot be replayed in minutes"
+    if not _at_hand(w, run):
+        return "their runs are stale"
     encoder = pretrain(run, w.profile, w.store, w.beats).encoder
-    if saved.content_hash(encoder) != old.weights:
-        return "the encoder differs now"
-    task = task_of(old.task)
+    return "" if saved.content_hash(encoder) == old.weights else "the encoder differs now"
+
+
+def _differing(w: Workspace, run: RunSettings, old: saved.Evaluation, rows: list[dict]) -> str:
+    """In which arrays the code of today makes other predictions; empty where in none."""
+    task, encoder = task_of(old.task), pretrain(run, w.profile, w.store, w.beats).encoder
     case = saved.case_of(w.profile, task, run, w.store, encoder, old.protocol)
     stored = saved.load_predictions(w.profile, old)
     made, stored = task.replay(case, old.label_fraction, stored)

@@ -21,7 +21,7 @@ from beatssl.profile import Profile
 from beatssl.restamp import restamp
 from beatssl.results import saved as results
 from beatssl.settings import ConfigError
-from beatssl.tasks import TASKS
+from beatssl.tasks import TASKS, task_of
 from beatssl.train import Training, pretrain, run_key
 
 PACKAGE = Path(fingerprint.__file__).parent
@@ -296,7 +296,13 @@ def as_older_layout(w) -> None:
     for path in (w.profile.work / "results").glob("*.json"):
         entry = json.loads(path.read_text())
         run = {**dataclasses.asdict(make_run()), **entry["evaluation"]["run"]}
-        described = entry["evaluation"] | {"run": run, "code": "0" * 12}
+        task = task_of(entry["evaluation"]["task"])
+        of_run = make_run(**entry["evaluation"]["run"])
+        names = () if of_run.method == "beatssl" else ("method", "seed")
+        fraction, data = (entry["evaluation"][n] for n in ("label_fraction", "fingerprint"))
+        protocol = entry["evaluation"]["protocol"]
+        digits = results.settings_hash(of_run, w.profile, task, protocol, fraction, data, names)
+        described = entry["evaluation"] | {"run": run, "code": "0" * 12, "config_hash": digits}
         key = described.pop("key")
         path.write_text(json.dumps({"key": key, "evaluation": described, "rows": entry["rows"]}))
 
@@ -305,7 +311,7 @@ def test_evaluations_of_the_older_layout_are_taken_over_where_the_bits_are_the_s
     w = trained
     frozen = results.with_combined(w.profile, results.EMBED, results.LABELS)
     as_older_layout(w)
-    with pytest.raises(results.StaleResultsError, match="made by other code.*run --profile small"):
+    with pytest.raises(results.StaleResultsError, match="other settings.*run --profile small.*restamp"):
         results.evaluations(w.profile)
     said = restamp(w)
     assert any("ptbxl_label_draws, frozen, EncoderConfig: re-stamped 4" in line for line in said)
@@ -331,3 +337,16 @@ def test_older_products_that_cannot_be_taken_over_are_named(trained):
     assert "run --profile small` makes them again" in said
     with pytest.raises(results.ResultsError, match="x.json"):
         results.evaluations(w.profile)
+
+
+def test_evaluations_of_an_encoder_that_is_trained_otherwise_now_are_left_stale(trained):
+    """The keys of older layouts did not name a method's own settings: its weights tell."""
+    w = trained
+    as_older_layout(w)
+    for path in (w.profile.work / "results").glob("random-s0*"):
+        entry = json.loads(path.read_text())
+        entry["evaluation"]["weights"] = "0" * 12
+        path.write_text(json.dumps(entry))
+    said = "\n".join(restamp(w))
+    assert "ptbxl_embedding, frozen, EncoderConfig: the encoder differs now, left stale (1)" in said
+    assert "ptbxl_embedding, frozen, EncoderConfig: re-stamped 1 evaluations" in said

@@ -495,7 +495,8 @@ def test_methods_stand_in_the_order_of_the_papers_table():
     methods = [("beatssl", *rb, 1.0, "") for rb in rhythm_beat]
     names = ("random", "supervised", "features")
     methods = [*[(name, "", "", np.nan, "") for name in names], *methods]
-    assert sorted(methods[::-1], key=tables.rank) == methods
+    backwards = methods[::-1]
+    assert sorted(backwards, key=tables.rank) == methods
 
 
 def test_differences_say_whether_the_interval_excludes_zero(profile):

@@ -150,13 +150,17 @@ def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evalu
 
 
 def settings_hash(
-    run: RunSettings, profile: Profile, task: Task, protocol: str, fraction: float, fingerprint: str
-) -> str:
+    run: RunSettings, profile: Profile, task: Task, protocol: str, fraction: float,
+    fingerprint: str, names: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Digits of what an evaluation is made with, its code apart: the settings of the run that
-    concern its method, of its encoder and of the task, the data, protocol, threads, precision."""
+    concern its method, of its encoder and of the task, the data, protocol, threads, precision.
+
+    Args: names: of the method's settings that count; default all."""
     settings = task.concerns(task.settings(profile), fraction, profile.repeats_of(run))
-    how = compute.name(profile.compute)
-    own, encoder = task.of_run(run), profile.encoder_of(run)
+    left_out = set(run.own_settings()) - set(names) if names else set()
+    own = {name: value for name, value in task.of_run(run).items() if name not in left_out}
+    encoder, how = profile.encoder_of(run), compute.name(profile.compute)
     return config_hash(own, encoder, settings, fingerprint, protocol, how)
 
 
@@ -188,7 +192,8 @@ def data_name(profile: Profile, task: Task) -> str:
     """What a number was measured on, in words; a part of PTB-XL is never called PTB-XL."""
     if profile.data.synthetic:
         return "synthetic"
-    part = " subset" if "subset" in getattr(profile.data, task.dataset).lower() else ""
+    folders = {source.name: source.folder for source in profile.data.all_sources}
+    part = " subset" if "subset" in folders.get(task.dataset, "").lower() else ""
     return {"ptbxl": "PTB-XL", "ludb": "LUDB"}.get(task.dataset, task.dataset) + part
 
 
@@ -340,11 +345,10 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
         warnings.warn(text, stacklevel=2)
     again = f"`python -m beatssl run --profile {profile.name}`"
     remedy = f"evaluate again ({again}) or remove these files"
-    if stale:
-        raise StaleResultsError(f"{FAULTS[1]}: {stale}; {remedy}")
-    if outdated:
-        remedy += ", or `python -m beatssl restamp` where the code gives the same numbers"
-        raise StaleResultsError(f"{FAULTS[2]}: {outdated}; {remedy}")
+    same = "or `python -m beatssl restamp` where the code gives the same numbers"
+    for fault, files in ((FAULTS[1], stale), (FAULTS[2], outdated)):
+        if files:
+            raise StaleResultsError(f"{fault}: {files}; {remedy}, {same}")
     if len({one.fingerprint for one, _ in found}) > 1:
         kinds = ", ".join(f"{one.stem}.json on {one.fingerprint}" for one, _ in found)
         raise StaleResultsError(f"made on different data: {kinds}; {remedy}")
@@ -390,12 +394,15 @@ def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predi
     }
 
 
-def rekey(profile: Profile, evaluation: Evaluation, rows: Sequence[Mapping], code: str) -> None:
-    """Give a saved evaluation the key of other code; its predictions and rows stay as they are."""
-    predictions = load_predictions(profile, evaluation)
-    new = dataclasses.replace(evaluation, code=code, key="")
+def rekey(profile: Profile, run: RunSettings, old: Evaluation, rows: Sequence[Mapping]) -> None:
+    """Give a saved evaluation today's key; its predictions and rows stay as they are."""
+    predictions, task = load_predictions(profile, old), task_of(old.task)
+    made_with = old.protocol, old.label_fraction, old.fingerprint
+    settings = settings_hash(run, profile, task, *made_with)
+    code = code_of(run, profile, task)
+    new = dataclasses.replace(old, run=run, code=code, config_hash=settings, key="")
     write_predictions(_npz(profile, new), predictions, new.key)
-    write_rows(profile, rows, new)
+    write_rows(profile, [{**row, "config_hash": settings} for row in rows], new)
 
 
 def resamples_of(profile: Profile, task: str) -> int:
