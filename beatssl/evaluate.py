@@ -1,70 +1,38 @@
-"""Training and both tasks for the runs of a profile: what the pages call."""
+"""Run x task: what the pages call. Predictions are reused or made, scored and saved."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 
-from beatssl.data.beats import pretraining_rows, training_rows
+from beatssl.data.beats import pretraining_rows
 from beatssl.methods import DELINEATORS, UNTRAINED
 from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import pick_device
-from beatssl.methods.targets import FeatureScale
 from beatssl.profile import Workspace
 from beatssl.progress import progress
-from beatssl.results import saved as results
-from beatssl.results.saved import frame
-from beatssl.tasks.classify import classify_run
-from beatssl.tasks.compare import folds_run, label_run
-from beatssl.tasks.delineate import Delineator
-from beatssl.tasks.embedding import embedding_run
-from beatssl.tasks.monitor import probe_monitor
-from beatssl.tasks.segment import segment_run
+from beatssl.results import saved
+from beatssl.tasks import task_of
+from beatssl.tasks.classify import probe_monitor
 from beatssl.train import DivergedError, Run, pretrain
 
-TASKS = {
-    "classification": (results.CLASSIFY, classify_run),
-    "segmentation": (results.SEGMENT, segment_run),
-    "embedding": (results.EMBED, embedding_run),
-    "label draws": (results.LABELS, label_run),
-    "more folds": (results.FOLDS, folds_run),
-}
-DATA_OF = {"segmentation": "ludb", "more folds": "ludb"}  # of a task; of all others PTB-XL
-COMPARED = (  # names of the methods of the comparison
-    *UNTRAINED,
-    "features",
-    *DELINEATORS,
-    "beatssl-hard-none-1",
-    "cmsc",
-    "domain_ssl",
-    "ts2vec",
-    "w2v",
-    "ecg_fm",
-    "beatssl-soft_1-hard-50",
-)
-
-
-def protocols(run: RunSettings, finetune: bool = False) -> list[str]:
-    """Every encoder is probed frozen; the untrained ResNet, trained on the labels, is the
-    supervised reference (not so its variants); trained ones are fine-tuned on request."""
-    if run.untrained:
-        return ["frozen", "scratch"] if run.name == "random" else ["frozen"]
-    return ["frozen", "finetune"] if finetune else ["frozen"]
+ALSO = "beatssl-hard-none-1 cmsc domain_ssl ts2vec w2v ecg_fm beatssl-soft_1-hard-50"
+COMPARED = (*UNTRAINED, "features", *DELINEATORS, *ALSO.split())  # methods of the comparison
+DATASETS = {"ptbxl": ("PTB-XL", "task 1"), "ludb": ("LUDB", "task 2")}  # and what needs them
 
 
 def absent(w: Workspace, task: str) -> str:
     """Why a task is not evaluated in this profile, in words; empty where its records are there.
 
-    Args: task: one of TASKS."""
-    if DATA_OF.get(task) == "ludb":
-        words = "No LUDB records in this profile: task 2 is not evaluated."
-        return "" if len(w.store.rows("ludb")) else words
-    words = "No PTB-XL records in this profile: task 1 is not evaluated."
-    return "" if len(w.store.rows("ptbxl")) else words
+    Raises: ConfigError: an unknown task."""
+    needed = task_of(task).dataset
+    if len(w.store.rows(needed)):
+        return ""
+    records, what = DATASETS.get(needed, (needed, task))
+    return f"No {records} records in this profile: {what} is not evaluated."
 
 
 def train(w: Workspace, config: RunSettings) -> Run:
@@ -82,14 +50,6 @@ def train(w: Workspace, config: RunSettings) -> Run:
         return Run(config, None, error.curves, key="", failure=str(error))
 
 
-def ecg_features(w: Workspace) -> np.ndarray:
-    """The record features from which the soft targets are made, (rows of the store, 54); what is
-    missing takes the median of the rows that are pretrained on."""
-    known = torch.from_numpy(w.beats.record_features)
-    scale = FeatureScale.fit(known[torch.from_numpy(training_rows(w.store))])
-    return scale.impute(known).numpy()
-
-
 def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> pd.DataFrame:
     """Evaluate one run on one task; predictions that were already made are read, not repeated.
     Without records of the task's data set there are no rows (see `absent`).
@@ -100,27 +60,33 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
         finetune: also fine-tune the encoder (not the untrained one, which is always trained).
 
     Returns:
-        Result rows (`results.COLUMNS`).
+        Result rows (`saved.COLUMNS`).
+
+    Raises:
+        ConfigError: an unknown task.
     """
-    name, evaluate = TASKS[task]
     if absent(w, task):
-        return frame([])
+        return saved.frame([])
     if run.failure:
-        what = results.describe(run.config, w.profile, w.store, None, name, "frozen", 1.0)
-        return frame(results.failed(what, w.profile, run.failure))
-    rows = []
-    encoder = run.encoder.to(pick_device())
-    for protocol in protocols(run.config, finetune):
-        rows += evaluate(run.config, w.profile, w.store, encoder, protocol)
-    return frame(rows)
+        case = saved.case_of(w.profile, task_of(task), run.config, w.store, None, "frozen")
+        evaluation = saved.describe(w.profile, task_of(task), case, 1.0)
+        return saved.frame(saved.failed(evaluation, w.profile, run.failure))
+    protocols = task_of(task).protocols(run.config, finetune)
+    return _rows(w, task, run.config, run.encoder.to(pick_device()), protocols)
 
 
-def without_encoder(w: Workspace, method: str, task: str) -> np.ndarray | Delineator | None:
-    """What is evaluated in place of an encoder: the ECG features where a probe is, a delineator in
-    the segmentation of the comparison; None for other tasks."""
-    if method == "features":
-        return ecg_features(w) if task in ("classification", "label draws") else None
-    return Delineator(method) if task == "more folds" else None
+def _rows(
+    w: Workspace, name: str, run: RunSettings, encoder: Any, protocols: Sequence[str] = ("frozen",)
+) -> pd.DataFrame:
+    task, rows = task_of(name), []
+    for protocol in protocols:
+        case = saved.case_of(w.profile, task, run, w.store, encoder, protocol)
+        predictor = functools.cache(functools.partial(task.predictor, case))  # where one is missing
+        fractions = task.fractions(case.settings, case.repeats)
+        for fraction in progress(fractions, f"{protocol}, label fractions", delay=5):
+            evaluation = saved.describe(w.profile, task, case, fraction)
+            rows += saved.reuse_or_make(evaluation, w.profile, predictor)
+    return saved.frame(rows)
 
 
 def evaluate_all(
@@ -132,17 +98,22 @@ def evaluate_all(
     Args:
         finetune_seeds: of each method, the encoders with seeds below this are also fine-tuned.
         names: of the methods to evaluate (`RunSettings.name`); default all.
+
+    Raises:
+        ConfigError: an unknown task.
     """
-    prepare = functools.cache(functools.partial(without_encoder, w, task=task))
-    tables = []
+    tables = [saved.frame([])]
     if absent(w, task):
-        return frame([])
-    for config in progress(w.profile.runs, f"{task}, runs"):
-        if names and config.name not in names:
+        return tables[0]
+    instead: dict[str, Any] = {}  # by method, for all of its seeds
+    for run in progress(w.profile.runs, f"{task}, runs"):
+        if names and run.name not in names:
             continue
-        if config.has_encoder:
-            tables.append(evaluate_run(w, train(w, config), task, config.seed < finetune_seeds))
-        elif (found := prepare(config.method)) is not None:
-            _, evaluate = TASKS[task]
-            tables.append(frame(evaluate(config, w.profile, w.store, found, "frozen")))
-    return pd.concat(tables, ignore_index=True) if tables else frame([])
+        if run.has_encoder:
+            tables.append(evaluate_run(w, train(w, run), task, run.seed < finetune_seeds))
+            continue
+        if run.method not in instead:
+            instead[run.method] = task_of(task).without_encoder(run, w.store, w.beats)
+        if instead[run.method] is not None:
+            tables.append(_rows(w, task, run, instead[run.method]))
+    return pd.concat(tables, ignore_index=True)

@@ -21,20 +21,12 @@ from beatssl.methods.encoder import Architecture, EncoderConfig
 from beatssl.settings import (
     ROOT, ComputeConfig, ConfigError, DataConfig, cores, from_dict, one_of, work_dir,
 )  # fmt: skip
+from beatssl.tasks import TASKS
 from beatssl.tasks.classify import ClassifyConfig
+from beatssl.tasks.compare import CompareConfig
 from beatssl.tasks.segment import SegmentConfig
 
 RUNS_YML = ROOT / "runs.yml"
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """What the comparison of methods adds to the two tasks (paper.md 2.4 and 7, our default)."""
-
-    label_fractions: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    draws: int = 5  # stratified draws of the labelled records at each fraction
-    folds: int = 5  # of LUDB, by record
-    repeats: int = 5  # of the folds, each with another split and decoder
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,7 @@ class Profile:
     """Everything a scale fixes.
 
     Attributes:
+        tasks: settings of further tasks, by `Task.group`.
         methods: method -> settings that all its runs share, unless a run has its own.
         runs: the pretraining runs and references.
     """
@@ -53,6 +46,7 @@ class Profile:
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    tasks: Mapping[str, object] = field(default_factory=dict)
     methods: Mapping[str, Mapping] = field(default_factory=dict)
     runs: tuple[RunSettings, ...] = ()
 
@@ -80,7 +74,8 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
     """Read one profile of `runs.yml`.
 
     The entry has the keys of `Profile` (without `name`). `pretrain` holds settings common to all
-    methods that are trained, `methods` those of single ones; an item of `runs` may carry
+    methods that are trained, `methods` those of single ones, `tasks` those of tasks that have no
+    entry of their own, by `Task.group`; an item of `runs` may carry
     `seeds: [..]` in place of `seed`. `variants` holds runs that change one thing: `base` and, by
     name, the settings in which a variant differs from it (`seeds` of the base are its own; a
     variant of another method differs from that one's defaults). Where the environment variable
@@ -110,8 +105,16 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
             runs[run.run_id] = run
     if os.environ.get(RELEASED_ECG_FM):
         runs.setdefault("ecg_fm-s0", make_run("ecg_fm"))
-    entry |= {"name": name, "runs": tuple(runs.values()), "methods": shared}
+    tasks = {group: _settings_of(group, given) for group, given in entry.pop("tasks", {}).items()}
+    entry |= {"name": name, "runs": tuple(runs.values()), "methods": shared, "tasks": tasks}
     return from_dict(Profile, entry, name)
+
+
+def _settings_of(group: str, given: Mapping) -> object:
+    own = {field.name for field in dataclasses.fields(Profile)}
+    kinds = {task.group or task.key: task.Settings for task in TASKS.values()}
+    one_of("tasks", group, tuple(kinds.keys() - own))
+    return from_dict(kinds[group], given, f"tasks.{group}")
 
 
 def _shared(

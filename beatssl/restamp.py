@@ -2,32 +2,29 @@
 give what is identical the key of today's code.
 
 A run is replayed by its first optimiser step, one seed of each set of settings; an evaluation by
-one prediction of its kind from the stored encoder. What differs, and what cannot be replayed in
-minutes (fine-tuned encoders), is left stale and named.
+one prediction of its kind from the stored encoder (`Task.replay`). What differs, and what cannot be
+replayed in minutes (fine-tuned encoders), is left stale and named; nothing is trained for it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 
+from beatssl import compute
 from beatssl.cache import write_text
 from beatssl.methods.base import RunSettings
 from beatssl.profile import Workspace
 from beatssl.progress import progress
-from beatssl.results import saved as results
-from beatssl.tasks.classify import embed, predictor, split
-from beatssl.tasks.compare import STACKED, probe_draws, repeated
-from beatssl.tasks.embedding import diagnose
-from beatssl.tasks.segment import cross_validate
+from beatssl.results import saved
+from beatssl.settings import config_hash
+from beatssl.tasks import task_of
 from beatssl.train import first_step, pretrain, run_key
 
-Arrays = Mapping[str, np.ndarray]
+# settings of a run that keys held before each method had its own: all of Beat-SSL's, and of others
+OLDER = "method seed epochs batch_size learning_rate weight_decay warmup_fraction".split()
 
 
 def restamp(w: Workspace) -> list[str]:
@@ -36,130 +33,102 @@ def restamp(w: Workspace) -> list[str]:
     return [*_runs(w), *_evaluations(w)]
 
 
-# --- runs -----------------------------------------------------------------------------------------
+def _key(w: Workspace, run: RunSettings) -> dict[str, str]:
+    return run_key(run, w.profile.encoder_of(run), w.store, w.beats)
+
+
+def _at_hand(w: Workspace, run: RunSettings) -> bool:
+    """Whether `pretrain` would hand the run over without training it."""
+    if not run.has_encoder or run.method == "ecg_fm" or run.untrained:
+        return True
+    folder = w.profile.work / "runs" / f"{run.run_id}-{_key(w, run)['key']}"
+    return (folder / "run.json").is_file()
 
 
 def _runs(w: Workspace) -> list[str]:
-    older: dict[str, list[tuple[RunSettings, Path, dict, dict]]] = {}
-    for config in w.profile.runs:
-        if _at_hand(w, config):
+    older: dict[str, list[tuple]] = {}
+    for run in w.profile.runs:
+        if _at_hand(w, run):
             continue
-        parts = run_key(config, w.profile.encoder_of(config), w.store, w.beats)
-        folder = w.profile.work / "runs"
-        for path in sorted(folder.glob(f"{config.run_id}-*/run.json")):
+        parts = _key(w, run)
+        for path in sorted((w.profile.work / "runs").glob(f"{run.run_id}-*/run.json")):
             note = json.loads(path.read_text())
-            same = all(note.get(name) == parts[name] for name in ("settings", "data"))
-            if same and note.get("first_step"):
-                older.setdefault(config.name, []).append((config, path.parent, note, parts))
+            then = {name: value for name, value in run.own_settings().items() if name in OLDER}
+            settings = config_hash(then, w.profile.encoder_of(run), compute.name())
+            same = note.get("settings") in (parts["settings"], settings)
+            if same and note.get("data") == parts["data"] and note.get("first_step"):
+                older.setdefault(run.name, []).append((run, path.parent, note, parts))
                 break
     lines = []
     for name, members in progress(older.items(), "runs"):
-        config, _, note, _ = members[0]
-        if first_step(config, w.profile, w.store, w.beats) != note["first_step"]:
+        run, _, note, _ = members[0]
+        if first_step(run, w.profile, w.store, w.beats) != note["first_step"]:
             lines.append(f"{name}: trains differently now, left stale ({len(members)} runs)")
             continue
-        for member, folder, kept, parts in members:
-            text = json.dumps({**kept, **parts}, indent=1)
+        for run, folder, note, parts in members:
+            text = json.dumps({**note, **parts}, indent=1)
             write_text(folder / "run.json", text)  # first: a folder is read by its own key
-            os.replace(folder, folder.with_name(f"{member.run_id}-{parts['key']}"))
+            os.replace(folder, folder.with_name(f"{run.run_id}-{parts['key']}"))
         lines.append(f"{name}: re-stamped {len(members)} runs")
     return lines
 
 
-# --- evaluations ----------------------------------------------------------------------------------
-
-
-def _classification(w: Workspace, what: results.Evaluation, encoder: object) -> Arrays:
-    predict = predictor(what.run, w.profile, w.store, encoder, what.protocol)
-    return predict(what.label_fraction)
-
-
-def _label_draws(w: Workspace, what: results.Evaluation, encoder: object) -> Arrays:
-    parts = split(w.store)
-    known = {name: embed(encoder, w.store, part.rows) for name, part in parts.items()}
-    return probe_draws(known, parts, what.label_fraction, w.profile.compare.draws)
-
-
-def _segmentation(w: Workspace, what: results.Evaluation, encoder: object) -> Arrays:
-    made = cross_validate(encoder, w.store, w.profile.segment, what.run.seed, False, only=[1])
-    tested = made["fold"] == 1
-    return {**made, "prediction": np.where(tested[:, None], made["prediction"], -1)}
-
-
-def _more_folds(w: Workspace, what: results.Evaluation, encoder: object) -> Arrays:
-    config = dataclasses.replace(w.profile.segment, folds=w.profile.compare.folds)
-    repeat = w.profile.repeats_of(what.run)[:1]
-    made = repeated(encoder, w.store, config, repeat, False, only=[1])
-    tested = made["fold"] == 1
-    return {**made, "prediction": np.where(tested[..., None], made["prediction"], -1)}
-
-
-def _health(w: Workspace, what: results.Evaluation, encoder: object) -> Arrays:
-    return diagnose(what.run, w.store, encoder)
-
-
-REPLAYS: dict[str, Callable[[Workspace, results.Evaluation, object], Arrays]] = {
-    results.CLASSIFY: _classification,
-    results.LABELS: _label_draws,
-    results.SEGMENT: _segmentation,
-    results.EMBED: _health,
-    results.FOLDS: _more_folds,
-}
-
-
-def _at_hand(w: Workspace, config: RunSettings) -> bool:
-    """Whether `pretrain` would hand the run over without training it."""
-    if not config.has_encoder or config.method == "ecg_fm" or config.untrained:
-        return True
-    key = run_key(config, w.profile.encoder_of(config), w.store, w.beats)["key"]
-    return (w.profile.work / "runs" / f"{config.run_id}-{key}" / "run.json").is_file()
-
-
 def _evaluations(w: Workspace) -> list[str]:
     listed = {run.run_id: run for run in w.profile.runs}
-    groups: dict[tuple, list[tuple[Path, results.Evaluation, str]]] = {}
-    for path in sorted((w.profile.work / "results").glob("*.json")):
-        what, _ = results.read_rows(path)
-        run = listed.get(what.run.run_id)
-        if run is None or not what.weights or what.content != w.store.content:
-            continue
-        code = results.code_of(run, w.profile, what.task)
-        now = results.settings_hash(
-            run, w.profile, what.fingerprint, what.task, what.protocol, what.label_fraction
-        )
-        if code != what.code and now == what.config_hash:
-            network = type(w.profile.encoder_of(run)).__name__ if run.has_encoder else run.method
-            group = what.task, what.protocol, network, what.code
-            groups.setdefault(group, []).append((path, what, code))
+    groups: dict[tuple, list[tuple]] = {}
     lines = []
-    for (kind, protocol, network, _), members in progress(groups.items(), "evaluations"):
-        title = f"{kind}, {protocol}, {network}"
-        ready = [what for _, what, _ in members if _at_hand(w, listed[what.run.run_id])]
-        if not ready:
-            lines.append(f"{title}: their runs are stale, left stale ({len(members)})")
+    for path in sorted((w.profile.work / "results").glob("*.json")):
+        try:
+            old, rows = saved.read_rows(path)
+        except saved.ResultsError as error:
+            lines.append(str(error))
             continue
-        example = ready[0]
-        if protocol != "frozen" or not example.run.has_encoder:
-            why = "cannot be replayed in" if example.run.has_encoder else "is made again in"
-            lines.append(f"{title}: {why} minutes, left stale ({len(members)})")
+        fault = saved.fault_of(w.profile, old)
+        if fault not in saved.FAULTS[1:] or not old.weights or old.content != w.store.content:
             continue
-        encoder = pretrain(listed[example.run.run_id], w.profile, w.store, w.beats).encoder
-        made = REPLAYS[kind](w, example, encoder)
-        stored = results.load_predictions(w.profile, example)
-        if kind == results.FOLDS:  # of the first repeat
-            stored |= {name: stored[name][:1] for name in STACKED}
-        if kind in (results.SEGMENT, results.FOLDS):  # of the records that the first fold tests
-            tested = (stored["fold"] == 1)[..., None]
-            stored["prediction"] = np.where(tested, stored["prediction"], -1)
-        differing = [name for name in made if not _equal(made[name], stored.get(name))]
-        if results.content_hash(encoder) != example.weights or differing:
-            what = ", ".join(differing) or "the encoder"
-            lines.append(f"{title}: {what} differs now, left stale ({len(members)})")
-            continue
-        for path, what, code in members:
-            results.rekey(w.profile, path, what, dataclasses.replace(what, code=code))
-        lines.append(f"{title}: re-stamped {len(members)} evaluations")
+        run = listed[old.run.run_id]
+        network = type(w.profile.encoder_of(run)).__name__ if run.has_encoder else run.method
+        group = old.task, old.protocol, network, old.code, _hindrance(w, run, old, fault)
+        groups.setdefault(group, []).append((run, old, rows))
+    for (*title, _, why), members in progress(groups.items(), "evaluations"):
+        try:
+            why = why or _differing(w, *members[0])
+            for member in [] if why else members:
+                saved.rekey(w.profile, *member)
+        except saved.ResultsError as error:
+            why = str(error)
+        left = f"{why}, left stale ({len(members)})"
+        verdict = left if why else f"re-stamped {len(members)} evaluations"
+        lines.append(f"{', '.join(title)}: {verdict}")
+    if any("left stale" in line for line in lines):
+        lines.append(f"`python -m beatssl run --profile {w.profile.name}` makes them again")
     return lines
+
+
+def _hindrance(w: Workspace, run: RunSettings, old: saved.Evaluation, fault: str) -> str:
+    """Why an evaluation cannot be taken over whatever a replay gives; empty where it can."""
+    made_with = task_of(old.task), old.protocol, old.label_fraction, old.fingerprint, OLDER
+    older = saved.settings_hash(run, w.profile, *made_with) == old.config_hash
+    if fault == saved.FAULTS[1] and not older:
+        return fault
+    if not run.has_encoder:
+        return "is made again in minutes"
+    if old.protocol != "frozen":
+        return "cannot be replayed in minutes"
+    if not _at_hand(w, run):
+        return "their runs are stale"
+    encoder = pretrain(run, w.profile, w.store, w.beats).encoder
+    return "" if saved.content_hash(encoder) == old.weights else "the encoder differs now"
+
+
+def _differing(w: Workspace, run: RunSettings, old: saved.Evaluation, rows: list[dict]) -> str:
+    """In which arrays the code of today makes other predictions; empty where in none."""
+    task, encoder = task_of(old.task), pretrain(run, w.profile, w.store, w.beats).encoder
+    case = saved.case_of(w.profile, task, run, w.store, encoder, old.protocol)
+    stored = saved.load_predictions(w.profile, old)
+    made, stored = task.replay(case, old.label_fraction, stored)
+    names = [name for name in made if not _equal(made[name], stored.get(name))]
+    return f"{', '.join(names)} differs now" if names else ""
 
 
 def _equal(first: np.ndarray, second: np.ndarray | None) -> bool:

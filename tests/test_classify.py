@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import nn
 
+from beatssl import evaluate
 from beatssl.data.records import SUPERCLASSES
 from beatssl.methods import make_run
-from beatssl.profile import Profile
 from beatssl.settings import ConfigError
-from beatssl.tasks import batches, classify, cosine_schedule
+from beatssl.tasks import TASKS, classify
+from beatssl.tasks.base import Case
 from beatssl.tasks.classify import ClassifyConfig
-from beatssl.tasks.scores import MetricError
+from beatssl.tasks.fit import Fit, Plan, batches
+from beatssl.tasks.scores import MetricError, classification_scores
 from beatssl.tasks.segment import SegmentConfig
 
 
@@ -74,7 +76,27 @@ CONFIG = ClassifyConfig(
 )
 RANDOM = make_run(method="random", seed=3)
 TRAINED = make_run(seed=3)
-PROFILE = Profile("fake", classify=CONFIG, runs=(RANDOM, TRAINED))
+
+
+def case(run=TRAINED, store=None, encoder=None, protocol="frozen", config=CONFIG) -> Case:
+    return Case(run, config, store or FakeStore(), encoder or TinyEncoder(), protocol)
+
+
+def tuned(store, chosen, config=CONFIG, seed=0, encoder=None) -> dict:
+    """`classify.finetune` of these records."""
+    run = replace(TRAINED, seed=seed)
+    one = case(run, store, encoder, "finetune", config)
+    return classify.finetune(one, classify.split(store), chosen)
+
+
+def probed(*arrays) -> dict:
+    """`classify.probe` of train x, train y, validation x, .. test y."""
+    features = dict(zip(classify.PARTS, arrays[::2], strict=True))
+    parts = {
+        name: classify.Part(None, y, {}, 0)
+        for name, y in zip(classify.PARTS, arrays[1::2], strict=True)
+    }
+    return classify.probe(features, parts, np.arange(len(arrays[0])))
 
 
 def same(a: dict, b: dict) -> bool:
@@ -135,7 +157,7 @@ def test_label_fraction_outside_its_range_is_refused(fraction):
 def test_embedding_is_the_mean_over_time_and_leaves_the_encoder_alone():
     store, encoder = FakeStore(20), TinyEncoder()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    found = classify.embed(encoder, store, np.array([3, 7, 9]), batch_size=2)
+    found = classify.embed(encoder, store, np.array([3, 7, 9]))
     with torch.no_grad():
         expected = encoder.eval()(torch.from_numpy(store.data[[3, 7, 9]])).mean(dim=2)
     assert found == pytest.approx(expected.numpy(), abs=1e-6)
@@ -159,20 +181,20 @@ def probe_input(seed: int = 0):
 def test_probe_learns_a_linear_rule_and_nothing_from_shuffled_labels():
     x, y = probe_input()
     args = (x[:200], y[:200], x[200:250], y[200:250], x[250:], y[250:])
-    found = classify.probe(*args)
+    found = probed(*args)
     assert classify.macro_auroc(found["truth"], found["score"]) > 0.9
     assert found["regularisation"] in classify.REGULARISATION
     shuffled = np.random.default_rng(1).permutation(y[:200])
-    chance = classify.probe(args[0], shuffled, *args[2:])
+    chance = probed(args[0], shuffled, *args[2:])
     assert 0.3 < classify.macro_auroc(chance["truth"], chance["score"]) < 0.7
 
 
 def test_probe_does_not_depend_on_units_or_on_the_test_labels():
     x, y = probe_input()
     scale, shift = np.geomspace(1e-3, 1e3, 12), np.arange(12)
-    a = classify.probe(x[:200], y[:200], x[200:250], y[200:250], x[250:], y[250:])
+    a = probed(x[:200], y[:200], x[200:250], y[200:250], x[250:], y[250:])
     z = x * scale + shift
-    b = classify.probe(z[:200], y[:200], z[200:250], y[200:250], z[250:], 1 - y[250:])
+    b = probed(z[:200], y[:200], z[200:250], y[200:250], z[250:], 1 - y[250:])
     assert b["score"] == pytest.approx(a["score"], abs=1e-6)
     assert b["threshold"] == pytest.approx(a["threshold"], abs=1e-6)
 
@@ -181,54 +203,45 @@ def test_probe_takes_a_constant_feature_and_refuses_a_class_without_positives():
     x, y = probe_input()
     x[:, 0] = 1.0
     args = [x[:200], y[:200], x[200:250], y[200:250], x[250:], y[250:]]
-    assert np.isfinite(classify.probe(*args)["score"]).all()
+    assert np.isfinite(probed(*args)["score"]).all()
     args[3] = y[200:250] * [1, 1, 1, 1, 0]
     with pytest.raises(MetricError, match="validation part.*HYP"):
-        classify.probe(*args)
+        probed(*args)
 
 
-def test_frozen_evaluation_gives_rows_and_predictions_for_every_fraction():
-    store, encoder = FakeStore(), TinyEncoder()
-    rows, predictions = classify.evaluate(TRAINED, PROFILE, store, encoder, "frozen")
-    assert set(predictions) == {0.5, 1.0}
-    assert len(rows) == 2 * 12
-    assert {row["run_id"] for row in rows} == {"beatssl-hard-none-1-s3"}
-    assert len(predictions[0.5]["train_record_id"]) == 80
-    assert len(predictions[1.0]["train_record_id"]) == 160
-    drawn_by = predictions[1.0]["train_record_id"]
-    assert not set(drawn_by) & set(predictions[1.0]["record_id"])
+def test_frozen_predictions_of_every_fraction():
+    store = FakeStore()
+    predict = classify.predictor(case(store=store))
+    half, whole = predict(0.5), predict(1.0)
+    assert len(half["train_record_id"]) == 80 and len(whole["train_record_id"]) == 160
+    assert not set(whole["train_record_id"]) & set(whole["record_id"])
     patient = dict(zip(store.table["record_id"], store.table["patient_id"], strict=True))
-    expected = [patient[record] for record in predictions[1.0]["record_id"]]
-    assert predictions[1.0]["patient_id"].tolist() == expected and len(set(expected)) == 10
-    auroc = [r["value"] for r in rows if r["metric"] == "auroc_macro"]
-    assert min(auroc) > 0.7  # the classes are in the signal
-    again = classify.evaluate(TRAINED, PROFILE, store, encoder, "frozen")
-    assert same(again[1][0.5], predictions[0.5])
+    expected = [patient[record] for record in whole["record_id"]]
+    assert whole["patient_id"].tolist() == expected and len(set(expected)) == 10
+    for one in (half, whole):
+        assert one["score"].dtype == np.float64
+        assert classification_scores(one)["auroc_macro"] > 0.7  # the classes are in the signal
+    assert same(classify.predictor(case(store=store))(0.5), half)
 
 
 def test_test_labels_do_not_reach_the_predictions():
-    store, encoder = FakeStore(), TinyEncoder()
-    before = {}
-    for protocol, run in (("frozen", TRAINED), ("scratch", RANDOM)):
-        before[protocol] = classify.evaluate(run, PROFILE, store, encoder, protocol)[1][1.0]
+    store = FakeStore()
+    cases = case(store=store), case(RANDOM, store, protocol="scratch")
+    before = [classify.predictor(one)(1.0) for one in cases]
     test = store.rows("ptbxl", [10])
     names = list(SUPERCLASSES)
     store.table.loc[test, names] = 1 - store.table.loc[test, names]
-    for protocol, run in (("frozen", TRAINED), ("scratch", RANDOM)):
-        after = classify.evaluate(run, PROFILE, store, encoder, protocol)[1][1.0]
-        assert np.array_equal(after["score"], before[protocol]["score"])
-        assert np.array_equal(after["threshold"], before[protocol]["threshold"])
+    for one, old in zip(cases, before, strict=True):
+        after = classify.predictor(one)(1.0)
+        assert np.array_equal(after["score"], old["score"])
+        assert np.array_equal(after["threshold"], old["threshold"])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_finetuning_is_deterministic_changes_with_the_seed_and_copies_the_encoder(dropout):
     store, encoder = FakeStore(), TinyEncoder(dropout=dropout)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    parts = classify.split(store)
-    chosen = np.arange(40)
-    a = classify.finetune(encoder, store, parts, chosen, CONFIG, seed=0)
-    b = classify.finetune(encoder, store, parts, chosen, CONFIG, seed=0)
-    c = classify.finetune(encoder, store, parts, chosen, CONFIG, seed=1)
+    a, b, c = (tuned(store, np.arange(40), seed=s, encoder=encoder) for s in (0, 0, 1))
     assert same(a, b) and not np.array_equal(a["score"], c["score"])
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
     # a quarter of the labels: four times the epochs, validated as often
@@ -238,30 +251,27 @@ def test_finetuning_is_deterministic_changes_with_the_seed_and_copies_the_encode
 def test_finetuning_learns_and_takes_the_best_validated_epoch():
     store = FakeStore(400)
     config = ClassifyConfig(finetune_epochs=8, finetune_learning_rates=(0.01,))
-    parts = classify.split(store)
-    chosen = np.arange(len(parts["train"].rows))
-    found = classify.finetune(TinyEncoder(), store, parts, chosen, config, seed=0)
+    found = tuned(store, np.arange(len(classify.split(store)["train"].rows)), config)
     assert found["epoch"] == 1 + np.argmax(found["validation_auroc"])
     assert classify.macro_auroc(found["truth"], found["score"]) > 0.85
 
 
 def test_the_learning_rate_with_the_best_validated_epoch_is_kept(monkeypatch):
-    store, parts = FakeStore(), classify.split(FakeStore())
+    store, n = FakeStore(), len(classify.split(FakeStore())["validation"].rows)
     curves = {1e-4: [0.6, 0.7], 1e-3: [0.9, 0.5], 1e-2: [0.8, 0.8], 1e-1: [0.9], 1.0: None}
     models = {rate: classify.Classifier(TinyEncoder(i), 5) for i, rate in enumerate(curves)}
     for model in models.values():
         nn.init.ones_(model.head.weight)
 
-    def fit(encoder, store, train, val, chosen, config, rate, seed):
+    def made(case, parts, chosen, rate):
         if curves[rate] is None:
             raise FloatingPointError("diverged")
-        return classify.Tuned(models[rate], 7, curves[rate], np.full(val.labels.shape, rate))
+        return classify.Tuned(models[rate], 7, curves[rate], np.full((n, 5), rate))
 
-    monkeypatch.setattr(classify, "fit", fit)
+    monkeypatch.setattr(classify, "tune", made)
 
     def tune(*rates):
-        config = replace(CONFIG, finetune_learning_rates=rates)
-        return classify.finetune(TinyEncoder(), store, parts, np.arange(80), config, seed=0)
+        return tuned(store, np.arange(80), replace(CONFIG, finetune_learning_rates=rates))
 
     found = tune(1.0, *list(curves)[:4])
     assert found["learning_rate"] == 1e-3  # of equals the first
@@ -284,15 +294,11 @@ def test_the_test_part_does_not_reach_the_choice_of_the_learning_rate():
     store = FakeStore()
     config = replace(CONFIG, finetune_learning_rates=(1e-5, 1e-2))
 
-    def tune():
-        parts = classify.split(store)
-        return classify.finetune(TinyEncoder(), store, parts, np.arange(160), config, seed=0)
-
-    before = tune()
+    before = tuned(store, np.arange(160), config)
     names, test = list(SUPERCLASSES), store.rows("ptbxl", [10])
     store.table.loc[test, names] = 1 - store.table.loc[test, names]
     store.data[test] = -store.data[test]
-    after = tune()
+    after = tuned(store, np.arange(160), config)
     for name in ("learning_rate", "epoch", "rate_auroc", "validation_auroc", "threshold"):
         assert np.array_equal(before[name], after[name]), name
     assert before["rate_auroc"][0] != before["rate_auroc"][1]
@@ -304,37 +310,39 @@ def test_the_test_part_does_not_reach_the_choice_of_the_learning_rate():
 def test_finetuning_that_diverges_stops_with_an_error():
     store = FakeStore()
     store.data[0] = np.inf
-    parts = classify.split(store)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        classify.finetune(TinyEncoder(), store, parts, np.arange(100), CONFIG, seed=0)
+        tuned(store, np.arange(100))
 
 
 @pytest.mark.parametrize(
     "protocol, run", [("scratch", TRAINED), ("finetune", RANDOM), ("probe", RANDOM)]
 )
 def test_protocols_that_would_misname_an_encoder_are_refused(protocol, run):
-    with pytest.raises(ValueError, match="encoder|not known"):
-        classify.evaluate(run, PROFILE, FakeStore(), TinyEncoder(), protocol)
+    with pytest.raises(ValueError, match="encoder|not known; known: frozen, finetune, scratch"):
+        case(run, protocol=protocol)
 
 
-def test_a_crash_keeps_the_finished_fractions(tmp_path, monkeypatch):
+def test_a_crash_keeps_the_finished_fractions(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    store, encoder, calls = FakeStore(), TinyEncoder(), []
-    real = classify.probe
+    classify_both = replace(small.profile.classify, label_fractions=(0.5, 1.0))
+    profile = replace(small.profile, classify=classify_both, runs=(make_run(method="random"),))
+    w, calls, real = replace(small, profile=profile), [], classify.probe
 
-    def failing(*args):
-        calls.append(len(args[0]))
+    def failing(features, parts, chosen):
+        calls.append(len(chosen))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(features, parts, chosen)
 
     monkeypatch.setattr(classify, "probe", failing)
+    monkeypatch.setattr(TASKS["classification"], "trainable", False)
     with pytest.raises(KeyboardInterrupt):
-        classify.classify_run(TRAINED, PROFILE, store, encoder, "frozen")
-    rows = classify.classify_run(TRAINED, PROFILE, store, encoder, "frozen")
-    assert calls == [80, 160, 160]  # the first fraction is not computed again
+        evaluate.evaluate_all(w, "classification")
+    rows = evaluate.evaluate_all(w, "classification")
+    n = len(classify.split(w.store)["train"].rows)
+    assert calls == [n // 2, n, n]  # the first fraction is not computed again
     monkeypatch.setattr(classify, "embed", None)  # nothing is encoded for saved results
-    assert classify.classify_run(TRAINED, PROFILE, store, encoder, "frozen") == rows
+    assert evaluate.evaluate_all(w, "classification").equals(rows)
 
 
 def test_batches_cover_everything_once_in_nearly_equal_parts():
@@ -343,16 +351,17 @@ def test_batches_cover_everything_once_in_nearly_equal_parts():
     assert {len(part) for part in parts} == {13, 14}
 
 
-def test_cosine_schedule_warms_up_and_ends_near_zero():
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    schedule = cosine_schedule(optimizer, 100)
-    rates = []
-    for _ in range(100):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+def test_learning_rate_warms_up_and_ends_near_zero():
+    model, rates = nn.Linear(1, 1), []
+
+    def load(items):
+        rates.append(fit.schedule.get_last_lr()[0])
+        return torch.ones(len(items), 1), torch.ones(len(items), 1)
+
+    fit = Fit(model, load, nn.functional.mse_loss, Plan(50, 5, 10, 1.0, 0.0), seed=0)
+    for _ in range(10):
+        fit.epoch()
+    assert len(rates) == 100 and rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert np.all(np.diff(rates[5:]) <= 0) and rates[-1] < 0.01
 
 

@@ -10,7 +10,7 @@ from beatssl import evaluate
 from beatssl.data.records import wave_marks, wave_runs
 from beatssl.methods import DELINEATORS, make_run
 from beatssl.results import saved as results
-from beatssl.tasks import compare, delineate
+from beatssl.tasks import compare, delineate, task_of
 from beatssl.tasks import scores as metrics
 from beatssl.tasks.classify import embed, probe, split, stratified_draw
 from beatssl.tasks.scores import MetricError
@@ -50,18 +50,11 @@ def test_each_draw_is_a_probe_of_its_records(small):
         for name, part in parts.items()
     }
     found = compare.probe_draws(x, parts, 0.5, 3)
-    train, val, test = parts["train"], parts["validation"], parts["test"]
+    train, test = parts["train"], parts["test"]
     assert found["score"].shape == (3, len(test.rows), 5) and found["drawn"].shape[0] == 3
     for number in range(3):
         chosen = found["drawn"][number]
-        alone = probe(
-            x["train"][chosen],
-            train.labels[chosen],
-            x["validation"],
-            val.labels,
-            x["test"],
-            test.labels,
-        )
+        alone = probe(x, parts, chosen)
         np.testing.assert_array_equal(found["score"][number], alone["score"])
         np.testing.assert_array_equal(found["threshold"][number], alone["threshold"])
     whole = compare.probe_draws(x, parts, 1.0, 3)
@@ -106,7 +99,7 @@ def test_both_protocols_run_are_saved_and_reused(small, tmp_path, monkeypatch):
                 parts = folds(saved["record_id"], profile.compare.folds, repeat)
                 for k, (_, unseen) in enumerate(parts, start=1):
                     assert (np.flatnonzero(fold == k) == unseen).all()
-    monkeypatch.setattr(compare, "cross_validate", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(compare, "cross_validate", lambda *a, **_: pytest.fail("trained again"))
     monkeypatch.setattr(compare, "delineated", lambda *a: pytest.fail("drawn again"))
     monkeypatch.setattr(compare, "probe", lambda *a: pytest.fail("fitted again"))
     assert evaluate.evaluate_all(w, "label draws").equals(few)
@@ -155,12 +148,14 @@ def test_a_repeat_is_the_task_with_its_split_and_seed(small, tmp_path, monkeypat
     assert (repeated["prediction"][1] != once["prediction"]).any()
     few = replace(w.profile, compare=replace(wide, repeats=1))
     assert few.repeats_of(runs[1]) == ()
-    assert compare.folds_run(runs[1], few, w.store, None, "frozen") == []
+    none = evaluate.evaluate_all(replace(w, profile=few), "more folds")
+    assert set(none["run_id"]) == {"random-s0", "supervised-s0"}
 
 
 def test_number_of_folds_and_draws_are_part_of_the_evaluation(small):
     def key(profile, task):
-        return results.describe(RANDOM, profile, small.store, None, task, "frozen", 1.0).key
+        case = results.case_of(profile, task_of(task), RANDOM, small.store, None, "frozen")
+        return results.describe(profile, task_of(task), case, 1.0).key
 
     other = replace(small.profile, compare=replace(small.profile.compare, folds=3, draws=7))
     for task in (results.LABELS, results.FOLDS):
@@ -174,7 +169,7 @@ def test_number_of_folds_and_draws_are_part_of_the_evaluation(small):
 
 @pytest.mark.parametrize("method", DELINEATORS)
 def test_delineators_find_the_waves_of_a_simulated_heart(small, method):
-    found, failed = delineate.delineated(delineate.Delineator(method), small.profile, small.store)
+    found, failed = delineate.delineated(delineate.Delineator(method), small.store, "II")
     rows = np.asarray(small.store.rows("ludb"))
     truth = small.store.wave_targets(rows, lead="II")
     assert found.shape == truth.shape and len(failed) < len(rows) / 2

@@ -14,6 +14,7 @@ from beatssl.pages import plan as pages
 from beatssl.profile import load_profile, run_of
 from beatssl.results import saved as results
 from beatssl.settings import ConfigError, from_dict
+from beatssl.tasks import task_of
 
 
 def test_unknown_key_lists_the_known_ones():
@@ -289,7 +290,9 @@ def test_results_of_a_run_by_hand_do_not_stop_the_profile(small, tmp_path, monke
     profile = dataclasses.replace(small.profile, methods=methods)
     for given in ({}, {"temperature": 0.5}):
         made = run_of(profile, {"rhythm": "hard", "beat": "none", **given})
-        what = results.describe(made, profile, small.store, None, results.CLASSIFY, "frozen", 1.0)
+        task = task_of(results.CLASSIFY)
+        case = results.case_of(profile, task, made, small.store, None, "frozen")
+        what = results.describe(profile, task, case, 1.0)
         results.failed(what, profile, "not trained in this test")
     with pytest.warns(UserWarning, match="left out: beatssl-hard-none-1-temperature_0.5-s0"):
         found = results.evaluations(profile)

@@ -122,7 +122,7 @@ def test_neighbours_are_training_records_and_agreement_is_their_overlap(small):
     found = embedding.diagnose(run.config, small.store, run.encoder)
     parts = split(small.store)
     for name in ("record_id", "patient_id"):
-        assert found[name].tolist() == getattr(parts["test"], name).tolist()
+        assert found[name].tolist() == parts["test"].ids[name].tolist()
     np.testing.assert_allclose(np.linalg.norm(found["embedding"], axis=1), 1, atol=1e-5)
     known = embedding.embed(run.encoder, small.store, parts["train"].rows)
     x = embedding.embed(run.encoder, small.store, parts["test"].rows)[0] - known.mean(axis=0)
@@ -141,7 +141,7 @@ def test_the_same_views_for_every_encoder_and_rows_without_reference(small):
     np.testing.assert_array_equal(once["first"], again["first"])
     assert not np.array_equal(once["first"], once["second"])
     rows = evaluate_run(small, run, "embedding")
-    assert set(rows["protocol"]) == {"frozen"} and set(rows["task"]) == {embedding.TASK}
+    assert set(rows["protocol"]) == {"frozen"} and set(rows["task"]) == {embedding.Embedding.name}
 
 
 def test_spread_of_layers_is_that_of_their_outputs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from beatssl.methods import make_run
 from beatssl.profile import Profile
 from beatssl.restamp import restamp
 from beatssl.results import saved as results
+from beatssl.settings import ConfigError
+from beatssl.tasks import TASKS, task_of
 from beatssl.train import Training, pretrain, run_key
 
 PACKAGE = Path(fingerprint.__file__).parent
@@ -28,6 +31,7 @@ RUNS = {
 }
 TRAINED = ("beatssl", "cmsc", "domain_ssl", "ts2vec", "w2v")
 CLASSIFIED = (results.CLASSIFY, results.LABELS)
+NAMES = tuple(task.name for task in TASKS.values())
 PROFILE = Profile("keys")
 EMPTY = np.zeros((0, 0), np.float32)
 BEATS = Beats(EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, pd.DataFrame())
@@ -43,11 +47,11 @@ def keys(root: Path) -> dict[tuple, str]:
     for name, config in RUNS.items():
         key = run_key(config, PROFILE.encoder_of(config), Store(), BEATS, root)["key"]
         table["run", name] = key
-        for task in results.PREDICTING:
-            table[task, name] = results.code_of(config, PROFILE, task, root)
+        for task in TASKS.values():
+            table[task.name, name] = results.code_of(config, PROFILE, task, root)
     for method in ("neurokit_dwt", "features"):
         config = make_run(method=method)
-        table["no encoder", method] = results.code_of(config, PROFILE, results.FOLDS, root)
+        table["no encoder", method] = results.code_of(config, PROFILE, TASKS["more folds"], root)
     return table
 
 
@@ -82,7 +86,7 @@ MUTATIONS = {
     "what the store loads is doubled": (
         ("data/store.py", "return signal / np.maximum(", "return 2 * signal / np.maximum("),
         of(("run",), TRAINED)
-        | of(results.PREDICTING)
+        | of(NAMES)
         | {("beats",), ("no encoder", "neurokit_dwt"), ("no encoder", "features")},
     ),
     "thresholds of the classes": (
@@ -112,7 +116,7 @@ MUTATIONS = {
             "class TS2VecEncoder(nn.Module):",
             "class TS2VecEncoder(nn.Module):\n    other = 1\n",
         ),
-        {*of(("run", *results.PREDICTING), ("ts2vec",))},
+        {*of(("run", *NAMES), ("ts2vec",))},
     ),
     "how a record is filtered": (
         ("data/store.py", "FILTER_ORDER = ", "FILTER_ORDER = 1 + "),
@@ -181,7 +185,8 @@ def test_an_edit_that_changes_no_number_changes_no_key(tmp_path, before, name):
 
 def test_settings_of_another_method_do_not_concern_a_run():
     own = make_run(method="ts2vec").own_settings()
-    assert own == make_run(method="ts2vec", temperature=0.5, beat="hard").own_settings()
+    with pytest.raises(ConfigError, match="unknown key 'temperature'"):
+        make_run(method="ts2vec", temperature=0.5)
     assert own != make_run(method="ts2vec", epochs=3).own_settings()
     ours = make_run().own_settings()
     assert ours != make_run(temperature=0.5).own_settings()
@@ -251,7 +256,7 @@ def test_an_edit_that_changes_nothing_is_restamped_and_nothing_is_made_again(tra
     assert any("re-stamped 2 evaluations" in line for line in said)
     left = [line for line in said if "left stale" in line]
     assert left and all("scratch" in line for line in left)  # training on labels is not replayed
-    assert restamp(trained) == left
+    assert restamp(trained) == [*left, said[-1]] and "run --profile small" in said[-1]
     frozen = results.evaluations(trained.profile, results.EMBED)
     assert len(frozen) == 2
     monkeypatch.setattr("beatssl.train.Training.begin", None)  # nothing may train again
@@ -280,3 +285,70 @@ def test_an_edit_that_changes_the_training_or_the_task_is_left_stale(trained, mo
     assert any(
         line.startswith("ptbxl_embedding") and "agreement differs now" in line for line in said
     )
+
+
+# --- products of the older layout ---
+
+
+def as_older_layout(w) -> None:
+    """Rows files as they were written before: the key beside the evaluation, all settings of all
+    methods in the run, the hash of other code."""
+    for path in (w.profile.work / "results").glob("*.json"):
+        entry = json.loads(path.read_text())
+        run = {**dataclasses.asdict(make_run()), **entry["evaluation"]["run"]}
+        task = task_of(entry["evaluation"]["task"])
+        of_run = make_run(**entry["evaluation"]["run"])
+        names = () if of_run.method == "beatssl" else ("method", "seed")
+        fraction, data = (entry["evaluation"][n] for n in ("label_fraction", "fingerprint"))
+        protocol = entry["evaluation"]["protocol"]
+        digits = results.settings_hash(of_run, w.profile, task, protocol, fraction, data, names)
+        described = entry["evaluation"] | {"run": run, "code": "0" * 12, "config_hash": digits}
+        key = described.pop("key")
+        path.write_text(json.dumps({"key": key, "evaluation": described, "rows": entry["rows"]}))
+
+
+def test_evaluations_of_the_older_layout_are_taken_over_where_the_bits_are_the_same(trained):
+    w = trained
+    frozen = results.with_combined(w.profile, results.EMBED, results.LABELS)
+    as_older_layout(w)
+    with pytest.raises(
+        results.StaleResultsError, match="other settings.*run --profile small.*restamp"
+    ):
+        results.evaluations(w.profile)
+    said = restamp(w)
+    assert any("ptbxl_label_draws, frozen, EncoderConfig: re-stamped 4" in line for line in said)
+    again = results.with_combined(w.profile, results.EMBED, results.LABELS)
+    pd.testing.assert_frame_equal(again, frozen)
+
+
+def test_older_products_that_cannot_be_taken_over_are_named(trained):
+    w = trained
+    as_older_layout(w)
+    folder = w.profile.work
+    (folder / "results" / "x.json").write_text('{"evaluation": {"run": {"sort": 1}}, "rows": []}')
+    for path in (folder / "predictions").glob("*ptbxl_embedding*"):
+        path.write_bytes(b"")
+    for path in (folder / "results").glob("*ludb*frozen*.json"):
+        entry = json.loads(path.read_text())
+        entry["evaluation"]["config_hash"] = "0" * 12
+        path.write_text(json.dumps(entry))
+    said = "\n".join(restamp(w))
+    assert "x.json is not a results file" in said and "evaluate the run again" in said
+    assert "ptbxl_embedding, frozen, EncoderConfig: predictions" in said
+    assert "ludb_segmentation, frozen, EncoderConfig: made with other settings" in said
+    assert "run --profile small` makes them again" in said
+    with pytest.raises(results.ResultsError, match="x.json"):
+        results.evaluations(w.profile)
+
+
+def test_evaluations_of_an_encoder_that_is_trained_otherwise_now_are_left_stale(trained):
+    """The keys of older layouts did not name a method's own settings: its weights tell."""
+    w = trained
+    as_older_layout(w)
+    for path in (w.profile.work / "results").glob("random-s0*"):
+        entry = json.loads(path.read_text())
+        entry["evaluation"]["weights"] = "0" * 12
+        path.write_text(json.dumps(entry))
+    said = "\n".join(restamp(w))
+    assert "ptbxl_embedding, frozen, EncoderConfig: the encoder differs now, left stale (1)" in said
+    assert "ptbxl_embedding, frozen, EncoderConfig: re-stamped 1 evaluations" in said

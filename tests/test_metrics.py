@@ -29,8 +29,7 @@ def runs(time: int, *waves: tuple[int, int, int]) -> np.ndarray:
 
 def sums(truth: np.ndarray, predicted: np.ndarray, wave: int = 2, border: str = "onset"):
     """Event sums at 100 Hz with a tolerance of 150 ms = 15 samples."""
-    marks = wave_marks(truth, 100)
-    return metrics.border_sums(truth, marks, predicted, wave, border, 100, 150.0)
+    return metrics.border_sums(segmented(truth, predicted), wave, border)
 
 
 def segmented(truth: np.ndarray, predicted: np.ndarray, tolerance_ms: float = 150.0) -> dict:
@@ -255,7 +254,7 @@ def test_an_early_and_a_late_mark_are_no_error_of_the_sample_between():
     """50 ms at 100 Hz is sample 5; marks at 48 and 52 ms err by +2 and -2 ms."""
     truth = predicted = np.concatenate([runs(100, (2, 5, 9))] * 2)
     marks = np.array([[0, 2, 48.0, 90.0], [1, 2, 52.0, 90.0]])
-    found = metrics.border_sums(truth, marks, predicted, 2, "onset", 100, 150.0)
+    found = metrics.border_sums(segmented(truth, predicted) | {"marks": marks}, 2, "onset")
     np.testing.assert_allclose(found, [[1, 0, 0, 2, 4], [1, 0, 0, -2, 4]])
 
 

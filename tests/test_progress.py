@@ -14,8 +14,9 @@ from beatssl.settings import ROOT
 TIME_LEFT = r"\d+/3 \[\d\d:\d\d<(\d\d:\d\d|\?), "
 FOLDS = """
 import numpy as np, pandas as pd, torch
-from beatssl.tasks.segment import SegmentConfig
-from beatssl.tasks.segment import cross_validate
+from beatssl.methods import make_run
+from beatssl.tasks.base import Case
+from beatssl.tasks.segment import SegmentConfig, cross_validate
 
 class Store:
     sampling_rate = 100
@@ -29,7 +30,8 @@ class Encoder(torch.nn.Sequential):
     channels, stride = 4, 2
 
 encoder = Encoder(torch.nn.Conv1d(12, 4, 2, stride=2))
-found = cross_validate(encoder, Store(), SegmentConfig(folds=3, epochs=1), 0, False)
+case = Case(make_run(), SegmentConfig(folds=3, epochs=1), Store(), encoder)
+found = cross_validate(case, seed=0)
 assert found["prediction"].shape == (6, 40)
 """
 

@@ -15,8 +15,8 @@ from notebook_functions import page
 from torch import nn
 
 from beatssl.data.records import wave_marks
-from beatssl.methods import make_run
-from beatssl.methods.base import RunSettings
+from beatssl.methods import METHODS, make_run
+from beatssl.methods.base import Entry, NoEncoder, RunSettings
 from beatssl.profile import Profile
 from beatssl.report import comparison, tables
 from beatssl.results import saved as results
@@ -25,6 +25,7 @@ from beatssl.results.collect import collect as write_results
 from beatssl.results.saved import CLASSIFY, SEGMENT, ResultsError
 from beatssl.settings import DataConfig
 from beatssl.tasks import scores as metrics
+from beatssl.tasks import task_of
 from beatssl.tasks.classify import ClassifyConfig
 from beatssl.tasks.segment import SegmentConfig
 
@@ -40,6 +41,10 @@ class Store:
     sampling_rate = 100
     fingerprint = "aa"
     content = "aa"
+
+
+class OtherStore(Store):
+    fingerprint = "bb"
 
 
 @pytest.fixture
@@ -91,14 +96,22 @@ def segmented(seed: int, errors: float = 0.1, n: int = 8) -> dict[str, np.ndarra
 
 def save(profile, run, task=CLASSIFY, protocol="frozen", fraction=1.0, **kw) -> list[dict]:
     """Evaluate with made-up predictions."""
-    what = results.describe(run, profile, Store(), encoder(run.seed), task, protocol, fraction)
+    what = described(profile, run, encoder(run.seed), task, protocol, fraction)
     make = classified if task == CLASSIFY else segmented
-    return results.reuse_or_make(what, profile, lambda: make(run.seed, **kw), 50)
+    return results.reuse_or_make(what, profile, lambda: lambda fraction: make(run.seed, **kw))
+
+
+def described(
+    profile, run, weights, task=CLASSIFY, protocol="frozen", fraction=1.0, store=Store
+) -> results.Evaluation:
+    """The evaluation of an encoder with these weights."""
+    case = results.case_of(profile, task_of(task), run, store(), weights, protocol)
+    return results.describe(profile, task_of(task), case, fraction)
 
 
 def fill(profile) -> None:
     for run in (*BASELINE, *BEST, *RANDOM):
-        skill = {"random": 0.3}.get(run.method, 1.0 if run.rhythm == "hard" else 2.5)
+        skill = {"random": 0.3}.get(run.method, 2.5 if run in BEST else 1.0)
         for fraction in (0.1, 1.0):
             save(profile, run, fraction=fraction, skill=skill * fraction)
         save(profile, run, SEGMENT, errors=0.4 / (1 + skill))
@@ -158,23 +171,23 @@ def test_rows_without_contrast_leave_the_ablation_columns_empty(profile):
     ],
 )
 def test_data_are_named_for_what_they_are(data, task, name):
-    assert results.data_name(Profile("p", data=data), task) == name
+    assert results.data_name(Profile("p", data=data), task_of(task)) == name
 
 
 def test_saved_evaluation_is_reused_and_gives_the_same_rows(profile):
     first = save(profile, BASELINE[0])
-    what = results.describe(BASELINE[0], profile, Store(), encoder(0), CLASSIFY, "frozen", 1.0)
-    again = results.reuse_or_make(what, profile, lambda: pytest.fail("computed again"), 50)
+    what = described(profile, BASELINE[0], encoder(0))
+    again = results.reuse_or_make(what, profile, lambda: pytest.fail("computed again"))
     assert again == first
 
 
 def change(kind: str, profile: Profile):
     """The evaluation of BASELINE[0] with one thing changed."""
-    run, store, weights = BASELINE[0], Store(), encoder(0)
+    run, store, weights = BASELINE[0], Store, encoder(0)
     if kind == "weights":
         weights = encoder(7)
     elif kind == "data":
-        store.fingerprint = "bb"
+        store = OtherStore
     elif kind == "run":
         run = dataclasses.replace(run, epochs=99)
     elif kind == "encoder":
@@ -183,22 +196,22 @@ def change(kind: str, profile: Profile):
     else:
         settings = dataclasses.replace(profile.classify, finetune_epochs=99)
         profile = dataclasses.replace(profile, classify=settings)
-    return results.describe(run, profile, store, weights, CLASSIFY, "frozen", 1.0)
+    return described(profile, run, weights, store=store)
 
 
 @pytest.mark.parametrize("kind", ["weights", "data", "run", "encoder", "task"])
 def test_whatever_changes_the_numbers_makes_them_anew(profile, kind):
     save(profile, BASELINE[0])
     with pytest.raises(ZeroDivisionError):
-        results.reuse_or_make(change(kind, profile), profile, lambda: 1 / 0, 50)
+        results.reuse_or_make(change(kind, profile), profile, lambda: 1 / 0)
 
 
 def test_another_label_fraction_in_the_profile_does_not_make_the_others_anew(profile):
     save(profile, BASELINE[0])
     more = dataclasses.replace(profile.classify, label_fractions=(0.1, 0.5, 1.0))
     wider = dataclasses.replace(profile, classify=more)
-    what = results.describe(BASELINE[0], wider, Store(), encoder(0), CLASSIFY, "frozen", 1.0)
-    assert results.reuse_or_make(what, wider, lambda: pytest.fail("computed again"), 50)
+    what = described(wider, BASELINE[0], encoder(0))
+    assert results.reuse_or_make(what, wider, lambda: pytest.fail("computed again"))
 
 
 def test_weights_hash_sees_every_weight():
@@ -237,15 +250,15 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rest(profile, monkeypat
     monkeypatch.setattr(os, "replace", killed)
     what = change("weights", profile)
     with pytest.raises(KeyboardInterrupt):
-        results.reuse_or_make(what, profile, lambda: classified(1), 50)
+        results.reuse_or_make(what, profile, lambda: lambda fraction: classified(1))
     assert {p: p.read_bytes() for p in profile.work.rglob("*") if p.is_file()} == before
 
 
 def test_undefined_scores_survive_saving_as_strict_json(profile):
     given = classified(0)
     given["truth"][:, 4] = 0
-    what = results.describe(BASELINE[0], profile, Store(), encoder(), CLASSIFY, "frozen", 1.0)
-    results.reuse_or_make(what, profile, lambda: given, 50)
+    what = described(profile, BASELINE[0], encoder())
+    results.reuse_or_make(what, profile, lambda: lambda fraction: given)
     path = next((profile.work / "results").glob("*.json"))
     json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
     values = {row["metric"]: row["value"] for row in results.read_rows(path)[1]}
@@ -378,13 +391,11 @@ def test_results_of_other_settings_do_not_hinder_other_tasks(profile, tmp_path):
 
 def test_results_of_other_settings_or_other_data_are_not_mixed(profile):
     save(profile, BASELINE[0])
-    longer = tuple(dataclasses.replace(run, epochs=99) for run in profile.runs)
+    longer = tuple(dataclasses.replace(run, epochs=99) for run in BASELINE)
     with pytest.raises(ResultsError, match="other settings: beatssl-hard-none-1-s0"):
         results.evaluations(dataclasses.replace(profile, runs=longer))
-    other = Store()
-    other.fingerprint = "bb"
-    what = results.describe(BASELINE[1], profile, other, encoder(), CLASSIFY, "frozen", 1.0)
-    results.reuse_or_make(what, profile, lambda: classified(1), 50)
+    what = described(profile, BASELINE[1], encoder(), store=OtherStore)
+    results.reuse_or_make(what, profile, lambda: lambda fraction: classified(1))
     with pytest.raises(ResultsError, match="different data"):
         results.evaluations(profile)
 
@@ -493,7 +504,7 @@ def test_methods_stand_in_the_order_of_the_papers_table():
 
 def test_a_new_method_has_its_line_in_every_table(profile, tmp_path, monkeypatch):
     """A method that no list of the report names: a label is all it brings."""
-    monkeypatch.setitem(tables.NAMES, "dummy", "A dummy")
+    monkeypatch.setitem(METHODS, "dummy", Entry("A dummy", NoEncoder))
     fill(profile)
     known = results.with_combined(profile, CLASSIFY)
     new = known[known["method"] == "random"].replace({"method": {"random": "dummy"}})
@@ -792,7 +803,7 @@ def test_a_failed_run_is_marked_and_its_other_seeds_count(profile, tmp_path):
     profile = with_runs(profile, good, bad, alone)
     save(profile, good)
     for run in (bad, alone):
-        what = results.describe(run, profile, Store(), None, CLASSIFY, "frozen", 1.0)
+        what = described(profile, run, None)
         rows = results.failed(what, profile, "epoch 3: the loss is nan")
     assert {row["metric"] for row in rows} == {"auroc_macro", "f1_macro"}
     assert rows[0]["source"] == "failed: epoch 3: the loss is nan" and np.isnan(rows[0]["value"])

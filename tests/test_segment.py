@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from beatssl.data.records import wave_marks
+from beatssl.evaluate import evaluate_run, train
 from beatssl.methods import make_run
 from beatssl.methods.encoder import build_encoder
 from beatssl.profile import Profile
 from beatssl.tasks import segment
-from beatssl.tasks.scores import MetricError
+from beatssl.tasks.base import Case
+from beatssl.tasks.scores import MetricError, segmentation_scores
 from beatssl.tasks.segment import SegmentConfig
 
 CONFIG = SegmentConfig(
@@ -23,7 +25,12 @@ CONFIG = SegmentConfig(
 )
 RANDOM = make_run(method="random", seed=1)
 TRAINED = make_run(seed=1)
-PROFILE = Profile("fake", segment=CONFIG, runs=(RANDOM, TRAINED))
+
+
+def validated(encoder, store, config, seed, trainable) -> dict:
+    """`segment.cross_validate`."""
+    case = Case(TRAINED, config, store, encoder, "finetune" if trainable else "frozen")
+    return segment.cross_validate(case, seed=seed)
 
 
 class FakeStore:
@@ -195,32 +202,30 @@ def test_too_few_records_and_a_missing_wave_are_named():
     with pytest.raises(MetricError, match="3 LUDB records cannot fill 5 folds"):
         list(segment.folds(np.array(["a", "b", "c"]), 5))
     with pytest.raises(MetricError, match="0 LUDB records"):
-        segment.cross_validate(TinyEncoder(), FakeStore(0), CONFIG, 0, trainable=False)
+        validated(TinyEncoder(), FakeStore(0), CONFIG, 0, False)
     store = FakeStore()
     store.truth[store.truth == 1] = 0
     with pytest.raises(MetricError, match="lead II.*no sample is annotated as P"):
-        segment.cross_validate(TinyEncoder(), store, CONFIG, 0, trainable=False)
+        validated(TinyEncoder(), store, CONFIG, 0, False)
 
 
 @pytest.mark.parametrize("protocol, run", [("frozen", TRAINED), ("scratch", RANDOM)])
 def test_waves_that_are_in_the_signal_are_found(protocol, run):
     config = dataclasses.replace(CONFIG, epochs=60, decoder_width=16)
-    profile = dataclasses.replace(PROFILE, segment=config)
-    rows, found = segment.evaluate(run, profile, FakeStore(24), TinyEncoder(), protocol)
-    scores = {row["metric"]: row["value"] for row in rows}
+    case = Case(run, config, FakeStore(24), TinyEncoder(), protocol)
+    found = segment.Segmentation().predictor(case)(1.0)
+    scores = segmentation_scores(found)
     assert scores["f1_macro"] > 0.8 and scores["event_sensitivity_QRS_onset"] > 0.9
     assert found["prediction"].shape == found["truth"].shape == (24, 118)
     assert found["prediction"].dtype == np.int8
     assert set(found["fold"]) == {1, 2, 3}
-    assert rows[0]["method"] == ("supervised" if protocol == "scratch" else "beatssl")
-    assert rows[0]["n"] == 24
 
 
 @pytest.mark.parametrize("trainable, dropout", [(False, 0.0), (True, 0.0), (True, 0.5)])
 def test_same_seed_same_predictions_and_the_encoder_is_left_alone(trainable, dropout):
     store, encoder = FakeStore(), TinyEncoder(dropout)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    a, b = (segment.cross_validate(encoder, store, CONFIG, 0, trainable) for _ in range(2))
+    a, b = (validated(encoder, store, CONFIG, 0, trainable) for _ in range(2))
     assert np.array_equal(a["prediction"], b["prediction"])
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
 
@@ -228,10 +233,10 @@ def test_same_seed_same_predictions_and_the_encoder_is_left_alone(trainable, dro
 @pytest.mark.parametrize("trainable", [False, True])
 def test_annotation_of_a_test_record_does_not_reach_its_prediction(trainable):
     store, encoder = FakeStore(), TinyEncoder()
-    before = segment.cross_validate(encoder, store, CONFIG, 0, trainable)
+    before = validated(encoder, store, CONFIG, 0, trainable)
     hidden = before["fold"] == 1
     store.truth[hidden, :100] = (store.truth[hidden, :100] + 1) % 4
-    after = segment.cross_validate(encoder, store, CONFIG, 0, trainable)
+    after = validated(encoder, store, CONFIG, 0, trainable)
     assert np.array_equal(after["prediction"][hidden], before["prediction"][hidden])
 
 
@@ -251,7 +256,7 @@ def test_the_rate_that_is_best_on_a_held_out_fifth_is_used_in_all_folds(monkeypa
     store, calls, diverging = FakeStore(30), [], set()
     shift = {1e-4: 0.7, 1e-3: 0.0, 1e-2: 0.9}
 
-    def fitted(encoder, trainable, inputs, target, config, rate, seed):
+    def fitted(case, inputs, target, rate, seed):
         calls.append((rate, {x.numpy().tobytes() for x in inputs}, seed))
         if rate in diverging:
             raise FloatingPointError
@@ -259,7 +264,7 @@ def test_the_rate_that_is_best_on_a_held_out_fifth_is_used_in_all_folds(monkeypa
 
     monkeypatch.setattr(segment, "fitted", fitted)
     config = dataclasses.replace(CONFIG, finetune_learning_rates=tuple(shift), learning_rate=1e-4)
-    found = segment.cross_validate(TinyEncoder(), store, config, 0, trainable=True)
+    found = validated(TinyEncoder(), store, config, 0, True)
     assert found["learning_rate"] == 1e-3
     assert [rate for rate, *_ in calls] == [1e-4, 1e-3, 1e-2, 1e-3, 1e-3, 1e-3]
     inner, whole = calls[0][1], calls[3][1]
@@ -269,14 +274,14 @@ def test_the_rate_that_is_best_on_a_held_out_fifth_is_used_in_all_folds(monkeypa
     assert not tested & whole
     again = list(calls)
     calls.clear()
-    segment.cross_validate(TinyEncoder(), store, config, 5, trainable=True)
+    validated(TinyEncoder(), store, config, 5, True)
     assert [c[1] for c in calls] == [c[1] for c in again]  # the same fifth for every seed
     diverging.add(1e-3)
-    found = segment.cross_validate(TinyEncoder(), store, config, 0, trainable=True)
+    found = validated(TinyEncoder(), store, config, 0, True)
     assert found["learning_rate"] == 1e-4
     diverging.update(shift)
     with pytest.raises(FloatingPointError, match="lower the learning rates"):
-        segment.cross_validate(TinyEncoder(), store, config, 0, trainable=True)
+        validated(TinyEncoder(), store, config, 0, True)
 
 
 def test_a_frozen_decoder_and_a_single_rate_need_no_choice(monkeypatch):
@@ -289,7 +294,7 @@ def test_a_frozen_decoder_and_a_single_rate_need_no_choice(monkeypatch):
     )
     for trainable, rate in ((False, 3e-3), (True, 2e-3)):
         config = dataclasses.replace(CONFIG, learning_rate=3e-3, epochs=1)
-        found = segment.cross_validate(TinyEncoder(), FakeStore(), config, 0, trainable)
+        found = validated(TinyEncoder(), FakeStore(), config, 0, trainable)
         assert found["learning_rate"] == rate
 
 
@@ -297,10 +302,10 @@ def test_records_tested_in_the_first_fold_do_not_reach_the_choice_of_the_rate():
     store, encoder = FakeStore(24), TinyEncoder()
     rates = (1e-5, 1e-2)
     config = dataclasses.replace(CONFIG, finetune_learning_rates=rates, epochs=3)
-    before = segment.cross_validate(encoder, store, config, 0, True)
+    before = validated(encoder, store, config, 0, True)
     hidden = before["fold"] == 1
     one = [
-        segment.cross_validate(
+        validated(
             encoder, store, dataclasses.replace(config, finetune_learning_rates=(rate,)), 0, True
         )["prediction"]
         for rate in rates
@@ -308,7 +313,7 @@ def test_records_tested_in_the_first_fold_do_not_reach_the_choice_of_the_rate():
     assert np.array_equal(before["prediction"], one[rates.index(before["learning_rate"])])
     assert not np.array_equal(*one)
     store.truth[hidden, :100] = (store.truth[hidden, :100] + 1) % 4
-    after = segment.cross_validate(encoder, store, config, 0, True)
+    after = validated(encoder, store, config, 0, True)
     assert after["learning_rate"] == before["learning_rate"]
     assert np.array_equal(after["prediction"][hidden], before["prediction"][hidden])
 
@@ -327,13 +332,13 @@ def test_labels_under_unannotated_samples_do_not_train():
     assert (gradient[truth < 0] == 0).all() and (gradient[truth >= 0] != 0).any()
 
 
-def test_saved_results_are_reused(tmp_path, monkeypatch):
+def test_saved_results_are_reused(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    store, encoder = FakeStore(), TinyEncoder()
-    rows = segment.segment_run(TRAINED, PROFILE, store, encoder, "frozen")
+    run = train(small, make_run(method="random", variant="x"))
+    rows = evaluate_run(small, run, "segmentation")
     monkeypatch.setattr(segment, "cross_validate", None)
-    assert str(segment.segment_run(TRAINED, PROFILE, store, encoder, "frozen")) == str(rows)
+    assert evaluate_run(small, run, "segmentation").equals(rows)
     with torch.no_grad():
-        encoder.conv.bias += 1
+        run.encoder.layers[0].weight += 1
     with pytest.raises(TypeError):  # other weights: not served from the old files
-        segment.segment_run(TRAINED, PROFILE, store, encoder, "frozen")
+        evaluate_run(small, run, "segmentation")

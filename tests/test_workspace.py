@@ -19,8 +19,8 @@ from beatssl.report import figures as plots
 from beatssl.report import tables
 from beatssl.results import saved as results
 from beatssl.settings import DataConfig
-from beatssl.tasks.classify import split
-from beatssl.tasks.monitor import probe_monitor
+from beatssl.tasks import TASKS
+from beatssl.tasks.classify import ecg_features, probe_monitor, split
 from beatssl.train import pretrain
 
 
@@ -34,11 +34,15 @@ def test_real_profiles_say_which_folder_they_want(monkeypatch):
 
 def test_a_run_is_probed_frozen_and_the_untrained_one_gives_the_supervised_reference():
     untrained, trained = make_run(method="random"), make_run()
+    protocols = TASKS["classification"].protocols
     for finetune in (False, True):
-        assert evaluate.protocols(untrained, finetune) == ["frozen", "scratch"]
-        assert evaluate.protocols(replace(untrained, variant="x"), finetune) == ["frozen"]
-    assert evaluate.protocols(trained) == ["frozen"]
-    assert evaluate.protocols(trained, finetune=True) == ["frozen", "finetune"]
+        assert protocols(untrained, finetune) == ["frozen", "scratch"]
+        assert protocols(replace(untrained, variant="x"), finetune) == ["frozen"]
+    assert protocols(trained) == ["frozen"]
+    assert protocols(trained, finetune=True) == ["frozen", "finetune"]
+    for task in ("embedding", "label draws"):  # of frozen encoders only
+        assert TASKS[task].protocols(untrained) == ["frozen"]
+        assert TASKS[task].protocols(trained, finetune=True) == ["frozen"]
 
 
 def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
@@ -93,7 +97,7 @@ def test_ecg_features_are_probed_without_an_encoder(small, tmp_path, monkeypatch
     assert set(rows["run_id"]) == {"features-s0"} and set(rows["protocol"]) == {"frozen"}
     what, _ = results.evaluations(profile)[0]
     saved = results.load_predictions(profile, what)
-    x = evaluate.ecg_features(w)
+    x = ecg_features(w.store, w.beats)
     assert np.isfinite(x).all() and x.shape == (len(w.store.table), 54)
     parts = split(w.store)
     scaler = StandardScaler().fit(x[parts["train"].rows])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from beatssl.profile import Profile
-from beatssl.results.saved import (
-    EMBED, GROUP, HEADLINES, LABELS, RESULTS, SCORES, StaleResultsError, frame, read, with_combined,
-    write_table,
-)  # fmt: skip
+from beatssl.results import saved
+from beatssl.results.saved import StaleResultsError, frame, read, write_table
+from beatssl.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Collection:
     missing: tuple[str, ...] = ()
 
 
-def collect(profile: Profile, folder: Path = RESULTS, add: bool = False) -> Collection:
+def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -> Collection:
     """Write `<profile>.csv` from the saved evaluations: its only writer, a stage of its own.
 
     The file is replaced only when nothing that it holds would be lost: every evaluation in it whose
@@ -47,25 +47,36 @@ def collect(profile: Profile, folder: Path = RESULTS, add: bool = False) -> Coll
     """
     path = folder / f"{profile.name}.csv"
     held = read(path) if path.is_file() else frame([])
-    rows, missing = [], []
-    for task in SCORES:
+    tables, missing = [frame([])], []
+    for task in TASKS.values():
         try:
-            rows += with_combined(profile, task).to_dict("records")
+            rows = saved.with_combined(profile, task.name)
         except StaleResultsError as error:
-            missing.append(f"{task}: {error}")
-    table = frame(rows)
-    whole = table["metric"].isin({metric for _, _, metric in HEADLINES}) | (table["task"] == EMBED)
-    detailed = (table["seed"] == "all") & (table["variant"] == "") & (table["task"] != LABELS)
-    table = table[whole | detailed].reset_index(drop=True)
-    incomplete = _without_all_seeds(profile, table)
+            missing.append(f"{task.name}: {error}")
+            continue
+        listed = rows["metric"].isin(task.listed or rows["metric"])
+        combined = (rows["seed"] == "all") & (rows["variant"] == "")
+        tables.append(rows[listed | combined if task.detailed else listed])
+    table = frame(pd.concat(tables).to_dict("records"))
+    listed: dict[str, set[str]] = {}
+    for run in profile.runs:
+        listed.setdefault(run.name, set()).add(str(run.seed))
+    here, there = _seeds(table), _seeds(held)
+    incomplete = {  # fine-tuned ones have as many seeds as were asked for
+        key: absent
+        for key, seeds in here.items()
+        if key[2] != "finetune" and (absent := _of(listed, key) - seeds)
+    }
     if add:
-        present = set(_groups_of(held))
-        new = [g not in present and g not in incomplete for g in _groups_of(table)]
+        new = [key not in there and key not in incomplete for key in _keys(table)]
         table = frame([*held.to_dict("records"), *table[new].to_dict("records")])
         write_table(path, table)
         return Collection(path, table)
-    missing += [f"{' '.join(map(str, group))}: seeds {gone}" for group, gone in incomplete.items()]
-    missing += _lost(profile, held, table)
+    for (name, *key), absent in incomplete.items():
+        missing.append(f"{name} {_words(key)}: seeds {', '.join(sorted(absent))}")
+    for (name, *key), seeds in sorted(there.items()):
+        lost = (seeds & _of(listed, [name])) - here.get((name, *key), set())
+        missing += [f"{name}-s{seed} {_words(key)}: not evaluated here" for seed in sorted(lost)]
     if table.empty:
         return Collection(None, table, tuple(missing) or ("nothing has been evaluated",))
     if missing:
@@ -74,41 +85,24 @@ def collect(profile: Profile, folder: Path = RESULTS, add: bool = False) -> Coll
     return Collection(path, table, tuple(missing))
 
 
-def _groups_of(table: pd.DataFrame) -> list[tuple]:
-    """Method, task, protocol and label fraction of each row."""
-    columns = table[list(GROUP)].fillna({"exponent": 0.0})
-    return list(columns.itertuples(index=False, name=None))
+def _keys(table: pd.DataFrame) -> list[tuple]:
+    """Run without its seed, task, protocol and label fraction of each row."""
+    name = table["run_id"].str.replace(r"-s\d+$", "", regex=True)
+    return list(zip(name, table["task"], table["protocol"], table["label_fraction"]))
 
 
-def _without_all_seeds(profile: Profile, table: pd.DataFrame) -> dict[tuple, str]:
-    """Groups of which a listed seed is not there (fine-tuned ones have as many as were asked for)
-    -> the absent seeds."""
-    listed: dict[str, set[str]] = {}
-    for run in profile.runs:
-        listed.setdefault(run.name, set()).add(str(run.seed))
-    absent = {}
-    table = table.assign(
-        group=_groups_of(table),
-        name=table["run_id"]
-        .str.replace(r"-s\d+$", "", regex=True)
-        .str.replace("supervised", "random"),
-    )
-    for (group, name), part in table[table["seed"] != "all"].groupby(["group", "name"]):
-        gone = listed.get(name, set()) - set(part["seed"])
-        if gone and part["protocol"].iloc[0] != "finetune":
-            absent[group] = ", ".join(sorted(gone))
-    return absent
+def _seeds(table: pd.DataFrame) -> dict[tuple, set[str]]:
+    """`_keys` -> seeds that have rows of their own."""
+    single = table[table["seed"] != "all"]
+    seeds: dict[tuple, set[str]] = {}
+    for key, seed in zip(_keys(single), single["seed"]):
+        seeds.setdefault(key, set()).add(seed)
+    return seeds
 
 
-def _lost(profile: Profile, held: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Evaluations that the committed file holds, the profile still lists, and `table` has not."""
-    listed = {run.run_id for run in profile.runs}
-    key = ["run_id", "task", "protocol", "label_fraction"]
+def _of(listed: dict[str, set[str]], key: Sequence) -> set[str]:
+    return listed.get(key[0].replace("supervised", "random"), set())
 
-    def singles(rows: pd.DataFrame) -> set[tuple]:
-        one = rows[rows["seed"] != "all"]
-        known = one["run_id"].str.replace("supervised", "random").isin(listed)
-        return set(one.loc[known, key].itertuples(index=False, name=None))
 
-    gone = sorted(singles(held) - singles(table))
-    return [" ".join(map(str, line)) + ": not evaluated here" for line in gone]
+def _words(key: Sequence) -> str:
+    return " ".join(map(str, key))

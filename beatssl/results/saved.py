@@ -15,67 +15,43 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from beatssl import compute
 from beatssl.cache import replacing, write_text
-from beatssl.data.store import Store
 from beatssl.fingerprint import code_hash, name_of
-from beatssl.methods import DELINEATORS
-from beatssl.methods import encoder as models
+from beatssl.methods import stored_run
 from beatssl.methods.base import RunSettings
-from beatssl.results import uncertainty as stats
-from beatssl.settings import ROOT, config_hash, from_dict, to_dict
-from beatssl.tasks import scores as metrics
+from beatssl.methods.encoder import weights_hash
+from beatssl.profile import Profile
+from beatssl.results.uncertainty import Estimate, estimate
+from beatssl.settings import ROOT, config_hash, to_dict
+from beatssl.tasks import TASKS, task_of
+from beatssl.tasks.base import Case, Task
 
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
-
-COLUMNS = (
-    "run_id",
-    "method",
-    "rhythm",
-    "beat",
-    "exponent",
-    "variant",
-    "seed",
-    "task",
-    "protocol",
-    "label_fraction",
-    "metric",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n",
-    "data",
-    "sampling_rate",
-    "config_hash",
-    "source",
+COLUMNS = tuple(
+    "run_id method rhythm beat exponent variant seed task protocol label_fraction metric value "
+    "ci_low ci_high n data sampling_rate config_hash source".split()
 )
 FLOATS = ("exponent", "label_fraction", "value", "ci_low", "ci_high")
 INTEGERS = ("n", "sampling_rate")
 METHOD = ("method", "rhythm", "beat", "exponent", "variant")  # what names a row of the tables
-GROUP = (*METHOD, "task", "protocol", "label_fraction")
 
-CLASSIFY, SEGMENT, EMBED = "ptbxl_superdiagnostic", "ludb_segmentation", "ptbxl_embedding"
-LABELS, FOLDS = "ptbxl_label_draws", "ludb_more_folds"  # of the comparison, see `tasks.compare`
-SCORES = {
-    CLASSIFY: metrics.classification_scores,
-    SEGMENT: metrics.segmentation_scores,
-    EMBED: metrics.embedding_scores,
-    LABELS: metrics.draw_scores,
-    FOLDS: metrics.fold_scores,
-}
-HEADLINES = (  # heading, task, metric: the columns of the main table
-    ("AUROC", CLASSIFY, "auroc_macro"),
-    ("F1", CLASSIFY, "f1_macro"),
-    ("LUDB F1", SEGMENT, "f1_macro"),
-    ("Dice", SEGMENT, "dice"),
+CLASSIFY, SEGMENT, EMBED, LABELS, FOLDS = (
+    TASKS[key].name
+    for key in ("classification", "segmentation", "embedding", "label draws", "more folds")
+)
+SCORES = {task.name: task.scores for task in TASKS.values()}
+HEADLINES = tuple(  # heading, task, metric: the columns of the main table
+    (heading, task.name, metric) for task in TASKS.values() for heading, metric in task.headlines
 )
 RESULTS = ROOT / "results"
+NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0, ())
+
+FAULTS = ("not in its runs", "made with other settings", "made by other code")
 
 Predictions = Mapping[str, np.ndarray]
 
@@ -102,6 +78,7 @@ class Evaluation:
         content: of the store's arrays on this machine.
         code: hash of the task's code.
         config_hash: changes with the run's, encoder's and task's settings, the data, the protocol.
+        key: changes with all of these; the predictions carry it.
     """
 
     run: RunSettings
@@ -115,10 +92,11 @@ class Evaluation:
     content: str
     code: str
     config_hash: str
+    key: str = ""
 
-    @property
-    def key(self) -> str:
-        return config_hash(self)
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", config_hash(self))
 
     @property
     def name(self) -> str:
@@ -128,123 +106,76 @@ class Evaluation:
         return self.run.name
 
     @property
+    def run_id(self) -> str:
+        """`name` with the seed."""
+        return f"{self.name}-s{self.run.seed}"
+
+    @property
     def stem(self) -> str:
         """Name of the evaluation's files."""
-        run_id = f"{self.name}-s{self.run.seed}"
-        return f"{run_id}-{self.task}-{self.protocol}-{self.label_fraction:g}"
+        return f"{self.run_id}-{self.task}-{self.protocol}-{self.label_fraction:g}"
 
-    def row(self, metric: str, found: stats.Estimate, source: str = "") -> dict:
+    def row(self, metric: str, estimate: Estimate, source: str = "") -> dict:
         """One tidy row; `source` says why there is no value where there is none."""
-        contrastive = self.run.method == "beatssl"
-        return {
-            "run_id": f"{self.name}-s{self.run.seed}",
-            "method": "supervised" if self.protocol == "scratch" else self.run.method,
-            "rhythm": self.run.rhythm if contrastive else "",
-            "beat": self.run.beat if contrastive else "",
-            "exponent": self.run.exponent if contrastive else float("nan"),
-            "variant": self.run.variant,
-            "seed": str(self.run.seed),
-            "task": self.task,
-            "protocol": self.protocol,
-            "label_fraction": self.label_fraction,
-            "metric": metric,
-            "value": found.value,
-            "ci_low": found.low,
-            "ci_high": found.high,
-            "n": found.n,
-            "data": self.data,
-            "sampling_rate": self.sampling_rate,
-            "config_hash": self.config_hash,
-            "source": source,
-        }
+        run, place = self.run, {"rhythm": "", "beat": "", "exponent": float("nan")}
+        place |= run.named()
+        method = "supervised" if self.protocol == "scratch" else run.method
+        name = {"run_id": self.run_id, "method": method, "variant": run.variant}
+        score = {"metric": metric, "value": estimate.value, "n": estimate.n, "source": source}
+        limits = {"seed": str(run.seed), "ci_low": estimate.low, "ci_high": estimate.high}
+        values = {**vars(self), **place, **name, **score, **limits}
+        return {column: values[column] for column in COLUMNS}
 
 
-def describe(
-    run: RunSettings,
-    profile: Profile,
-    store: Store,
-    encoder: object,
-    task: str,
-    protocol: str,
-    label_fraction: float,
-) -> Evaluation:
-    """The evaluation that is about to be made.
+def case_of(
+    profile: Profile, task: Task, run: RunSettings, store: Any, encoder: Any, protocol: str
+) -> Case:
+    """What a task of a profile sees of a run."""
+    return Case(run, task.settings(profile), store, encoder, protocol, profile.repeats_of(run))
 
-    Args:
-        encoder: what is evaluated; see `content_hash`.
-    """
+
+def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evaluation:
+    """The evaluation that is about to be made."""
+    run, store = case.run, case.store
     return Evaluation(
         run=run,
-        task=task,
-        protocol=protocol,
-        label_fraction=label_fraction,
+        task=task.name,
+        protocol=case.protocol,
+        label_fraction=fraction,
         data=data_name(profile, task),
         sampling_rate=int(store.sampling_rate),
         fingerprint=store.fingerprint,
-        weights=content_hash(encoder),
+        weights=content_hash(case.encoder),
         content=store.content,
         code=code_of(run, profile, task),
-        config_hash=settings_hash(run, profile, store.fingerprint, task, protocol, label_fraction),
+        config_hash=settings_hash(run, profile, task, case.protocol, fraction, store.fingerprint),
     )
 
 
 def settings_hash(
-    run: RunSettings,
-    profile: Profile,
-    fingerprint: str,
-    task: str,
-    protocol: str,
-    label_fraction: float,
-) -> str:
+    run: RunSettings, profile: Profile, task: Task, protocol: str, fraction: float,
+    fingerprint: str, names: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Digits of what an evaluation is made with, its code apart: the settings of the run that
-    concern its method, of its encoder and of the task, the data, protocol, threads, precision."""
-    if task == SEGMENT:
-        settings = profile.segment
-    elif task == FOLDS:
-        folds = dataclasses.replace(profile.segment, folds=profile.compare.folds)
-        settings = [to_dict(folds), list(profile.repeats_of(run))]
-    elif task == CLASSIFY:
-        settings = dataclasses.replace(profile.classify, label_fractions=(label_fraction,))
-    elif task == LABELS:
-        settings = dataclasses.replace(profile.compare, label_fractions=(label_fraction,))
-    else:
-        settings = profile.classify
-    own = {**run.own_settings(), "seed": run.seed}
-    if task == EMBED:  # the views are the same for every method
-        own |= {name: getattr(run, name) for name in VIEWS}
-    how = compute.name(profile.compute)
-    return config_hash(own, profile.encoder_of(run), settings, fingerprint, protocol, how)
+    concern its method, of its encoder and of the task, the data, protocol, threads, precision.
+
+    Args: names: of the method's settings that count; default all."""
+    settings = task.concerns(task.settings(profile), fraction, profile.repeats_of(run))
+    left_out = set(run.own_settings()) - set(names) if names else set()
+    own = {name: value for name, value in task.of_run(run).items() if name not in left_out}
+    encoder, how = profile.encoder_of(run), compute.name(profile.compute)
+    return config_hash(own, encoder, settings, fingerprint, protocol, how)
 
 
-VIEWS = ("rotation_degrees", "scale_max", "mask_fraction")  # settings of 3KG
-PREDICTING = {  # what makes the predictions of a task
-    CLASSIFY: ("beatssl.tasks.classify.predictor",),
-    SEGMENT: ("beatssl.tasks.segment.cross_validate",),
-    EMBED: ("beatssl.tasks.embedding.diagnose",),
-    LABELS: (
-        "beatssl.tasks.compare.probe_draws",
-        "beatssl.tasks.classify.embed",
-        "beatssl.tasks.classify.split",
-    ),
-    FOLDS: ("beatssl.tasks.compare.repeated",),
-}
-
-
-def code_of(run: RunSettings, profile: Profile, task: str, root: Path = ROOT) -> str:
+def code_of(run: RunSettings, profile: Profile, task: Task, root: Path = ROOT) -> str:
     """Hash of the code that makes the predictions of a run: of the task, and of its encoder.
 
     Args: root: folder of the package."""
-    parts = PREDICTING[task]
-    if run.method in DELINEATORS:
-        parts += ("beatssl.tasks.delineate.delineated",)
-    elif run.method == "features":
-        parts += ("beatssl.evaluate.ecg_features",)
-    else:
-        parts += (name_of(type(profile.encoder_of(run))),)
-    return code_hash(*parts, root=root)
+    encoder = [name_of(type(profile.encoder_of(run)))] if run.has_encoder else []
+    return code_hash(*task.code(run), *encoder, root=root)
 
 
-def content_hash(encoder: object) -> str:
+def content_hash(encoder: Any) -> str:
     """Twelve hexadecimal digits that change with what is evaluated.
 
     Args:
@@ -257,77 +188,80 @@ def content_hash(encoder: object) -> str:
         return config_hash(encoder)
     if isinstance(encoder, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(encoder).tobytes()).hexdigest()[:12]
-    return models.weights_hash(encoder)
+    return weights_hash(encoder)
 
 
-def data_name(profile: Profile, task: str) -> str:
+def data_name(profile: Profile, task: Task) -> str:
     """What a number was measured on, in words; a part of PTB-XL is never called PTB-XL."""
     if profile.data.synthetic:
         return "synthetic"
-    if task in (SEGMENT, FOLDS):
-        return "LUDB"
-    return "PTB-XL subset" if "subset" in profile.data.ptbxl.lower() else "PTB-XL"
-
-
-def score(what: Evaluation, predictions: Predictions, resamples: int) -> list[dict]:
-    """Rows of all scores of one evaluation, with bootstrap intervals."""
-    found = stats.estimate(SCORES[what.task], [predictions], resamples)
-    return [what.row(metric, value) for metric, value in found.items()]
+    folders = {source.name: source.folder for source in profile.data.all_sources}
+    part = " subset" if "subset" in folders.get(task.dataset, "").lower() else ""
+    return {"ptbxl": "PTB-XL", "ludb": "LUDB"}.get(task.dataset, task.dataset) + part
 
 
 def reuse_or_make(
-    what: Evaluation, profile: Profile, predict: Callable[[], Predictions], resamples: int
+    evaluation: Evaluation,
+    profile: Profile,
+    predictor: Callable[[], Callable[[float], Predictions]],
 ) -> list[dict]:
     """Rows of an evaluation, saved with its predictions.
 
     Saved predictions are used where they have the same key, and made otherwise; the scores are
     computed from them each time, so that they always follow the code of the metrics.
+
+    Args: predictor: what makes a function label fraction -> predictions.
     """
-    path = _predictions_path(profile, what.stem)
     try:
-        predictions = read_predictions(path, what.key)
+        predictions = load_predictions(profile, evaluation)
     except ResultsError:  # none yet, unreadable, or of another evaluation
-        predictions = dict(predict())
-        write_predictions(path, predictions, what.key)
-    rows = score(what, predictions, resamples)
-    write_rows(profile.work / "results" / f"{what.stem}.json", rows, what)
+        predictions = dict(predictor()(evaluation.label_fraction))
+        write_predictions(_npz(profile, evaluation), predictions, evaluation.key)
+    scores = _estimates(profile, evaluation.task, [predictions])
+    rows = [evaluation.row(metric, score) for metric, score in scores.items()]
+    write_rows(profile, rows, evaluation)
     return rows
 
 
-def failed(what: Evaluation, profile: Profile, reason: str) -> list[dict]:
+def _estimates(profile: Profile, task: str, per_seed: Sequence[Predictions]) -> dict[str, Estimate]:
+    return estimate(task_of(task).scores, per_seed, resamples_of(profile, task))
+
+
+def failed(evaluation: Evaluation, profile: Profile, reason: str) -> list[dict]:
     """Rows without a value, saved, of a run that has no encoder to evaluate.
 
     Args: reason: what went wrong; it stands in column `source` after "failed: "."""
-    headline = [metric for _, task, metric in HEADLINES if task == what.task]
-    nothing = stats.Estimate(float("nan"), float("nan"), float("nan"), 0, ())
-    rows = [what.row(metric, nothing, f"failed: {reason}") for metric in headline]
-    write_rows(profile.work / "results" / f"{what.stem}.json", rows, what)
+    metrics = [metric for _, metric in task_of(evaluation.task).headlines]
+    rows = [evaluation.row(metric, NOTHING, f"failed: {reason}") for metric in metrics]
+    write_rows(profile, rows, evaluation)
     return rows
 
 
-def write_rows(path: Path, rows: Sequence[Mapping], what: Evaluation) -> None:
+def write_rows(profile: Profile, rows: Sequence[Mapping], evaluation: Evaluation) -> None:
     """Save the rows of one evaluation as JSON, atomically."""
     plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN -> null
-    entry = {"key": what.key, "evaluation": to_dict(what), "rows": plain}
+    entry = {"evaluation": to_dict(evaluation), "rows": plain}
+    path = profile.work / "results" / f"{evaluation.stem}.json"
     write_text(path, json.dumps(entry, indent=1, allow_nan=False))
 
 
 def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
-    """What `write_rows` saved.
+    """What `write_rows` saved, now or when the key stood beside the evaluation.
 
     Raises:
         ResultsError: not such a file.
     """
     try:
         entry = json.loads(path.read_text())
-        what = from_dict(Evaluation, entry["evaluation"], path.name)
+        described = {"key": entry.get("key", ""), **entry["evaluation"]}
+        evaluation = Evaluation(**described | {"run": stored_run(described["run"])})
         rows = [{k: row[k] for k in COLUMNS} for row in entry["rows"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(
             f"{path.name} is not a results file ({error}): remove it and evaluate the run again"
         ) from error
     nan = float("nan")
-    return what, [{k: nan if row[k] is None else row[k] for k in row} for row in rows]
+    return evaluation, [{k: nan if v is None else v for k, v in row.items()} for row in rows]
 
 
 def write_predictions(path: Path, predictions: Predictions, key: str) -> None:
@@ -345,7 +279,7 @@ def read_predictions(path: Path, key: str) -> dict[str, np.ndarray]:
     remedy = "evaluate the run again (`python -m beatssl run`)"
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ResultsError(f"predictions {path.name} cannot be read: {remedy}") from error
     if str(arrays.pop("key", "")) != key:
@@ -353,63 +287,74 @@ def read_predictions(path: Path, key: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _predictions_path(profile: Profile, stem: str) -> Path:
-    return profile.work / "predictions" / f"{stem}.npz"
+def _npz(profile: Profile, evaluation: Evaluation) -> Path:
+    return profile.work / "predictions" / f"{evaluation.stem}.npz"
+
+
+def load_predictions(profile: Profile, evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Arrays of a saved evaluation; raises as `read_predictions`."""
+    return read_predictions(_npz(profile, evaluation), evaluation.key)
 
 
 # --- all evaluations of a profile -----------------------------------------------------------------
+
+
+def fault_of(profile: Profile, evaluation: Evaluation) -> str:
+    """Why a saved evaluation cannot stand beside those of today, one of FAULTS; empty where it
+    can."""
+    task = next((task for task in TASKS.values() if task.name == evaluation.task), None)
+    run = next((run for run in profile.runs if run.run_id == evaluation.run.run_id), None)
+    if None in (task, run):
+        return FAULTS[0]
+    fraction, repeats = evaluation.label_fraction, profile.repeats_of(run)
+    if fraction not in task.fractions(task.settings(profile), repeats):
+        return FAULTS[0]
+    made_with = evaluation.protocol, fraction, evaluation.fingerprint
+    if settings_hash(run, profile, task, *made_with) != evaluation.config_hash:
+        return FAULTS[1]
+    other_code = evaluation.weights and evaluation.code != code_of(run, profile, task)
+    return FAULTS[2] if other_code else ""
 
 
 def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[dict]]]:
     """Saved evaluations of the profile's runs on these tasks (without any: on all), ordered by
     file name.
 
-    Files of runs or label fractions that the profile no longer lists are left out with a warning.
+    Files of runs, tasks or label fractions that are no longer listed are left out with a warning.
     A run that failed has rows without a value.
 
+    Args: tasks: names or keys.
+
     Raises:
+        ConfigError: an unknown task.
         ResultsError: a file cannot be read.
         StaleResultsError: a file was made with other settings or other data than the rest; the
             message names it. Files of other tasks do not count: later pages may still have to make
             them.
     """
-    found, foreign, stale, outdated = [], [], [], []
-    listed = {run.run_id: run for run in profile.runs}
+    wanted = {task_of(task).name for task in tasks}
+    found, faulty = [], {fault: [] for fault in ("", *FAULTS)}
     for path in sorted((profile.work / "results").glob("*.json")):
-        what, rows = read_rows(path)
-        if tasks and what.task not in tasks:
+        evaluation, rows = read_rows(path)
+        if wanted and evaluation.task not in wanted:
             continue
-        fractions = {
-            CLASSIFY: profile.classify.label_fractions,
-            LABELS: profile.compare.label_fractions,
-        }.get(what.task, (1.0,))
-        if what.run.run_id not in listed or what.label_fraction not in fractions:
-            foreign.append(path.name)
-            continue
-        run = listed[what.run.run_id]
-        expected = settings_hash(
-            run, profile, what.fingerprint, what.task, what.protocol, what.label_fraction
-        )
-        if expected != what.config_hash:
-            stale.append(path.name)
-        elif what.weights and what.code != code_of(run, profile, what.task):
-            outdated.append(path.name)
-        found.append((what, rows))
+        fault = fault_of(profile, evaluation)
+        faulty[fault].append(path.name)
+        if fault != FAULTS[0]:
+            found.append((evaluation, rows))
+    foreign, stale, outdated = (", ".join(faulty[fault]) for fault in FAULTS)
     if foreign:
-        warnings.warn(
-            f"profile {profile.name}: not in its runs, left out: {', '.join(foreign)}", stacklevel=2
-        )
-    remedy = "evaluate again (`python -m beatssl run`) or remove these files"
-    if stale:
-        raise StaleResultsError(f"made with other settings: {', '.join(stale)}; {remedy}")
-    if outdated:
-        raise StaleResultsError(
-            f"made by other code: {', '.join(outdated)}; {remedy}, or `python -m beatssl restamp` "
-            "where the code gives the same numbers"
-        )
-    if len({what.fingerprint for what, _ in found}) > 1:
-        kinds = [f"{what.stem}.json on {what.fingerprint}" for what, _ in found]
-        raise StaleResultsError(f"made on different data: {', '.join(kinds)}; {remedy}")
+        text = f"profile {profile.name}: {FAULTS[0]}, left out: {foreign}"
+        warnings.warn(text, stacklevel=2)
+    again = f"`python -m beatssl run --profile {profile.name}`"
+    remedy = f"evaluate again ({again}) or remove these files"
+    same = "or `python -m beatssl restamp` where the code gives the same numbers"
+    for fault, files in ((FAULTS[1], stale), (FAULTS[2], outdated)):
+        if files:
+            raise StaleResultsError(f"{fault}: {files}; {remedy}, {same}")
+    if len({one.fingerprint for one, _ in found}) > 1:
+        kinds = ", ".join(f"{one.stem}.json on {one.fingerprint}" for one, _ in found)
+        raise StaleResultsError(f"made on different data: {kinds}; {remedy}")
     return found
 
 
@@ -419,24 +364,18 @@ def combine(profile: Profile, found: Iterable[tuple[Evaluation, list[dict]]]) ->
 
     Args: found: `evaluations`."""
     groups: dict[tuple, list[Evaluation]] = {}
-    for what, _ in found:
-        if what.weights:
-            key = (what.name, what.task, what.protocol, what.label_fraction)
-            groups.setdefault(key, []).append(what)
+    for one, _ in found:
+        if one.weights:
+            key = (one.name, one.task, one.protocol, one.label_fraction)
+            groups.setdefault(key, []).append(one)
     rows = []
     for members in groups.values():
-        members.sort(key=lambda what: what.run.seed)
-        together = stats.estimate(
-            SCORES[members[0].task],
-            [load_predictions(profile, what) for what in members],
-            resamples_of(profile, members[0].task),
-        )
-        common = {
-            "run_id": members[0].name,
-            "seed": "all",
-            "config_hash": config_hash(*[what.config_hash for what in members]),
-        }
-        rows += [members[0].row(metric, found) | common for metric, found in together.items()]
+        members.sort(key=lambda one: one.run.seed)
+        first, hashes = members[0], [one.config_hash for one in members]
+        common = {"run_id": first.name, "seed": "all", "config_hash": config_hash(*hashes)}
+        loaded = [load_predictions(profile, one) for one in members]
+        scores = _estimates(profile, first.task, loaded)
+        rows += [first.row(metric, score) | common for metric, score in scores.items()]
     return rows
 
 
@@ -450,32 +389,28 @@ def with_combined(profile: Profile, *tasks: str) -> pd.DataFrame:
 def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predictions]:
     """Frozen and scratch predictions of one seed: name of the method -> arrays of the task."""
     return {
-        what.name: load_predictions(profile, what)
-        for what, _ in evaluations(profile, task)
-        if what.run.seed == seed
-        and what.protocol != "finetune"
-        and what.label_fraction == 1
-        and what.weights
+        one.name: load_predictions(profile, one)
+        for one, _ in evaluations(profile, task)
+        if (one.run.seed, one.label_fraction) == (seed, 1)
+        and one.protocol != "finetune"
+        and one.weights
     }
 
 
-def load_predictions(profile: Profile, what: Evaluation) -> dict[str, np.ndarray]:
-    return read_predictions(_predictions_path(profile, what.stem), what.key)
-
-
-def rekey(profile: Profile, path: Path, old: Evaluation, new: Evaluation) -> None:
-    """Give a saved evaluation another key; its predictions and rows stay what they are.
-
-    Args: path: of its rows."""
-    predictions = load_predictions(profile, old)
-    _, rows = read_rows(path)
-    write_predictions(_predictions_path(profile, new.stem), predictions, new.key)
-    write_rows(path, rows, new)
+def rekey(profile: Profile, run: RunSettings, old: Evaluation, rows: Sequence[Mapping]) -> None:
+    """Give a saved evaluation today's key; its predictions and rows stay as they are."""
+    predictions, task = load_predictions(profile, old), task_of(old.task)
+    made_with = old.protocol, old.label_fraction, old.fingerprint
+    settings = settings_hash(run, profile, task, *made_with)
+    code = code_of(run, profile, task)
+    new = dataclasses.replace(old, run=run, code=code, config_hash=settings, key="")
+    write_predictions(_npz(profile, new), predictions, new.key)
+    write_rows(profile, [{**row, "config_hash": settings} for row in rows], new)
 
 
 def resamples_of(profile: Profile, task: str) -> int:
-    tuned = profile.segment if task in (SEGMENT, FOLDS) else profile.classify
-    return tuned.bootstrap
+    """Number of bootstrap resamples of a task."""
+    return task_of(task).resamples(profile)
 
 
 # --- files of rows --------------------------------------------------------------------------------
@@ -484,21 +419,18 @@ def resamples_of(profile: Profile, task: str) -> int:
 def frame(rows: Iterable[Mapping]) -> pd.DataFrame:
     """Rows as a typed table in the fixed order of columns and a fixed order of rows."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    for column in COLUMNS:
-        if column in FLOATS:
-            table[column] = pd.to_numeric(table[column]).astype("float64")
-        elif column in INTEGERS:
-            table[column] = pd.to_numeric(table[column]).astype("Int64")
-        else:
-            table[column] = table[column].fillna("").astype(str)
+    kinds = {**dict.fromkeys(FLOATS, "float64"), **dict.fromkeys(INTEGERS, "Int64")}
+    texts = [column for column in COLUMNS if column not in kinds]
+    table[texts] = table[texts].fillna("").astype(str)
+    table[list(kinds)] = table[list(kinds)].apply(pd.to_numeric)
+    table = table.astype(kinds)
     order = ["task", "protocol", "label_fraction", *METHOD, "seed", "metric", "source"]
     return table.sort_values(order, kind="stable", ignore_index=True)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a results table as CSV (six significant digits), atomically."""
-    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_text(path, text)
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -512,9 +444,8 @@ def read(path: Path) -> pd.DataFrame:
             f"no results in {path.name}: run the profile first (`python -m beatssl run`)"
         )
     raw = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(raw.columns) != list(COLUMNS):
-        missing = [c for c in COLUMNS if c not in raw.columns]
-        unknown = [c for c in raw.columns if c not in COLUMNS]
+    if tuple(raw.columns) != COLUMNS:
+        missing, unknown = sorted(set(COLUMNS) - set(raw)), sorted(set(raw) - set(COLUMNS))
         raise ResultsError(
             f"{path.name}: columns are not those of a results table (missing: {missing}, "
             f"unknown: {unknown}, expected in this order: {', '.join(COLUMNS)})"

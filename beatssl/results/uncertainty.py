@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ MOST_UNDEFINED = 0.05  # share of resamples without a score above which no inter
 
 Predictions = Mapping[str, np.ndarray]
 Scores = Callable[[Predictions, np.ndarray], dict[str, np.ndarray]]
+Group = Mapping[int, Predictions]  # of one method, by training seed
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,8 @@ def resample_weights(patient_id: Sequence, resamples: int, seed: int) -> np.ndar
         (1 + resamples, n) float64; row 0 is the data as they are (all ones).
     """
     patient, names = pd.factorize(np.asarray(patient_id))
-    patients = len(names)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    k, rng = len(names), np.random.default_rng(seed)
+    drawn = rng.multinomial(k, np.full(k, 1 / k), size=resamples)
     return np.concatenate([np.ones((1, len(patient))), drawn[:, patient]])
 
 
@@ -84,8 +85,7 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
     undefined = np.isnan(samples)
     if len(samples) == 0 or undefined.mean() > MOST_UNDEFINED:
         return float("nan"), float("nan")
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(samples[~undefined], [tail, 1 - tail])
+    low, high = np.quantile(samples[~undefined], [(1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -112,11 +112,7 @@ def estimate(
 
 
 def difference(
-    scores: Scores,
-    first: Mapping[int, Predictions],
-    second: Mapping[int, Predictions],
-    resamples: int,
-    seed: int = 0,
+    scores: Scores, first: Group, second: Group, resamples: int, seed: int = 0
 ) -> dict[str, Estimate]:
     """Mean score of `first` minus that of `second`, paired: both see the same resamples.
 
@@ -135,34 +131,23 @@ def difference(
 
 
 def against(
-    scores: Scores,
-    base: Mapping[int, Predictions],
-    others: Sequence[Mapping[int, Predictions]],
-    resamples: int,
-    seed: int = 0,
+    scores: Scores, base: Group, others: Sequence[Group], resamples: int, seed: int = 0
 ) -> list[dict[str, Estimate]]:
     """`difference` of each of `others` from the same base, which is scored only once."""
     b, *rest = _sample(scores, [base, *others], resamples, seed)
     some = next(iter(base.values()))
-    out = []
+    found = []
     for group, a in zip(others, rest, strict=True):
         same = list(group) == list(base)
-        out.append(
-            {
-                name: _estimate(
-                    a[name].mean - b[name].mean,
-                    a[name].single - b[name].single if same else np.empty(0),
-                    some,
-                )
-                for name in a
-            }
-        )
-    return out
+        single = {name: a[name].single - b[name].single if same else () for name in a}
+        mean = {name: a[name].mean - b[name].mean for name in a}
+        found.append({name: _estimate(mean[name], single[name], some) for name in a})
+    return found
 
 
 def rank_agreement(
     scores: Scores,
-    groups: Sequence[Mapping[int, Predictions]],
+    groups: Sequence[Group],
     metric: str,
     reference: Sequence[float],
     resamples: int,
@@ -184,14 +169,11 @@ def rank_agreement(
     ours = _standardised(rankdata(means, axis=0))
     theirs = _standardised(rankdata(np.asarray(reference, float))[:, None])
     some = next(iter(groups[0].values()))
-    return _estimate((ours * theirs).mean(axis=0), np.empty(0), some)
+    return _estimate((ours * theirs).mean(axis=0), (), some)
 
 
 def spearman(
-    ours: Sequence[float],
-    reference: Sequence[float],
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
+    ours: Sequence[float], reference: Sequence[float], permutations: int = PERMUTATIONS
 ) -> tuple[float, float]:
     """Spearman correlation of two lists, one number a method each, and how often chance does it.
 
@@ -206,7 +188,7 @@ def spearman(
     rho = float(a @ b / len(a))
     if np.isnan(rho):
         return rho, rho
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = rng.permuted(np.tile(b, (permutations, 1)), axis=1) @ a / len(a)
     as_far = int((np.abs(drawn) >= abs(rho) - 1e-9).sum())
     return rho, (as_far + 1) / (permutations + 1)
@@ -218,22 +200,19 @@ def _standardised(ranks: np.ndarray) -> np.ndarray:
         return (ranks - ranks.mean(axis=0)) / ranks.std(axis=0)
 
 
-def _estimate(samples: np.ndarray, per_seed: np.ndarray, predictions: Predictions) -> Estimate:
+def _estimate(samples: np.ndarray, per_seed: Sequence[float], predictions: Predictions) -> Estimate:
     low, high = interval(samples[1:])
     n = len(predictions["record_id"])
-    return Estimate(float(samples[0]), low, high, n, tuple(float(v) for v in per_seed))
+    return Estimate(float(samples[0]), low, high, n, tuple(map(float, per_seed)))
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Of one score: `mean` (1 + resamples,) over the drawn seeds, `single` (seeds,) as it is."""
-
-    mean: np.ndarray
-    single: np.ndarray
+class _Samples(NamedTuple):
+    mean: np.ndarray  # (1 + resamples,) over the drawn seeds
+    single: np.ndarray  # (seeds,) of the data as they are
 
 
 def _sample(
-    scores: Scores, groups: Sequence[Mapping[int, Predictions]], resamples: int, seed: int
+    scores: Scores, groups: Sequence[Group], resamples: int, seed: int
 ) -> list[dict[str, _Samples]]:
     """Per group the samples by score name, on the same resamples everywhere."""
     every = [predictions for group in groups for predictions in group.values()]
@@ -242,27 +221,22 @@ def _sample(
             "predictions do not name the patients (patient_id): evaluate the runs again "
             "(`python -m beatssl run`)"
         )
-    for predictions in every:
-        if any(
-            not np.array_equal(predictions[name], every[0][name])
-            for name in ("record_id", "patient_id")
-        ):
-            raise ValueError(
-                "predictions were made on different test records and cannot be compared: "
-                "run the older ones again"
-            )
+    names = ("record_id", "patient_id")
+    if any(not np.array_equal(one[name], every[0][name]) for one in every for name in names):
+        raise ValueError(
+            "predictions were made on different test records and cannot be compared: "
+            "run the older ones again"
+        )
     weights = resample_weights(every[0]["patient_id"], resamples, seed)
-    out = []
+    sampled = []
     for group in groups:
         rows = [scores(predictions, weights) for predictions in group.values()]
         share = seed_weights(list(group), resamples, seed)
-        found = {}
-        for name in rows[0]:
-            values = np.stack([row[name] for row in rows])  # (seeds, 1 + resamples)
-            mean = np.where(share > 0, share * values, 0).sum(axis=0)  # NaN only of drawn seeds
-            found[name] = _Samples(mean, values[:, 0])
-        out.append(found)
-    return out
+        values = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        # where: an undefined score counts only where its seed is drawn
+        drawn = {name: np.where(share > 0, share * v, 0).sum(axis=0) for name, v in values.items()}
+        sampled.append({name: _Samples(drawn[name], values[name][:, 0]) for name in values})
+    return sampled
 
 
 # --- what another seed does ---------------------------------------------------------------------
@@ -302,8 +276,7 @@ def seed_test(
 # --- tests over repeated runs ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Friedman:
+class Friedman(NamedTuple):
     """Do k methods differ over n blocks (draws or folds)?
 
     Attributes:
@@ -335,17 +308,11 @@ def friedman(values: np.ndarray, alpha: float = 0.05) -> Friedman:
     n, k = values.shape
     if n < 2 or k < 3 or np.isnan(values).any():
         raise ValueError(f"Friedman's test needs 2 blocks and 3 methods, no gaps; got {n} x {k}")
-    found = friedmanchisquare(*values.T)
+    statistic, p = map(float, friedmanchisquare(*values.T))
+    smallest, w = float(chi2.sf(n * (k - 1), k - 1)), statistic / (n * (k - 1))
     q = studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
-    return Friedman(
-        statistic=float(found.statistic),
-        p=float(found.pvalue),
-        smallest_p=float(chi2.sf(n * (k - 1), k - 1)),
-        kendall_w=float(found.statistic / (n * (k - 1))),
-        mean_rank=mean_ranks(values),
-        critical_difference=float(q * np.sqrt(k * (k + 1) / (6 * n))),
-        blocks=n,
-    )
+    critical = float(q * np.sqrt(k * (k + 1) / (6 * n)))
+    return Friedman(statistic, p, smallest, w, mean_ranks(values), critical, n)
 
 
 def mean_ranks(values: np.ndarray) -> np.ndarray:
@@ -363,8 +330,7 @@ def nemenyi(difference: np.ndarray | float, methods: int, blocks: int) -> np.nda
     return studentized_range.sf(size, methods, np.inf)
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Wilcoxon's signed-rank test of two methods over the blocks.
 
     Attributes:
@@ -414,9 +380,7 @@ def holm(p: Sequence[float]) -> list[float]:
     p = np.asarray(p, float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
-    out = np.empty_like(p)
-    out[order] = np.minimum(steps, 1.0)
-    return out.tolist()
+    return np.minimum(steps, 1.0)[np.argsort(order)].tolist()
 
 
 def cliques(mean_rank: np.ndarray, critical_difference: float) -> list[tuple[int, ...]]:

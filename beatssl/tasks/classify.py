@@ -12,35 +12,31 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
+from beatssl.data.beats import Beats, training_rows
 from beatssl.data.records import SUPERCLASSES
 from beatssl.data.store import Store
 from beatssl.methods.base import RunSettings, dropout_from
-from beatssl.methods.encoder import Encoder, autocast
+from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
-from beatssl.results import saved as results
 from beatssl.settings import some_rates
-from beatssl.tasks import (
-    batches, best_rate, check_loss, cosine_schedule, count_batches, device_of, require,
-)  # fmt: skip
-from beatssl.tasks.scores import auroc, check_classes, thresholds
+from beatssl.tasks.base import Case, Predictions, Task, ids_of
+from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
+from beatssl.tasks.scores import auroc, check_classes, classification_scores, thresholds
 
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
-
-TASK = "ptbxl_superdiagnostic"
 PARTS = {"train": range(1, 9), "validation": (9,), "test": (10,)}  # official folds
 REGULARISATION = tuple(10.0**k for k in range(-4, 3))  # scikit-learn's C
 MOST_PASSES = 4  # fewer labels, more passes over them: at most this many times the epochs
-
-Predictions = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -65,35 +61,34 @@ class Part:
     Attributes:
         rows: (n,) rows of the store.
         labels: (n, 5) 0 or 1.
-        record_id, patient_id: (n,) text.
+        ids: record_id and patient_id, (n,) text.
         unlabelled: number of records of these folds without a superclass, left out.
     """
 
     rows: np.ndarray
     labels: np.ndarray
-    record_id: np.ndarray
-    patient_id: np.ndarray
+    ids: Predictions
     unlabelled: int
 
 
-def split(store: Store) -> dict[str, Part]:
+Parts = Mapping[str, Part]  # train, validation, test
+
+
+def split(store: Store) -> Parts:
     """Training, validation and test part of the PTB-XL records.
 
     Raises:
         MetricError: a part is empty, or one of its classes has no positive or no negative.
     """
     parts = {}
-    for part, folds in PARTS.items():
+    for name, folds in PARTS.items():
         rows = np.asarray(store.rows("ptbxl", list(folds)))
         labels = store.table.iloc[rows][list(SUPERCLASSES)].to_numpy()
         known = (labels >= 0).all(axis=1)
         rows, labels = rows[known], labels[known].astype(np.int8)
         numbers = f"folds {folds[0]}-{folds[-1]}" if len(folds) > 1 else f"fold {folds[0]}"
-        check_classes(labels, f"PTB-XL {numbers} ({part})")
-        record_id, patient_id = (
-            store.table[name].iloc[rows].to_numpy(dtype=str) for name in ("record_id", "patient_id")
-        )
-        parts[part] = Part(rows, labels, record_id, patient_id, int((~known).sum()))
+        check_classes(labels, f"PTB-XL {numbers} ({name})")
+        parts[name] = Part(rows, labels, ids_of(store, rows), int((~known).sum()))
     return parts
 
 
@@ -117,16 +112,15 @@ def stratified_draw(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"label fraction must be above 0 and at most 1, got {fraction}")
-    n = len(labels)
+    n, rng = len(labels), np.random.default_rng(seed)
     size = max(1, round(fraction * n))
-    rng = np.random.default_rng(seed)
     combination = labels @ (1 << np.arange(labels.shape[1]))
     order = np.lexsort([rng.random(n), combination])
     taken = np.floor((np.arange(size) + rng.random()) * n / size).astype(int)
     return np.sort(order[taken])
 
 
-def embed(encoder: nn.Module, store: Store, rows: np.ndarray, batch_size: int = 128) -> np.ndarray:
+def embed(encoder: nn.Module, store: Store, rows: np.ndarray) -> np.ndarray:
     """Mean over time of the encoder's output, one vector a record (evaluation mode, float32).
 
     Returns:
@@ -135,33 +129,46 @@ def embed(encoder: nn.Module, store: Store, rows: np.ndarray, batch_size: int = 
     Raises:
         ValueError: the encoder's output is not finite; names the first record.
     """
-    features = _apply(encoder, lambda e: e.float().mean(dim=2), store, rows, batch_size)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    features = _apply(encoder, store, rows, lambda e: e.float().mean(dim=2))
+    bad = rows[~np.isfinite(features).all(axis=1)]
     if len(bad):
-        name = store.table["record_id"].iloc[rows[bad[0]]]
         raise ValueError(
-            f"record {name}: the encoder's output is not finite ({len(bad)} records in all); "
-            "train the encoder again"
+            f"record {store.table['record_id'].iloc[bad[0]]}: the encoder's output is not finite "
+            f"({len(bad)} records in all); train the encoder again"
         )
     return features
 
 
-def probe(
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    val_x: np.ndarray,
-    val_y: np.ndarray,
-    test_x: np.ndarray,
-    test_y: np.ndarray,
-) -> Predictions:
+def _apply(model: nn.Module, store: Store, rows: np.ndarray, finish: Callable) -> np.ndarray:
+    pieces = [rows[start : start + 128] for start in range(0, len(rows), 128)]
+    return outputs(model, pieces, lambda part: torch.from_numpy(store.load(part)), finish).numpy()
+
+
+def features_of(case: Case, parts: Parts) -> dict[str, np.ndarray]:
+    """What is probed of each part, (n, features): the encoder's, or what stands in its place."""
+    if isinstance(case.encoder, np.ndarray):
+        return {name: case.encoder[part.rows] for name, part in parts.items()}
+    return {name: embed(case.encoder, case.store, part.rows) for name, part in parts.items()}
+
+
+def ecg_features(store: Store, beats: Beats) -> np.ndarray:
+    """The record features from which the soft targets are made, (rows of the store, 54); what is
+    missing takes the median of the rows that are pretrained on."""
+    known = torch.from_numpy(beats.record_features)
+    scale = FeatureScale.fit(known[torch.from_numpy(training_rows(store))])
+    return scale.impute(known).numpy()
+
+
+def probe(features: Mapping[str, np.ndarray], parts: Parts, chosen: np.ndarray) -> Predictions:
     """Linear probe on any feature matrix: one L2-regularised logistic regression a class.
 
     Features are standardised on the training records. One C for all classes is chosen by macro
     AUROC on the validation records (of equals the smallest), thresholds by F1 there.
 
     Args:
-        train_x, val_x, test_x: (n, features).
-        train_y, val_y, test_y: (n, classes) 0 or 1.
+        features: (n, features) of train, validation, test.
+        parts: of `split`.
+        chosen: item numbers of the training part whose labels are used.
 
     Returns:
         truth (n_test, classes) int8, score (n_test, classes) probabilities, threshold (classes,),
@@ -171,34 +178,54 @@ def probe(
         MetricError: a class has no positive or no negative in one of the parts.
         ValueError: features are not finite.
     """
-    for y, name in ((train_y, "training part"), (val_y, "validation part"), (test_y, "test part")):
-        check_classes(y, name)
-    scaler = StandardScaler().fit(train_x.astype(np.float64))
-    train_x, val_x, test_x = (scaler.transform(x) for x in (train_x, val_x, test_x))
-    best = (-1.0, 0.0, None, None)
+    y = {name: part.labels for name, part in parts.items()}
+    y["train"] = y["train"][chosen]
+    for name, labels in y.items():
+        check_classes(labels, f"{name} part")
+    train = features["train"][chosen]
+    scaler = StandardScaler().fit(train.astype(np.float64))
+    train, val, test = map(scaler.transform, (train, features["validation"], features["test"]))
+    best = (-1.0,)
     for c in progress(REGULARISATION, "regularisation", delay=5):
-        val_score, test_score = np.empty(val_y.shape), np.empty(test_y.shape)
-        for k in range(train_y.shape[1]):
-            model = LogisticRegression(C=c, solver="newton-cholesky", max_iter=200)
-            model.fit(train_x, train_y[:, k])
-            val_score[:, k] = model.predict_proba(val_x)[:, 1]
-            test_score[:, k] = model.predict_proba(test_x)[:, 1]
-        quality = macro_auroc(val_y, val_score)
+        model = _logistic(C=c, max_iter=200).fit(train, y["train"])
+        val_score = model.predict_proba(val)
+        quality = macro_auroc(y["validation"], val_score)
         if quality > best[0]:
-            best = (quality, c, val_score, test_score)
+            best = (quality, c, val_score, model.predict_proba(test))
     _, c, val_score, test_score = best
     return {
-        "truth": np.asarray(test_y, np.int8),
-        "score": test_score,
-        "threshold": thresholds(val_y, val_score),
+        "truth": np.asarray(y["test"], np.int8),
+        "score": np.ascontiguousarray(test_score, np.float64),
+        "threshold": thresholds(y["validation"], val_score),
         "regularisation": np.array(c),
     }
+
+
+def _logistic(**settings: float) -> OneVsRestClassifier:
+    return OneVsRestClassifier(LogisticRegression(solver="newton-cholesky", **settings))
 
 
 def macro_auroc(truth: np.ndarray, score: np.ndarray) -> float:
     """Mean over the classes of the AUROC; (n, classes) each."""
     ones = np.ones((1, len(truth)))
     return float(np.mean([auroc(t, s, ones) for t, s in zip(truth.T, score.T, strict=True)]))
+
+
+def probe_monitor(store: Store) -> Callable[[nn.Module], dict[str, float]]:
+    """Function encoder -> {"probe_auroc": macro AUROC on fold 9 of a linear probe of folds 1-8}.
+
+    A watch during pretraining, not a result: C is fixed at 0.01, and fold 10 is not touched.
+    """
+    parts = split(store)
+    train, val = parts["train"], parts["validation"]
+
+    def watch(encoder: nn.Module) -> dict[str, float]:
+        model = make_pipeline(StandardScaler(), _logistic(C=0.01))
+        model.fit(embed(encoder, store, train.rows), train.labels)
+        score = model.predict_proba(embed(encoder, store, val.rows))
+        return {"probe_auroc": macro_auroc(val.labels, score)}
+
+    return watch
 
 
 class Classifier(nn.Module):
@@ -215,16 +242,9 @@ class Classifier(nn.Module):
         return self.head(self.encoder(signals).mean(dim=2))
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A trained classifier at its best epoch.
-
-    Attributes:
-        model: with the weights of that epoch.
-        epoch: its number, from 1.
-        curve: validation macro AUROC at each check.
-        score: (n, classes) of the validation part at that epoch.
-    """
+class Tuned(NamedTuple):
+    """A trained classifier with the weights of its best epoch, whose number counts from 1; `curve`
+    holds the validation macro AUROC at each check, `score` (n, classes) is of that part, then."""
 
     model: Classifier
     epoch: int
@@ -232,22 +252,15 @@ class Tuned:
     score: np.ndarray
 
 
-def finetune(
-    encoder: nn.Module,
-    store: Store,
-    parts: Mapping[str, Part],
-    chosen: np.ndarray,
-    config: ClassifyConfig,
-    seed: int,
-) -> Predictions:
+def finetune(case: Case, parts: Parts, chosen: np.ndarray) -> Predictions:
     """Train a copy of the encoder with a linear head for each learning rate; rate and epoch are
     chosen by macro AUROC on the validation part (of equals the first).
 
     A rate whose loss leaves the finite numbers is out; the test part is scored once, at the end.
+    Shuffling and dropout are seeded by the run, the same for every rate.
 
     Args:
         chosen: item numbers of the training part whose labels are used.
-        seed: of shuffling and dropout, the same for every rate.
 
     Returns:
         truth, score, threshold as `probe`; `learning_rate`, `epoch` (chosen), `validation_auroc`
@@ -257,19 +270,16 @@ def finetune(
     Raises:
         FloatingPointError: no rate is left.
     """
-    train, val, test = parts["train"], parts["validation"], parts["test"]
-    check_classes(train.labels[chosen], f"training draw of {len(chosen)} records")
-    rates = config.finetune_learning_rates
-
-    def quality(rate: float) -> tuple[float, Tuned]:
-        tuned = fit(encoder, store, train, val, chosen, config, rate, seed)
-        return max(tuned.curve), tuned
-
-    rate, qualities, best = best_rate(rates, quality)
+    test = parts["test"]
+    check_classes(parts["train"].labels[chosen], f"training draw of {len(chosen)} records")
+    train = functools.partial(tune, case, parts, chosen)
+    rate, qualities, best = best_rate(
+        case.settings.finetune_learning_rates, train, lambda tuned: max(tuned.curve)
+    )
     return {
         "truth": test.labels,
-        "score": _score(best.model, store, test.rows),
-        "threshold": thresholds(val.labels, best.score),
+        "score": _score(best.model, case.store, test.rows),
+        "threshold": thresholds(parts["validation"].labels, best.score),
         "learning_rate": np.array(rate),
         "epoch": np.array(best.epoch),
         "validation_auroc": np.array(best.curve),
@@ -277,162 +287,84 @@ def finetune(
     }
 
 
-def fit(
-    encoder: nn.Module,
-    store: Store,
-    train: Part,
-    val: Part,
-    chosen: np.ndarray,
-    config: ClassifyConfig,
-    rate: float,
-    seed: int,
-) -> Tuned:
+def tune(case: Case, parts: Parts, chosen: np.ndarray, rate: float) -> Tuned:
     """Train a copy of the encoder with a linear head; the epoch is chosen on the validation part.
 
-    Binary cross-entropy, AdamW, warm-up to `rate` and cosine decay. With a part of the labels the
-    epochs are multiplied by n / len(chosen), at most by 4, and validated as often as with all
-    labels, so that few labels do not mean few optimiser steps.
+    Binary cross-entropy. With a part of the labels the epochs are multiplied by n / len(chosen), at
+    most by 4, and validated as often as with all labels, so that few labels do not mean few
+    optimiser steps.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite.
     """
-    device = device_of(encoder)
-    model = Classifier(copy.deepcopy(encoder), train.labels.shape[1]).to(device)
-    model.requires_grad_(True)
-    repeat = min(MOST_PASSES, max(1, round(len(train.rows) / len(chosen))))
-    epochs, size = config.finetune_epochs * repeat, config.finetune_batch_size
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=rate, weight_decay=config.finetune_weight_decay
+    store, config, val, device = (
+        case.store,
+        case.settings,
+        parts["validation"],
+        device_of(case.encoder),
     )
-    schedule = cosine_schedule(optimizer, epochs * count_batches(len(chosen), size))
-    generator, dropout = (torch.Generator().manual_seed(seed) for _ in range(2))
+    rows, labels = parts["train"].rows[chosen], parts["train"].labels[chosen]
+    model = Classifier(copy.deepcopy(case.encoder), labels.shape[1]).to(device).requires_grad_(True)
+    repeat = min(MOST_PASSES, max(1, round(len(parts["train"].rows) / len(chosen))))
+    epochs = config.finetune_epochs * repeat
+
+    def load(items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        signals = store.load(rows[items.numpy()])
+        return torch.from_numpy(signals), torch.from_numpy(labels[items.numpy()]).float()
+
+    plan = Plan(len(chosen), config.finetune_batch_size, epochs, rate, config.finetune_weight_decay)
+    fit = Fit(model, load, binary_cross_entropy_with_logits, plan, case.run.seed)
+    dropout = torch.Generator().manual_seed(case.run.seed)
     curve, best = [], None
     for epoch in progress(range(1, epochs + 1), "fine-tuning epochs"):
-        model.train()
         with dropout_from(dropout, device):
-            for items in batches(len(chosen), size, generator):
-                picked = chosen[items.numpy()]
-                signals = torch.from_numpy(store.load(train.rows[picked])).to(device)
-                target = torch.from_numpy(train.labels[picked]).float().to(device)
-                with autocast(device):
-                    logits = model(signals)
-                loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
-                check_loss(loss, "PTB-XL fine-tuning")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
+            fit.epoch()
         if epoch % repeat == 0:
-            val_score = _score(model, store, val.rows)
-            curve.append(macro_auroc(val.labels, val_score))
-            if best is None or curve[-1] > best[0]:
-                best = (curve[-1], epoch, val_score, copy.deepcopy(model.state_dict()))
-    _, epoch, val_score, state = best
+            score = _score(model, store, val.rows)
+            curve.append(macro_auroc(val.labels, score))
+            if best is None or curve[-1] > max(curve[:-1]):
+                best = epoch, score, copy.deepcopy(model.state_dict())
+    epoch, score, state = best
     model.load_state_dict(state)
-    return Tuned(model, epoch, curve, val_score)
+    return Tuned(model, epoch, curve, score)
 
 
 def _score(model: Classifier, store: Store, rows: np.ndarray) -> np.ndarray:
-    """Probabilities (len(rows), classes)."""
-    return _apply(model, lambda logits: logits.double().sigmoid(), store, rows)
+    return _apply(model, store, rows, lambda logits: logits.double().sigmoid())
 
 
-def _apply(
-    model: nn.Module,
-    finish: Callable[[torch.Tensor], torch.Tensor],
-    store: Store,
-    rows: np.ndarray,
-    batch_size: int = 128,
-) -> np.ndarray:
-    """`finish(model(signals))` of the rows in evaluation mode, float32 arithmetic."""
-    model.eval()
-    device = device_of(model)
-    out = []
-    with torch.no_grad():
-        starts = range(0, len(rows), batch_size)
-        for start in progress(starts, "batches of records", delay=5):
-            signals = torch.from_numpy(store.load(rows[start : start + batch_size])).to(device)
-            out.append(finish(model(signals)).cpu().numpy())
-    return np.concatenate(out)
-
-
-def predictor(
-    run: RunSettings, profile: Profile, store: Store, encoder: Encoder | np.ndarray, protocol: str
-) -> Callable[[float], Predictions]:
+def predictor(case: Case) -> Callable[[float], Predictions]:
     """A function label fraction -> test predictions; frozen features are computed once for all.
 
     The draw of the labels uses the run's seed. Predictions also carry `record_id` and
     `patient_id` (n_test,), `train_record_id` (drawn,) and `unlabelled` (records left out of train,
     validation, test).
-
-    Args:
-        encoder: or (rows of the store, features), features that no encoder made, to be probed.
     """
-    require(protocol, run.method)
-    parts = split(store)
-
-    @functools.cache
-    def features() -> dict[str, np.ndarray]:
-        if isinstance(encoder, np.ndarray):
-            return {name: encoder[part.rows] for name, part in parts.items()}
-        return {name: embed(encoder, store, part.rows) for name, part in parts.items()}
+    parts = split(case.store)
+    train = parts["train"]
+    features = functools.cache(lambda: features_of(case, parts))
 
     def predict(fraction: float) -> Predictions:
-        train = parts["train"]
-        chosen = stratified_draw(train.labels, fraction, run.seed)
-        if protocol == "frozen":
-            x = features()
-            found = probe(
-                x["train"][chosen],
-                train.labels[chosen],
-                x["validation"],
-                parts["validation"].labels,
-                x["test"],
-                parts["test"].labels,
-            )
-        else:
-            found = finetune(encoder, store, parts, chosen, profile.classify, run.seed)
-        found["record_id"] = parts["test"].record_id
-        found["patient_id"] = parts["test"].patient_id
-        found["train_record_id"] = train.record_id[chosen]
-        found["unlabelled"] = np.array([part.unlabelled for part in parts.values()])
-        return found
+        draw = stratified_draw(train.labels, fraction, case.run.seed)
+        made = finetune(case, parts, draw) if case.trainable else probe(features(), parts, draw)
+        made["train_record_id"] = train.ids["record_id"][draw]
+        made["unlabelled"] = np.array([part.unlabelled for part in parts.values()])
+        return made | parts["test"].ids
 
     return predict
 
 
-def evaluate(
-    run: RunSettings, profile: Profile, store: Store, encoder: Encoder, protocol: str
-) -> tuple[list[dict], dict[float, Predictions]]:
-    """Result rows and test predictions for every label fraction, nothing written.
+class Classification(Task):
+    """PTB-XL superclasses, for each label fraction."""
 
-    Args:
-        run: whose encoder it is; `scratch` needs the untrained run of that seed.
-        protocol: frozen | finetune | scratch.
-    """
-    predict = predictor(run, profile, store, encoder, protocol)
-    rows, predictions = [], {}
-    for fraction in profile.classify.label_fractions:
-        what = results.describe(run, profile, store, encoder, TASK, protocol, fraction)
-        predictions[fraction] = predict(fraction)
-        rows += results.score(what, predictions[fraction], profile.classify.bootstrap)
-    return rows, predictions
+    key, name, group = "classification", "ptbxl_superdiagnostic", "classify"
+    Settings = ClassifyConfig
+    trainable = by_fraction = True
+    headlines = (("AUROC", "auroc_macro"), ("F1", "f1_macro"))
+    listed = ("auroc_macro", "f1_macro")
+    made_by, instead = (predictor,), (ecg_features,)
+    predictor = staticmethod(predictor)
+    scores = staticmethod(classification_scores)
 
-
-def classify_run(
-    run: RunSettings, profile: Profile, store: Store, encoder: Encoder | np.ndarray, protocol: str
-) -> list[dict]:
-    """Like `evaluate`, but each label fraction is saved when done and reused when nothing changed.
-
-    Returns:
-        The result rows; predictions lie in `work/<profile>/predictions/`.
-    """
-    lazy = functools.cache(lambda: predictor(run, profile, store, encoder, protocol))
-    require(protocol, run.method)
-    rows = []
-    for fraction in progress(profile.classify.label_fractions, f"{protocol}, label fractions"):
-        what = results.describe(run, profile, store, encoder, TASK, protocol, fraction)
-        rows += results.reuse_or_make(
-            what, profile, lambda f=fraction: lazy()(f), profile.classify.bootstrap
-        )
-    return rows
+    def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> np.ndarray | None:
+        return ecg_features(store, beats) if run.method == "features" else None

@@ -1,39 +1,43 @@
 """What the comparison of methods adds to the two tasks: few labels drawn anew, and folds repeated.
 
-`LABELS` is task 1 with a frozen encoder and a linear probe, for several fractions of the labels and
-several stratified draws of each; the draws are the same for all methods and encoders. `FOLDS` is
-task 2 in as many runs as the paper's figure suggests (paper.md 7): cross-validation, repeated with
-other splits, the same for all methods. Both keep what each draw or fold scored, which is what the
-tests over repeated runs compare.
+`LabelDraws` is task 1 with a frozen encoder and a linear probe, for several fractions of the labels
+and several stratified draws of each; the draws are the same for all methods and encoders.
+`MoreFolds` is task 2 in as many runs as the paper's figure suggests (paper.md 7): cross-validation,
+repeated with other splits, the same for all methods. Both keep what each draw or fold scored, which
+is what the tests over repeated runs compare.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from torch import nn
 
+from beatssl.data.beats import Beats
 from beatssl.data.store import Store
 from beatssl.methods.base import RunSettings
 from beatssl.progress import progress
-from beatssl.results import saved as results
-from beatssl.results.saved import FOLDS, LABELS
-from beatssl.tasks import require
-from beatssl.tasks.classify import Part, embed, probe, split, stratified_draw
+from beatssl.settings import to_dict
+from beatssl.tasks.base import Case, Pair, Predictions
+from beatssl.tasks.classify import Classification, Parts, features_of, probe, split, stratified_draw
 from beatssl.tasks.delineate import Delineator, delineated
-from beatssl.tasks.scores import MetricError, check_classes
-from beatssl.tasks.segment import SegmentConfig, cross_validate, shared
-
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
+from beatssl.tasks.scores import MetricError, check_classes, draw_scores, fold_scores
+from beatssl.tasks.segment import Segmentation, SegmentConfig, cross_validate, shared
 
 REDRAWS = 100
+STACKED = ("fold", "prediction", "learning_rate", "repeat")  # arrays with a first axis of repeats
 
-Predictions = dict[str, np.ndarray]
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What the comparison of methods adds to the two tasks (paper.md 2.4 and 7, our default)."""
+
+    label_fractions: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    draws: int = 5  # stratified draws of the labelled records at each fraction
+    folds: int = 5  # of LUDB, by record
+    repeats: int = 5  # of the folds, each with another split and decoder
 
 
 def draw_with_all_classes(labels: np.ndarray, fraction: float, number: int) -> np.ndarray:
@@ -58,7 +62,7 @@ def draw_with_all_classes(labels: np.ndarray, fraction: float, number: int) -> n
 
 
 def probe_draws(
-    features: Mapping[str, np.ndarray], parts: Mapping[str, Part], fraction: float, draws: int
+    features: Mapping[str, np.ndarray], parts: Parts, fraction: float, draws: int
 ) -> Predictions:
     """Linear probes of several draws of the labels, one with all labels.
 
@@ -73,63 +77,35 @@ def probe_draws(
         truth (n, classes), score (draws, n, classes), threshold (draws, classes), record_id and
         patient_id (n,), drawn (draws, size) item numbers of the training part.
     """
-    train = parts["train"]
-    drawn, found = [], []
-    for number in progress(range(draws if fraction < 1 else 1), "label draws"):
-        chosen = draw_with_all_classes(train.labels, fraction, number)
-        drawn.append(chosen)
-        found.append(
-            probe(
-                features["train"][chosen],
-                train.labels[chosen],
-                features["validation"],
-                parts["validation"].labels,
-                features["test"],
-                parts["test"].labels,
-            )
-        )
+    numbers, labels = range(draws if fraction < 1 else 1), parts["train"].labels
+    drawn = [draw_with_all_classes(labels, fraction, number) for number in numbers]
+    probes = [probe(features, parts, chosen) for chosen in progress(drawn, "label draws")]
     return {
-        "truth": found[0]["truth"],
-        "score": np.stack([f["score"] for f in found]),
-        "threshold": np.stack([f["threshold"] for f in found]),
-        "record_id": parts["test"].record_id,
-        "patient_id": parts["test"].patient_id,
+        "truth": probes[0]["truth"],
+        "score": np.stack([one["score"] for one in probes]),
+        "threshold": np.stack([one["threshold"] for one in probes]),
+        **parts["test"].ids,
         "drawn": np.stack(drawn),
     }
 
 
-def label_run(
-    run: RunSettings, profile: Profile, store: Store, encoder: nn.Module | np.ndarray, protocol: str
-) -> list[dict]:
-    """Result rows of task `LABELS` for all label fractions, saved and reused.
+class LabelDraws(Classification):
+    """PTB-XL superclasses from several draws of few labels."""
 
-    Args:
-        encoder: or (rows of the store, features).
-        protocol: frozen; others give no rows.
-    """
-    if protocol != "frozen":
-        return []
+    key, name, group = "label draws", "ptbxl_label_draws", "compare"
+    Settings = CompareConfig
+    trainable = detailed = False
+    headlines = ()
+    made_by = (probe_draws, features_of, split)
+    scores = staticmethod(draw_scores)
 
-    @functools.cache
-    def prepared() -> tuple[dict, dict]:
-        parts = split(store)
-        if isinstance(encoder, np.ndarray):
-            return {name: encoder[part.rows] for name, part in parts.items()}, parts
-        return {name: embed(encoder, store, part.rows) for name, part in parts.items()}, parts
+    def resamples(self, profile: Any) -> int:
+        return Classification().resamples(profile)
 
-    rows = []
-    for fraction in progress(profile.compare.label_fractions, "label fractions"):
-        what = results.describe(run, profile, store, encoder, LABELS, protocol, fraction)
-        rows += results.reuse_or_make(
-            what,
-            profile,
-            lambda f=fraction: probe_draws(*prepared(), f, profile.compare.draws),
-            profile.classify.bootstrap,
-        )
-    return rows
-
-
-STACKED = ("fold", "prediction", "learning_rate", "repeat")  # arrays with a first axis of repeats
+    def predictor(self, case: Case) -> Callable[[float], Predictions]:
+        parts = split(case.store)
+        features = features_of(case, parts)
+        return lambda fraction: probe_draws(features, parts, fraction, case.settings.draws)
 
 
 def stacked(each: Sequence[Predictions], repeats: Sequence[int]) -> Predictions:
@@ -139,47 +115,48 @@ def stacked(each: Sequence[Predictions], repeats: Sequence[int]) -> Predictions:
     return each[0] | together | {"repeat": np.array(repeats)}
 
 
-def repeated(
-    encoder: nn.Module,
-    store: Store,
-    config: SegmentConfig,
-    repeats: Sequence[int],
-    trainable: bool,
-    only: Sequence[int] | None = None,
-) -> Predictions:
+def repeated(case: Case, only: Sequence[int] = ()) -> Predictions:
     """`segment.cross_validate` in several repeats, whose number gives split and seed."""
-    each = [cross_validate(encoder, store, config, k, trainable, k, only) for k in repeats]
-    return stacked(each, repeats)
+    each = [cross_validate(case, seed=k, split=k, only=only) for k in case.repeats]
+    return stacked(each, case.repeats)
 
 
-def folds_run(
-    run: RunSettings, profile: Profile, store: Store, encoder: nn.Module | Delineator, protocol: str
-) -> list[dict]:
-    """Result rows of task `FOLDS`, saved and reused.
+class MoreFolds(Segmentation):
+    """LUDB waves in repeated cross-validation, and drawn by delineators.
 
-    The encoder is evaluated in its repeats (`Profile.repeats_of`); the repeat gives the split and
-    the seed of the decoders, the same for all methods. A method with more seeds than repeats
-    leaves the last ones without rows. Predictions are those of `segment.cross_validate`, but
-    prediction (repeats, n, time) int8, fold (repeats, n) int8 and repeat (repeats,), their numbers
-    from 0; those of a delineator, the same in each repeat, hold `failed`, the records where it
-    failed.
-
-    Args:
-        encoder: or what draws the waves without one.
-        protocol: frozen | finetune | scratch.
+    Each encoder is evaluated in its repeats; the repeat gives the split and the seed of the
+    decoders, the same for all methods. A method with more seeds than repeats leaves the last ones
+    without rows. Predictions are those of `segment.cross_validate`, but prediction
+    (repeats, n, time) int8, fold (repeats, n) int8 and repeat (repeats,), their numbers from 0;
+    those of a delineator, the same in each repeat, hold `failed`, the records where it failed.
     """
-    require(protocol, run.method)
-    config = dataclasses.replace(profile.segment, folds=profile.compare.folds)
-    repeats = profile.repeats_of(run)
-    if not repeats:
-        return []
-    what = results.describe(run, profile, store, encoder, FOLDS, protocol, 1.0)
 
-    def predict() -> Predictions:
-        if not isinstance(encoder, Delineator):
-            return repeated(encoder, store, config, repeats, protocol != "frozen")
-        waves, failed = delineated(encoder, profile, store)
-        each = [shared(store, config, k) | {"prediction": waves} for k in repeats]
-        return stacked(each, repeats) | {"failed": np.array(failed, dtype=str)}
+    key, name, group = "more folds", "ludb_more_folds", "compare"
+    Settings = CompareConfig
+    headlines = ()
+    made_by, instead = (repeated,), (delineated,)
+    scores = staticmethod(fold_scores)
 
-    return results.reuse_or_make(what, profile, predict, config.bootstrap)
+    def settings(self, profile: Any) -> SegmentConfig:
+        return replace(Segmentation().settings(profile), folds=super().settings(profile).folds)
+
+    def fractions(self, settings: SegmentConfig, repeats: Sequence[int]) -> tuple[float, ...]:
+        return (1.0,) if repeats else ()
+
+    def concerns(self, settings: SegmentConfig, fraction: float, repeats: Sequence[int]) -> list:
+        return [to_dict(settings), list(repeats)]
+
+    def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> Delineator | None:
+        return None if run.method == "features" else Delineator(run.method)
+
+    def _made(self, case: Case, only: Sequence[int] = ()) -> Predictions:
+        if not isinstance(case.encoder, Delineator):
+            return repeated(case, only)
+        waves, failed = delineated(case.encoder, case.store, case.settings.lead)
+        common = [shared(case.store, case.settings, k) for k in case.repeats]
+        each = [one | {"prediction": waves} for one in common]
+        return stacked(each, case.repeats) | {"failed": np.array(failed, dtype=str)}
+
+    def replay(self, case: Case, fraction: float, stored: Predictions) -> Pair:
+        first = {name: value[:1] for name, value in stored.items() if name in STACKED}
+        return super().replay(replace(case, repeats=case.repeats[:1]), fraction, stored | first)

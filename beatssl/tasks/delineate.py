@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import neurokit2 as nk
 import numpy as np
@@ -14,9 +13,11 @@ from beatssl.data.store import Store
 from beatssl.methods import DELINEATORS
 from beatssl.progress import progress
 
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
-
+PEAK = (  # of method `peak`: first and last mark of P, QRS, T; the column that is a peak
+    ("P_Onsets", "P_Peaks", 1),
+    ("Q_Peaks", "S_Peaks", None),
+    ("T_Peaks", "T_Offsets", 0),
+)
 WIDEST = (0.40, 0.40, 0.80)  # s: P, QRS, T; two marks further apart are not of one wave
 
 
@@ -66,19 +67,14 @@ def delineate(lead: np.ndarray, sampling_rate: int, method: str) -> np.ndarray:
         raise ValueError(f"NeuroKit2 {method}: {error}") from error
     at = {name.removeprefix("ECG_"): np.asarray(v, float) for name, v in found.items()}
     labels = np.zeros(len(lead), np.int8)
-    for wave, widest in enumerate(WIDEST, start=1):
+    marks = PEAK if method == "peak" else [(f"{k}_Onsets", f"{k}_Offsets", None) for k in "PRT"]
+    for wave, (widest, (first, last, mirrored)) in enumerate(zip(WIDEST, marks), start=1):
         limit = widest * sampling_rate
-        if method != "peak":
-            name = "PRT"[wave - 1]
-            borders = match_marks(at[f"{name}_Onsets"], at[f"{name}_Offsets"], limit)
-        elif wave == 1:  # half a wave: as far again beyond its peak
-            borders = match_marks(at["P_Onsets"], at["P_Peaks"], limit / 2)
-            borders[:, 1] = 2 * borders[:, 1] - borders[:, 0]
-        elif wave == 2:
-            borders = match_marks(at["Q_Peaks"], at["S_Peaks"], limit)
-        else:
-            borders = match_marks(at["T_Peaks"], at["T_Offsets"], limit / 2)
-            borders[:, 0] = 2 * borders[:, 0] - borders[:, 1]
+        if mirrored is None:
+            borders = match_marks(at[first], at[last], limit)
+        else:  # half a wave: as far again beyond its peak
+            borders = match_marks(at[first], at[last], limit / 2)
+            borders[:, mirrored] = 2 * borders[:, mirrored] - borders[:, 1 - mirrored]
         for start, end in borders:
             labels[max(0, round(start)) : round(end) + 1] = wave
     return labels
@@ -104,22 +100,20 @@ def match_marks(first: np.ndarray, last: np.ndarray, limit: float) -> np.ndarray
     return np.stack([first, partner], axis=1)[kept]
 
 
-def delineated(
-    delineator: Delineator, profile: Profile, store: Store
-) -> tuple[np.ndarray, list[str]]:
-    """Waves of all LUDB records in the lead of task 2.
+def delineated(delineator: Delineator, store: Store, lead: str) -> tuple[np.ndarray, list[str]]:
+    """Waves of all LUDB records in one lead.
 
     Returns:
         (rows, time) int8, all background where the delineator failed, and the records where it did,
         each with the reason.
     """
     rows = np.asarray(store.rows("ludb"))
-    leads = store.load(rows)[:, LEADS.index(profile.segment.lead)]
-    waves, failed = np.zeros(leads.shape, np.int8), []
-    for i, lead in enumerate(progress(leads, f"records, {delineator.method}")):
+    signals = store.load(rows)[:, LEADS.index(lead)]
+    waves, failed = np.zeros(signals.shape, np.int8), []
+    method = delineator.method.removeprefix("neurokit_")
+    for i, signal in enumerate(progress(signals, f"records, {delineator.method}")):
         try:
-            method = delineator.method.removeprefix("neurokit_")
-            waves[i] = delineate(lead, store.sampling_rate, method)
+            waves[i] = delineate(signal, store.sampling_rate, method)
         except ValueError as error:
             failed.append(f"{store.table['record_id'].iloc[rows[i]]}: {error}")
     return waves, failed

@@ -8,31 +8,34 @@ same side): they have a mean of their own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
-from beatssl.methods.base import RunSettings
-from beatssl.methods.encoder import Encoder, ResidualBlock, roi_align
+from beatssl.methods.base import BeatWindows, RunSettings
+from beatssl.methods.encoder import Encoder, roi_align
 from beatssl.methods.views import augment
 from beatssl.progress import progress
-from beatssl.results import saved as results
-from beatssl.tasks import device_of
-from beatssl.tasks.classify import Part, embed, split
+from beatssl.tasks.base import Case, Predictions, Task
+from beatssl.tasks.classify import ClassifyConfig, Part, embed, split
+from beatssl.tasks.fit import device_of, outputs
+from beatssl.tasks.scores import embedding_scores
 
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
-
-TASK = "ptbxl_embedding"
 NEIGHBOURS = 5
+VIEWS = {"rotation_degrees": 45.0, "scale_max": 1.5, "mask_fraction": 0.5}  # of 3KG
 
-Predictions = dict[str, np.ndarray]
+
+def views_of(run: Any) -> dict[str, float]:
+    """Settings of the views; Beat-SSL's where the run's method makes none."""
+    return {name: getattr(run, name, usual) for name, usual in VIEWS.items()}
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -58,29 +61,26 @@ def centred_views(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
     return _unit(first - centre), _unit(second - centre)
 
 
-def _views(encoder: Encoder, store: Store, part: Part, run: RunSettings) -> list[np.ndarray]:
+def _views(encoder: nn.Module, store: Store, part: Part, settings: dict) -> list[np.ndarray]:
     """Embeddings of two 3KG views of each record, the same views for every encoder."""
     generator = torch.Generator().manual_seed(0)
     place = device_of(encoder)
     pairs: list[list[np.ndarray]] = [[], []]
     with torch.no_grad():
-        pieces = np.array_split(part.rows, max(1, len(part.rows) // 128))
-        for rows in progress(pieces, "batches of views", delay=5):
+        for rows in progress(_pieces(part.rows), "batches of views", delay=5):
             signals = torch.from_numpy(store.load(rows))
-            for out in pairs:
-                view = augment(
-                    signals,
-                    generator,
-                    rotation_degrees=run.rotation_degrees,
-                    scale_max=run.scale_max,
-                    mask_fraction=run.mask_fraction,
-                )
-                out.append(encoder(view.to(place)).mean(dim=2).cpu().numpy())
-    return [np.concatenate(out) for out in pairs]
+            for of_view in pairs:
+                view = augment(signals, generator, **settings)
+                of_view.append(encoder(view.to(place)).mean(dim=2).cpu().numpy())
+    return [np.concatenate(of_view) for of_view in pairs]
 
 
-def diagnose(run: RunSettings, store: Store, encoder: Encoder) -> Predictions:
-    """What `metrics.embedding_scores` needs, for each record of fold 10.
+def _pieces(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, max(1, len(rows) // 128))
+
+
+def diagnose(run: Any, store: Store, encoder: nn.Module) -> Predictions:
+    """What `scores.embedding_scores` needs, for each record of fold 10.
 
     Returns:
         record_id, patient_id (n,); embedding, first, second (n, channels) of unit length, the
@@ -92,12 +92,11 @@ def diagnose(run: RunSettings, store: Store, encoder: Encoder) -> Predictions:
     known = embed(encoder, store, train.rows)
     centre = known.mean(axis=0)
     z = _unit(embed(encoder, store, test.rows) - centre)
-    first, second = centred_views(*_views(encoder, store, test, run))
+    first, second = centred_views(*_views(encoder, store, test, views_of(run)))
     alike = overlap(test.labels, train.labels)
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
-        "record_id": test.record_id,
-        "patient_id": test.patient_id,
+        **test.ids,
         "embedding": z.astype(np.float32),
         "first": first.astype(np.float32),
         "second": second.astype(np.float32),
@@ -106,18 +105,22 @@ def diagnose(run: RunSettings, store: Store, encoder: Encoder) -> Predictions:
     }
 
 
-def embedding_run(
-    run: RunSettings, profile: Profile, store: Store, encoder: Encoder, protocol: str
-) -> list[dict]:
-    """Result rows of the health of one encoder, saved when done and reused when nothing changed."""
-    if protocol != "frozen":  # the supervised reference is no pretrained encoder
-        return []
-    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
-    return results.reuse_or_make(
-        what, profile, lambda: diagnose(run, store, encoder), profile.classify.bootstrap
-    )
+class Embedding(Task):
+    """Health of an encoder, which the supervised reference is none of."""
+
+    key, name, group = "embedding", "ptbxl_embedding", "classify"
+    Settings = ClassifyConfig
+    made_by = (diagnose,)
+    scores = staticmethod(embedding_scores)
+
+    def of_run(self, run: RunSettings) -> dict:
+        return super().of_run(run) | views_of(run)
+
+    def predictor(self, case: Case) -> Callable[[float], Predictions]:
+        return lambda fraction: diagnose(case.run, case.store, case.encoder)
 
 
+@torch.no_grad()
 def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
     """How the activations of a ResNet vary along its depth, in evaluation mode.
 
@@ -130,30 +133,22 @@ def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
         layer (name), sd (spread of its output), branch (of a block: spread of its convolutions'
         output over that of its shortcut; NaN else).
     """
-    outputs: dict[torch.nn.Module, torch.Tensor] = {}
-    blocks = [layer for layer in encoder.layers if isinstance(layer, ResidualBlock)]
-    stem = encoder.layers[2]
-    watched = [stem, *blocks, *(part for k in blocks for part in (k.main, k.shortcut))]
-    hooks = [m.register_forward_hook(lambda m, _, out: outputs.update({m: out})) for m in watched]
-    try:
-        with torch.no_grad():
-            encoder.eval()(signals)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
     def spread(x: torch.Tensor) -> float:
         return x.std(dim=(0, 2)).mean().item()
 
-    lines = [("input", spread(signals), np.nan), ("stem", spread(outputs[stem]), np.nan)]
+    stem, blocks = encoder.eval().layers[:3], encoder.layers[3:]
+    x = stem(signals)
+    lines = [("input", spread(signals), np.nan), ("stem", spread(x), np.nan)]
     for number, block in enumerate(blocks, start=1):
-        branch = spread(outputs[block.main]) / spread(outputs[block.shortcut])
-        lines.append((f"block {number}", spread(outputs[block]), branch))
+        branch = spread(block.main(x)) / spread(block.shortcut(x))
+        x = block(x)
+        lines.append((f"block {number}", spread(x), branch))
     return pd.DataFrame(lines, columns=["layer", "sd", "branch"])
 
 
 def maps(
-    run: RunSettings, store: Store, beats: Beats, encoder: Encoder
+    run: RunSettings, store: Store, beats: Beats, encoder: nn.Module
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The first two principal components of fold 10: of records, and of their single beats.
 
@@ -163,27 +158,20 @@ def maps(
         "records": points (n, 2), labels (n, 5) 0 or 1, share of variance (2,);
         "beats": points (m, 2), class (m,) of the run's beat classifier, share of variance (2,).
     """
-    encoder.eval()
     test = split(store)["test"]
     rate, time = store.sampling_rate, store.signals.shape[2]
     r_peak = torch.from_numpy(beats.r_peak[test.rows])
-    classes = beats.classes(run.beat_classifier)[test.rows]
-    before, after = run.beat_before * rate, run.beat_after * rate
+    windows = BeatWindows.of(run)
+    classes = beats.classes(windows.beat_classifier)[test.rows]
+    before, after = windows.beat_before * rate, windows.beat_after * rate
     whole = (r_peak >= before) & (r_peak + after <= time - 1) & torch.from_numpy(classes >= 0)
-    pieces = np.array_split(test.rows, max(1, len(test.rows) // 128))
-    with torch.no_grad():
-        e = torch.cat(
-            [
-                encoder(torch.from_numpy(store.load(rows)).to(device_of(encoder))).cpu()
-                for rows in progress(pieces, "batches of records", delay=5)
-            ]
-        )
-        windows = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
-    of_records = _components(e.mean(dim=2).numpy())
-    of_beats = _components(windows[whole].numpy())
+    e = outputs(encoder, _pieces(test.rows), lambda rows: torch.from_numpy(store.load(rows)))
+    cut = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
+    of_records, share = _components(e.mean(dim=2).numpy())
+    of_beats, beat_share = _components(cut[whole].numpy())
     return {
-        "records": (of_records[0], test.labels, of_records[1]),
-        "beats": (of_beats[0], classes[whole.numpy()], of_beats[1]),
+        "records": (of_records, test.labels, share),
+        "beats": (of_beats, classes[whole.numpy()], beat_share),
     }
 
 

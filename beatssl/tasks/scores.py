@@ -1,14 +1,14 @@
 """Scores of the two tasks, defined once.
 
 Every score takes `weights` (resamples, n): how often each of the n records counts. A row of ones
-gives the plain score, rows of multiplicities give bootstrap resamples (`beatssl.results.uncertainty`), so value
-and interval come from the same lines. A score that is undefined (a class without positives) is
-NaN, and so is a macro mean over it: an undefined class is never left out of a mean unseen.
+gives the plain score, rows of multiplicities give bootstrap resamples, so value and interval come
+from the same lines. A score that is undefined (a class without positives) is NaN, and so is a macro
+mean over it: an undefined class is never left out of a mean unseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -16,12 +16,15 @@ from beatssl.data.records import SUPERCLASSES, WAVES, wave_marks
 
 BORDERS = ("onset", "offset")
 
+Predictions = Mapping[str, np.ndarray]
+Scores = dict[str, np.ndarray]  # name -> (resamples,)
+
 
 class MetricError(ValueError):
     """A score cannot be computed from what was given."""
 
 
-def check_classes(truth: np.ndarray, where: str, classes: Sequence[str] = SUPERCLASSES) -> None:
+def check_classes(truth: np.ndarray, where: str) -> None:
     """Refuse labels on which a class can be neither ranked nor thresholded.
 
     Args:
@@ -33,11 +36,11 @@ def check_classes(truth: np.ndarray, where: str, classes: Sequence[str] = SUPERC
     """
     if len(truth) == 0:
         raise MetricError(f"{where} holds no labelled record: take a data set that fills it")
-    for name, positives in zip(classes, truth.sum(axis=0), strict=True):
+    for name, positives in zip(SUPERCLASSES, truth.sum(axis=0), strict=True):
         if positives in (0, len(truth)):
-            what = "no" if positives == 0 else "only"
+            which = "only" if positives else "no"
             raise MetricError(
-                f"{where}: {what} positive records of class {name} among {len(truth)}; AUROC and "
+                f"{where}: {which} positive records of class {name} among {len(truth)}; AUROC and "
                 "thresholds need both kinds: take more records or a larger label fraction"
             )
 
@@ -78,20 +81,18 @@ def thresholds(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
     Returns:
         (classes,) float64.
     """
-    found = []
+    best = []
     for y, s in zip(truth.T, np.asarray(score, np.float64).T, strict=True):
         values = np.unique(s)[::-1]
         cuts = np.append((values[:-1] + values[1:]) / 2, values[-1])  # the last: all positive
         order = np.argsort(-s, kind="stable")
         called = np.searchsorted(-s[order], -cuts, side="right")  # records at or above each cut
         hits = np.concatenate([[0], np.cumsum(y[order])])[called]
-        found.append(cuts[np.argmax(2 * hits / (called + y.sum()))])
-    return np.array(found)
+        best.append(cuts[np.argmax(2 * hits / (called + y.sum()))])
+    return np.array(best)
 
 
-def classification_scores(
-    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def classification_scores(predictions: Predictions, weights: np.ndarray | None = None) -> Scores:
     """Macro and per-class AUROC and F1 of a multilabel test set.
 
     F1 of a class is 2 TP / (2 TP + FP + FN) at its threshold; macro is the plain mean over the
@@ -105,8 +106,7 @@ def classification_scores(
     Returns:
         name -> (resamples,).
     """
-    truth = np.asarray(predictions["truth"], np.float64)
-    score = np.asarray(predictions["score"], np.float64)
+    truth, score = (np.asarray(predictions[name], np.float64) for name in ("truth", "score"))
     called = (score >= predictions["threshold"]).astype(np.float64)
     weights = _weights(weights, len(truth))
     ranked = np.stack([auroc(t, s, weights) for t, s in zip(truth.T, score.T, strict=True)])
@@ -115,23 +115,27 @@ def classification_scores(
     f1 = np.where(positives > 0, f1, np.nan).T  # (classes, resamples)
     scores = {"auroc_macro": ranked.mean(axis=0), "f1_macro": f1.mean(axis=0)}
     for k, name in enumerate(SUPERCLASSES):
-        scores[f"auroc_{name}"] = ranked[k]
-        scores[f"f1_{name}"] = f1[k]
+        scores |= {f"auroc_{name}": ranked[k], f"f1_{name}": f1[k]}
     return scores
 
 
-def draw_scores(
-    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def draw_scores(predictions: Predictions, weights: np.ndarray | None = None) -> Scores:
     """`classification_scores`, as the mean over several draws of the training labels.
 
     Args: predictions: `truth` (n, classes), `score` (draws, n, classes), `threshold` (draws,
     classes). weights: (resamples, n). Returns: name -> (resamples,)."""
+    return _mean_of(classification_scores, predictions, weights, "score", "threshold")
+
+
+def _mean_of(
+    scores: Callable, predictions: Predictions, weights: np.ndarray | None, *names: str
+) -> Scores:
+    """Mean of the scores over the first axis of the arrays of these names."""
     each = [
-        classification_scores({"truth": predictions["truth"], "score": s, "threshold": t}, weights)
-        for s, t in zip(predictions["score"], predictions["threshold"], strict=True)
+        scores({**predictions, **dict(zip(names, arrays))}, weights)
+        for arrays in zip(*(predictions[name] for name in names), strict=True)
     ]
-    return {name: np.mean([scores[name] for scores in each], axis=0) for name in each[0]}
+    return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
 
 
 # --- segmentation ---------------------------------------------------------------------------------
@@ -147,13 +151,10 @@ def wave_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Returns:
         (n, waves, 3) float64.
     """
-    counts = np.empty((len(truth), len(WAVES), 3))
-    for k in range(len(WAVES)):
-        is_wave, called = truth == k + 1, (predicted == k + 1) & (truth >= 0)
-        counts[:, k, 0] = (is_wave & called).sum(axis=1)
-        counts[:, k, 1] = (called & ~is_wave).sum(axis=1)
-        counts[:, k, 2] = (is_wave & ~called).sum(axis=1)
-    return counts
+    wave = np.arange(1, len(WAVES) + 1)[:, None]  # against (n, 1, time)
+    is_wave, called = truth[:, None] == wave, (predicted[:, None] == wave) & (truth[:, None] >= 0)
+    kinds = is_wave & called, called & ~is_wave, is_wave & ~called
+    return np.stack([kind.sum(axis=2) for kind in kinds], axis=2).astype(float)
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
@@ -194,19 +195,10 @@ def match_borders(
         if free_true[t] and free_predicted[p]:
             free_true[t] = free_predicted[p] = False
             pairs.append((t, p))
-    matched = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return matched[:, 0], matched[:, 1]
+    return tuple(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
 
 
-def border_sums(
-    truth: np.ndarray,
-    marks: np.ndarray,
-    predicted: np.ndarray,
-    wave: int,
-    border: str,
-    sampling_rate: float,
-    tolerance_ms: float,
-) -> np.ndarray:
+def border_sums(predictions: Predictions, wave: int, border: str) -> np.ndarray:
     """What the event scores of one border are computed from, summed per record.
 
     True and predicted borders are matched one to one within the tolerance (150 ms is usual,
@@ -215,23 +207,23 @@ def border_sums(
     unannotated region or at the record's end (the wave may be cut there) together with its match;
     a predicted border in the unannotated region that matches nothing.
 
-    Args:
-        truth, predicted: (n, time), see `wave_counts`.
-        marks: (waves, 4), see `records.wave_marks`: record, class, onset and offset in ms.
-        sampling_rate: of `truth` and `predicted`, Hz.
+    Args: predictions: as for `segmentation_scores`. wave: 1 P, 2 QRS, 3 T.
 
     Returns:
         (n, 5): matched, false positive, missed, sum of the errors in ms (predicted minus true),
         sum of their squares.
     """
+    truth, rate = predictions["truth"], float(predictions["sampling_rate"])
+    tolerance = float(predictions["tolerance_ms"])
     n, time = truth.shape
-    step = 1000.0 / sampling_rate  # ms per sample
-    apart = time * step + tolerance_ms + 1  # ms, keeps the records out of each other's reach
+    step = 1000.0 / rate  # ms per sample
+    apart = time * step + tolerance + 1  # ms, keeps the records out of each other's reach
     column = 2 + BORDERS.index(border)
-    true_record, true_ms = _of_wave(marks, wave, column)
-    pred_record, pred_ms = _of_wave(wave_marks(predicted, sampling_rate), wave, column)
+    true_record, true_ms = _of_wave(predictions["marks"], wave, column)
+    found = wave_marks(predictions["prediction"], rate)
+    pred_record, pred_ms = _of_wave(found, wave, column)
     of_true, of_pred = match_borders(
-        true_record * apart + true_ms, pred_record * apart + pred_ms, tolerance_ms + 1e-6
+        true_record * apart + true_ms, pred_record * apart + pred_ms, tolerance + 1e-6
     )
     outside = _sample_of(true_ms, step, time) + (-1 if border == "onset" else 1)
     fenced = np.pad(truth, ((0, 0), (0, 1)), constant_values=-1)  # column -1 and column `time`
@@ -243,14 +235,10 @@ def border_sums(
     missed = np.setdiff1d(np.flatnonzero(scored), of_true)
     extra = np.setdiff1d(np.arange(len(pred_ms)), of_pred)
     extra = extra[truth[pred_record[extra], _sample_of(pred_ms[extra], step, time)] >= 0]
-    columns = (
-        (record, None),
-        (pred_record[extra], None),
-        (true_record[missed], None),
-        (record, error),
-        (record, error**2),
-    )
-    return np.stack([np.bincount(r, w, minlength=n) for r, w in columns], axis=1).astype(float)
+    records = record, pred_record[extra], true_record[missed], record, record
+    values = None, None, None, error, error**2
+    sums = [np.bincount(r, v, minlength=n) for r, v in zip(records, values)]
+    return np.stack(sums, axis=1).astype(float)
 
 
 def _of_wave(marks: np.ndarray, wave: int, column: int) -> tuple[np.ndarray, np.ndarray]:
@@ -263,9 +251,7 @@ def _sample_of(ms: np.ndarray, step: float, time: int) -> np.ndarray:
     return np.rint(ms / step).astype(int).clip(0, time - 1)
 
 
-def segmentation_scores(
-    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def segmentation_scores(predictions: Predictions, weights: np.ndarray | None = None) -> Scores:
     """Sample-wise F1, Dice and event scores of P, QRS, T (definitions: paper.md 2.5, our default).
 
     - `f1_P`, `f1_QRS`, `f1_T`: samples of all records pooled; `f1_macro` their mean.
@@ -296,32 +282,20 @@ def segmentation_scores(
     usable = ~np.isnan(dice)
     scores["dice"] = _divide(weights @ np.where(usable, dice, 0), weights @ usable)
 
-    for k, name in enumerate(WAVES):
-        scores[f"f1_{name}"] = per_wave[k]
-    rate, tolerance = float(predictions["sampling_rate"]), float(predictions["tolerance_ms"])
+    scores |= {f"f1_{name}": per_wave[k] for k, name in enumerate(WAVES)}
     for k, name in enumerate(WAVES):
         for border in BORDERS:
-            sums = border_sums(
-                truth, predictions["marks"], predicted, k + 1, border, rate, tolerance
-            )
-            sums = weights @ sums
-            for key, values in _event_scores(sums).items():
-                scores[f"event_{key}_{name}_{border}"] = values
+            events = _event_scores(weights @ border_sums(predictions, k + 1, border))
+            scores |= {f"event_{key}_{name}_{border}": value for key, value in events.items()}
     return scores
 
 
-def fold_scores(
-    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def fold_scores(predictions: Predictions, weights: np.ndarray | None = None) -> Scores:
     """`segmentation_scores`, as the mean over several repeats of the cross-validation.
 
     Args: predictions: as there, but `prediction` (repeats, n, time). weights: (resamples, n).
     Returns: name -> (resamples,)."""
-    each = [
-        segmentation_scores({**predictions, "prediction": one}, weights)
-        for one in predictions["prediction"]
-    ]
-    return {name: np.mean([scores[name] for scores in each], axis=0) for name in each[0]}
+    return _mean_of(segmentation_scores, predictions, weights, "prediction")
 
 
 def _event_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -353,9 +327,7 @@ def effective_rank(embedding: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def embedding_scores(
-    predictions: Mapping[str, np.ndarray], weights: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def embedding_scores(predictions: Predictions, weights: np.ndarray | None = None) -> Scores:
     """Is an embedding collapsed, and are neighbours alike?
 
     - `alignment`: mean squared distance of the two views of a record on the sphere; 0 is perfect.
@@ -375,9 +347,8 @@ def embedding_scores(
     Returns:
         name -> (resamples,).
     """
-    z, first, second = (
-        predictions[name].astype(np.float64) for name in ("embedding", "first", "second")
-    )
+    views = ("embedding", "first", "second")
+    z, first, second = (predictions[name].astype(np.float64) for name in views)
     weights = _weights(weights, len(z))
     total = weights.sum(axis=1)
     pairs = total**2 - (weights**2).sum(axis=1)  # a record drawn twice is no pair

@@ -11,9 +11,9 @@ neither loss nor score (paper.md 2.5).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,27 +22,18 @@ from torch import nn
 
 from beatssl.data.records import WAVES
 from beatssl.data.store import Store
-from beatssl.methods.base import RunSettings, dropout_from
-from beatssl.methods.encoder import Encoder, autocast
+from beatssl.methods.base import dropout_from
 from beatssl.progress import progress
-from beatssl.results import saved as results
 from beatssl.settings import some_rates
-from beatssl.tasks import (
-    batches, best_rate, check_loss, cosine_schedule, count_batches, device_of, require,
-)  # fmt: skip
-from beatssl.tasks.scores import MetricError, f1, wave_counts
+from beatssl.tasks.base import Case, Pair, Predictions, Task, ids_of
+from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
+from beatssl.tasks.scores import MetricError, f1, segmentation_scores, wave_counts
 
-if TYPE_CHECKING:
-    from beatssl.profile import Profile
-
-TASK = "ludb_segmentation"
 CLASSES = 1 + len(WAVES)
 DEPTH = 3  # convolutions of the decoder at the input rate
 WEIGHT_DECAY = 1.0e-2
 INNER_FOLDS = 5  # one of them chooses the learning rate of fine-tuning
 KERNEL = 9  # samples, of the decoder's convolutions at the input rate
-
-Predictions = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -94,20 +85,17 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, stride: int, width: int):
         super().__init__()
         self.stride = stride
-        inner = [layer for _ in range(DEPTH) for layer in _convolve(width, width)]
+        inner: list[nn.Module] = []
+        for _ in range(DEPTH):
+            convolution = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, bias=False)
+            inner += [convolution, nn.BatchNorm1d(width), nn.GELU()]
         # made first: one seed gives every encoder the same ones
         self.layers = nn.Sequential(*inner, nn.Conv1d(width, CLASSES, 1))
-        self.narrow = nn.Sequential(
-            nn.BatchNorm1d(channels, affine=False), nn.Conv1d(channels, width, 1)
-        )
+        norm = nn.BatchNorm1d(channels, affine=False)
+        self.narrow = nn.Sequential(norm, nn.Conv1d(channels, width, 1))
 
     def forward(self, e: torch.Tensor, time: int) -> torch.Tensor:
         return self.layers(upsample(self.narrow(e), self.stride, time))
-
-
-def _convolve(inputs: int, outputs: int) -> list[nn.Module]:
-    conv = nn.Conv1d(inputs, outputs, KERNEL, padding=KERNEL // 2, bias=False)
-    return [conv, nn.BatchNorm1d(outputs), nn.GELU()]
 
 
 def build_decoder(channels: int, stride: int, width: int, seed: int) -> Decoder:
@@ -133,17 +121,15 @@ class Segmenter(nn.Module):
         return self.decoder(x if self.encoder is None else self.encoder(x), self.time)
 
 
-def folds(
-    record_id: np.ndarray, count: int, split: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def folds(names: np.ndarray, count: int, split: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Training and test item numbers of each fold; all rows of a record stay together.
 
-    Args: split: number of the shuffling.
+    Args: names: `record_id` of each item. split: number of the shuffling.
 
     Raises:
         MetricError: fewer records than folds.
     """
-    whole = [name.partition("#")[0] for name in record_id]  # "7#1": second row of record 7
+    whole = [name.partition("#")[0] for name in names]  # "7#1": second row of record 7
     records, which = np.unique(whole, return_inverse=True)
     if len(records) < count:
         raise MetricError(
@@ -169,47 +155,8 @@ def check_waves(truth: np.ndarray, where: str) -> None:
             )
 
 
-def train(
-    model: Segmenter,
-    inputs: torch.Tensor,
-    truth: torch.Tensor,
-    config: SegmentConfig,
-    rate: float,
-    generator: torch.Generator,
-) -> None:
-    """Train in place: cross-entropy over annotated samples, AdamW, warm-up and cosine decay.
-
-    Args:
-        rate: learning rate after the warm-up.
-        inputs: (n, 12, time) signals, or (n, channels, steps) where the encoder is frozen.
-        truth: (n, time) int64, -1 left out.
-    """
-    device = device_of(model)
-    steps = config.epochs * count_batches(len(inputs), config.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
-    schedule = cosine_schedule(optimizer, steps)
-    model.train()
-    for _ in progress(range(config.epochs), "epochs of the fold", delay=5):
-        for items in batches(len(inputs), config.batch_size, generator):
-            with autocast(device):
-                logits = model(inputs[items].to(device))
-            loss = nn.functional.cross_entropy(
-                logits.float(), truth[items].to(device), ignore_index=-1
-            )
-            check_loss(loss, "LUDB segmentation")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-
-
-def _apply(model: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """Outputs in evaluation mode, float32 arithmetic, on the CPU."""
-    model.eval()
-    device = device_of(model)
-    with torch.no_grad():
-        parts = progress(inputs.split(batch_size), "batches of records", delay=5)
-        return torch.cat([model(part.to(device)).cpu() for part in parts])
+def _apply(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    return outputs(model, inputs.split(64), lambda piece: piece)
 
 
 def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
@@ -224,17 +171,13 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
         MetricError: fewer records than folds.
     """
     rows = np.asarray(store.rows("ludb"))
-    record_id, patient_id = (
-        store.table[name].iloc[rows].to_numpy(dtype=str) for name in ("record_id", "patient_id")
-    )
-    fold = np.zeros(len(rows), dtype=np.int8)
-    for k, (_, unseen) in enumerate(folds(record_id, config.folds, split), start=1):
+    ids, fold = ids_of(store, rows), np.zeros(len(rows), dtype=np.int8)
+    for k, (_, unseen) in enumerate(folds(ids["record_id"], config.folds, split), start=1):
         fold[unseen] = k
     return {
         "truth": store.wave_targets(rows, lead=config.lead),
         "marks": store.wave_marks(rows, lead=config.lead),
-        "record_id": record_id,
-        "patient_id": patient_id,
+        **ids,
         "fold": fold,
         "sampling_rate": np.array(store.sampling_rate),
         "tolerance_ms": np.array(config.tolerance_ms),
@@ -242,21 +185,15 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
 
 
 def cross_validate(
-    encoder: nn.Module,
-    store: Store,
-    config: SegmentConfig,
-    seed: int,
-    trainable: bool,
-    split: int = 0,
-    only: Sequence[int] | None = None,
+    case: Case, *, seed: int, split: int = 0, only: Sequence[int] = ()
 ) -> Predictions:
     """Predict every LUDB record once, by a model that was not trained on it.
 
+    The encoder is left as it is; where it is trainable, each fold trains a copy, with the learning
+    rate of `choose_rate` on the training part of fold 1.
+
     Args:
-        encoder: left as it is; each fold trains a copy where `trainable`.
         seed: of decoder weights, shuffling and dropout.
-        trainable: whether the encoder learns too; its learning rate is that of `choose_rate` on the
-            training part of fold 1.
         split: of the records into folds.
         only: folds to predict, from 1; default all. Records of the others stay background.
 
@@ -267,52 +204,53 @@ def cross_validate(
         MetricError: too few records, or a wave without a single annotated sample in a training
             part or in all records.
     """
-    found = shared(store, config, split)
-    truth, fold = found["truth"], found["fold"]
+    store, config = case.store, case.settings
+    made = shared(store, config, split)
+    truth, fold = made["truth"], made["fold"]
     check_waves(truth, f"LUDB lead {config.lead}")
     target = torch.from_numpy(truth.astype(np.int64))
     inputs = torch.from_numpy(store.load(store.rows("ludb")))
-    if not trainable:
-        inputs = _apply(encoder, inputs)
-    rate = None if trainable else config.learning_rate
+    if not case.trainable:
+        inputs = _apply(case.encoder, inputs)
+    rate = None if case.trainable else config.learning_rate
     prediction = np.zeros_like(truth)
     for k in progress(only or range(1, config.folds + 1), "folds"):
         seen, unseen = fold != k, fold == k
         check_waves(truth[seen], f"LUDB lead {config.lead}, training part of fold {k}")
         number = seed * 1000 + k - 1
         if rate is None:
-            names = found["record_id"][seen]
-            rate = choose_rate(encoder, inputs[seen], target[seen], names, config, number)
-        model = fitted(encoder, trainable, inputs[seen], target[seen], config, rate, number)
+            rate = choose_rate(case, inputs[seen], target[seen], made["record_id"][seen], number)
+        model = fitted(case, inputs[seen], target[seen], rate, number)
         prediction[unseen] = _apply(model, inputs[unseen]).argmax(dim=1).numpy()
-    return found | {"prediction": prediction, "learning_rate": np.array(rate)}
+    return made | {"prediction": prediction, "learning_rate": np.array(rate)}
 
 
 def fitted(
-    encoder: nn.Module,
-    trainable: bool,
-    inputs: torch.Tensor,
-    target: torch.Tensor,
-    config: SegmentConfig,
-    rate: float,
-    seed: int,
+    case: Case, inputs: torch.Tensor, target: torch.Tensor, rate: float, seed: int
 ) -> Segmenter:
-    """A new decoder, and a copy of the encoder where `trainable`, trained as `train` says."""
+    """A new decoder, and a copy of the encoder where it is trainable, trained by cross-entropy over
+    annotated samples.
+
+    Args:
+        inputs: (n, 12, time) signals, or (n, channels, steps) where the encoder is frozen.
+        target: (n, time) int64, -1 left out.
+        rate: learning rate after the warm-up.
+    """
+    encoder, config = case.encoder, case.settings
     decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, seed)
-    own = copy.deepcopy(encoder).requires_grad_(True) if trainable else None
+    own = copy.deepcopy(encoder).requires_grad_(True) if case.trainable else None
     model = Segmenter(own, decoder, target.shape[1]).to(device_of(encoder))
+    plan = Plan(len(inputs), config.batch_size, config.epochs, rate, WEIGHT_DECAY)
+    loss = functools.partial(nn.functional.cross_entropy, ignore_index=-1)
+    fit = Fit(model, lambda items: (inputs[items], target[items]), loss, plan, seed)
     with dropout_from(torch.Generator().manual_seed(seed), device_of(encoder)):
-        train(model, inputs, target, config, rate, torch.Generator().manual_seed(seed))
+        for _ in progress(range(config.epochs), "epochs of the fold", delay=5):
+            fit.epoch()
     return model
 
 
 def choose_rate(
-    encoder: nn.Module,
-    inputs: torch.Tensor,
-    target: torch.Tensor,
-    record_id: np.ndarray,
-    config: SegmentConfig,
-    seed: int,
+    case: Case, inputs: torch.Tensor, target: torch.Tensor, record_id: np.ndarray, seed: int
 ) -> float:
     """The rate of `finetune_learning_rates` with the best macro F1 on a held-out fifth of these
     records, the same fifth for every encoder and seed. Where there is one rate nothing is trained.
@@ -323,6 +261,7 @@ def choose_rate(
         MetricError: fewer than five records, or a wave that is missing in one of the two parts.
         FloatingPointError: the loss of every rate is NaN or infinite.
     """
+    config = case.settings
     rates = config.finetune_learning_rates
     if len(rates) == 1:
         return rates[0]
@@ -331,42 +270,36 @@ def choose_rate(
     for part, name in ((target[seen].numpy(), "training"), (truth, "selection")):
         check_waves(part, f"LUDB lead {config.lead}, {name} part for the learning rate")
 
-    def quality(rate: float) -> tuple[float, None]:
-        model = fitted(encoder, True, inputs[seen], target[seen], config, rate, seed)
-        found = _apply(model, inputs[held]).argmax(dim=1).numpy()
-        return float(f1(wave_counts(truth, found).sum(axis=0)).mean()), None
+    def quality(model: Segmenter) -> float:
+        prediction = _apply(model, inputs[held]).argmax(dim=1).numpy()
+        return float(f1(wave_counts(truth, prediction).sum(axis=0)).mean())
 
-    return best_rate(rates, quality)[0]
-
-
-def evaluate(
-    run: RunSettings, profile: Profile, store: Store, encoder: Encoder, protocol: str
-) -> tuple[list[dict], Predictions]:
-    """Result rows and predictions of all records, nothing written.
-
-    Args:
-        run: whose encoder it is; `scratch` needs the untrained run of that seed.
-        protocol: frozen (encoded once, the decoder learns) | finetune | scratch (all learns).
-    """
-    require(protocol, run.method)
-    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
-    found = cross_validate(encoder, store, profile.segment, run.seed, protocol != "frozen")
-    return results.score(what, found, profile.segment.bootstrap), found
+    return best_rate(rates, lambda r: fitted(case, inputs[seen], target[seen], r, seed), quality)[0]
 
 
-def segment_run(
-    run: RunSettings, profile: Profile, store: Store, encoder: Encoder, protocol: str
-) -> list[dict]:
-    """Like `evaluate`, but saved when done and reused when nothing changed.
+def first_fold(predictions: Predictions) -> Predictions:
+    """Predictions of the records that the first fold tests; all else as it is."""
+    tested = predictions["prediction"][predictions["fold"] == 1]
+    return {**predictions, "prediction": tested}
 
-    Returns:
-        The result rows; predictions lie in `work/<profile>/predictions/`.
-    """
-    require(protocol, run.method)
-    what = results.describe(run, profile, store, encoder, TASK, protocol, 1.0)
-    return results.reuse_or_make(
-        what,
-        profile,
-        lambda: cross_validate(encoder, store, profile.segment, run.seed, protocol != "frozen"),
-        profile.segment.bootstrap,
-    )
+
+class Segmentation(Task):
+    """LUDB waves, in one cross-validation."""
+
+    key, name, group = "segmentation", "ludb_segmentation", "segment"
+    Settings = SegmentConfig
+    dataset = "ludb"
+    trainable = True
+    headlines = (("LUDB F1", "f1_macro"), ("Dice", "dice"))
+    listed = ("f1_macro", "dice")
+    made_by = (cross_validate,)
+    scores = staticmethod(segmentation_scores)
+
+    def _made(self, case: Case, only: Sequence[int] = ()) -> Predictions:
+        return cross_validate(case, seed=case.run.seed, only=only)
+
+    def predictor(self, case: Case) -> Callable[[float], Predictions]:
+        return lambda fraction: self._made(case)
+
+    def replay(self, case: Case, fraction: float, stored: Predictions) -> Pair:
+        return first_fold(self._made(case, only=[1])), first_fold(stored)
