@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from beatssl.data.beats import pretraining_rows
-from beatssl.methods import DELINEATORS, UNTRAINED
+from beatssl.methods import METHODS
 from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import pick_device
 from beatssl.profile import Workspace
@@ -19,8 +19,8 @@ from beatssl.tasks import task_of
 from beatssl.tasks.classify import probe_monitor
 from beatssl.train import DivergedError, Run, pretrain
 
-ALSO = "beatssl-hard-none-1 cmsc domain_ssl ts2vec w2v ecg_fm beatssl-soft_1-hard-50"
-COMPARED = (*UNTRAINED, "features", *DELINEATORS, *ALSO.split())  # methods of the comparison
+ROWS = ("beatssl-hard-none-1", "beatssl-soft_1-hard-50")  # the paper's baseline and best row
+COMPARED = (*(method for method in METHODS if method != "beatssl"), *ROWS)  # on their pages
 DATASETS = {"ptbxl": ("PTB-XL", "task 1"), "ludb": ("LUDB", "task 2")}  # and what needs them
 
 

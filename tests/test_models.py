@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from beatssl.evaluate import protocols
 from beatssl.methods import encoder as models
-from beatssl.methods import make_run
 from beatssl.methods.encoder import EncoderConfig
+from beatssl.tasks import TASKS
 from beatssl.train import pretrain
 
 CONFIG = EncoderConfig(widths=(8, 8, 16), strides=(1, 2, 1), dilations=(1, 1, 2), blocks=1)
@@ -132,18 +131,14 @@ def test_data_statistics_are_those_of_the_records_and_leave_the_weights_alone():
 
 def test_untrained_encoders_of_all_networks(small):
     """Only `random` is trained on the labels; the others show another network or statistics."""
-    for method, stride in {
-        "random": 4,
-        "random_data": 4,
-        "random_ts2vec": 1,
-        "random_w2v": 4,
-    }.items():
-        config = make_run(method=method)
+    strides = {"random": 4, "random_data": 4, "random_ts2vec": 1, "random_w2v": 4}
+    for method, stride in strides.items():
+        config = small.profile.run(method)
         run = pretrain(config, small.profile, small.store, small.beats)
         assert run.encoder.stride == stride and len(run.curves) == 0 and not run.encoder.training
         again = pretrain(config, small.profile, small.store, small.beats)  # from the file
         for name, value in run.encoder.state_dict().items():
             assert torch.equal(value, again.encoder.state_dict()[name]), name
-        assert protocols(config, finetune=True) == (
+        assert TASKS["classification"].protocols(config, finetune=True) == (
             ["frozen", "scratch"] if method == "random" else ["frozen"]
         )

@@ -39,8 +39,19 @@ VARIANTS = {
 }
 SMALL = {
     "encoder": {"widths": [8, 8], "strides": [1, 2], "dilations": [1, 1], "blocks": 1},
-    "classify": {"label_fractions": [0.5, 1.0], "bootstrap": 20, "finetune_epochs": 1},
-    "segment": {"folds": 2, "epochs": 1, "bootstrap": 20, "decoder_width": 8},
+    "classify": {
+        "label_fractions": [0.5, 1.0],
+        "bootstrap": 20,
+        "finetune_epochs": 1,
+        "finetune_learning_rates": [1.0e-3],
+    },
+    "segment": {
+        "folds": 2,
+        "epochs": 1,
+        "bootstrap": 20,
+        "decoder_width": 8,
+        "finetune_learning_rates": [2.0e-3],
+    },
     "compare": {"label_fractions": [0.1, 1.0], "draws": 2, "folds": 3},
     "pretrain": {"epochs": 1, "batch_size": 32},
 }

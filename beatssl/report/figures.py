@@ -7,7 +7,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from beatssl.data.records import WAVES
 
 WAVE_COLOURS = {"P": "#4c9f70", "QRS": "#c8553d", "T": "#4a6fa5"}
 CLASS_COLOURS = {"N": "#4a6fa5", "S": "#e0a030", "V": "#c8553d", "other": "#8a6fa8"}
@@ -27,51 +26,26 @@ def waves_on_lead(
 
     Args: signal (time,) mV; truth (time,) -1 left out, 0 background, 1 P, 2 QRS, 3 T; predictions
         name -> (time,) with the same values."""
-    fig, (top, low) = plt.subplots(
-        2,
-        1,
-        figsize=(10, 1.9 + 0.28 * (len(predictions) + 1)),
-        sharex=True,
-        height_ratios=[1.7, 0.28 * (len(predictions) + 1)],
-    )
+    rows = {"annotated": truth, **predictions}
+    ratios = [1.7, 0.28 * len(rows)]
+    size = (10, 1.9 + ratios[1])
+    fig, (top, low) = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=ratios)
     seconds = np.arange(len(signal)) / sampling_rate
     top.plot(seconds, signal, color="black", lw=0.8)
     top.set(ylabel="mV", title=title, xlim=(0, seconds[-1]))
-    rows = {"annotated": truth, **predictions}
+    style = {"lw": 0, "step": "mid"}
     for y, labels in enumerate(rows.values()):
-        for value, wave in enumerate(WAVES, start=1):
-            low.fill_between(
-                seconds,
-                y - 0.4,
-                y + 0.4,
-                where=labels == value,
-                lw=0,
-                color=WAVE_COLOURS[wave],
-                label=wave if y == 0 else None,
-                step="mid",
-            )
-    low.fill_between(
-        seconds,
-        -0.5,
-        len(rows) - 0.5,
-        where=truth < 0,
-        color="#dddddd",
-        lw=0,
-        step="mid",
-        label="left out",
-        zorder=0,
-    )
-    low.set(yticks=range(len(rows)), xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5))
-    low.set_yticklabels(rows)
+        for value, (wave, colour) in enumerate(WAVE_COLOURS.items(), start=1):
+            words = wave if y == 0 else None
+            there = {"where": labels == value, "color": colour, "label": words}
+            low.fill_between(seconds, y - 0.4, y + 0.4, **there, **style)
+    out = {"where": truth < 0, "color": "#dddddd", "label": "left out", "zorder": 0}
+    low.fill_between(seconds, -0.5, len(rows) - 0.5, **out, **style)
+    low.set_yticks(range(len(rows)), rows)
+    low.set(xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5))
     low.grid(False)
-    top.legend(
-        *low.get_legend_handles_labels(),
-        ncols=4,
-        loc="lower right",
-        fontsize=8,
-        frameon=False,
-        bbox_to_anchor=(1, 1),
-    )
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "fontsize": 8, "frameon": False}
+    top.legend(*low.get_legend_handles_labels(), ncols=4, **place)
     fig.tight_layout()
     return fig
 

@@ -386,17 +386,6 @@ def with_combined(profile: Profile, *tasks: str) -> pd.DataFrame:
     return frame([row for _, rows in found for row in rows] + combine(profile, found))
 
 
-def saved_predictions(profile: Profile, task: str, seed: int) -> dict[str, Predictions]:
-    """Frozen and scratch predictions of one seed: name of the method -> arrays of the task."""
-    return {
-        one.name: load_predictions(profile, one)
-        for one, _ in evaluations(profile, task)
-        if (one.run.seed, one.label_fraction) == (seed, 1)
-        and one.protocol != "finetune"
-        and one.weights
-    }
-
-
 def rekey(profile: Profile, run: RunSettings, old: Evaluation, rows: Sequence[Mapping]) -> None:
     """Give a saved evaluation today's key; its predictions and rows stay as they are."""
     predictions, task = load_predictions(profile, old), task_of(old.task)
