@@ -244,7 +244,9 @@ def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> 
     """
     if not path.is_file():
         place = f"{path.parent.name}/{path.name}"
-        raise FileNotFoundError(f"no trained encoder at {place}: run `python -m beatssl run` first")
+        raise FileNotFoundError(
+            f"no encoder at {place}: run its pretraining (`python -m beatssl run`)"
+        )
     with safe_open(path, framework="pt") as file:
         stored = json.loads((file.metadata() or {}).get("encoder", "null"))
     if stored != to_dict(config):
