@@ -38,10 +38,8 @@ def bf16(device: torch.device, config: ComputeConfig | None = None) -> bool:
 
 def _cpu_has_bf16() -> bool:
     """Native bf16 dot products (AVX512-BF16 or AMX); emulated ones are slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.is_file() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 

@@ -40,12 +40,12 @@ class Profile:
     """
 
     name: str
-    data: DataConfig = field(default_factory=DataConfig)
-    compute: ComputeConfig = field(default_factory=ComputeConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
-    segment: SegmentConfig = field(default_factory=SegmentConfig)
-    compare: CompareConfig = field(default_factory=CompareConfig)
+    data: DataConfig = DataConfig()
+    compute: ComputeConfig = ComputeConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    classify: ClassifyConfig = ClassifyConfig()
+    segment: SegmentConfig = SegmentConfig()
+    compare: CompareConfig = CompareConfig()
     tasks: Mapping[str, object] = field(default_factory=dict)
     methods: Mapping[str, Mapping] = field(default_factory=dict)
     runs: tuple[RunSettings, ...] = ()
@@ -213,11 +213,10 @@ def data_root(profile: Profile) -> Path:
         return profile.work
     root = os.environ.get("BEATSSL_DATA") or ""
     if not root or not Path(root).is_dir():
-        names = [source.folder for source in profile.data.all_sources]
+        names = ", ".join(source.folder for source in profile.data.all_sources)
         raise FileNotFoundError(
-            f"profile {profile.name!r} reads real recordings: name the folder that holds "
-            f"{', '.join(names)} with `make book PROFILE=... DATA=folder` or the environment "
-            "variable BEATSSL_DATA"
+            f"profile {profile.name!r} reads real recordings: name the folder that holds {names} "
+            "with `make book PROFILE=... DATA=folder` or the environment variable BEATSSL_DATA"
         )
     return Path(root)
 

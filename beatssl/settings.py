@@ -30,9 +30,7 @@ def work_dir() -> Path:
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 DATASETS = ("ptbxl", "ludb", "challenge")  # those with a setting of their own; PTB-XL first
@@ -137,9 +135,8 @@ def _convert(value: object, kind: type, where: str) -> object:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        hint = ""
-        if kind in (int, float) and isinstance(value, str):
-            hint = " (YAML reads 1e-3 as text: write 1.0e-3)"
+        text = kind in (int, float) and isinstance(value, str)
+        hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if text else ""
         raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}{hint}")
     return value
 

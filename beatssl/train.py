@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,9 +41,9 @@ class DivergedError(RuntimeError):
     Attributes: curves: one row for each good epoch.
     """
 
-    def __init__(self, message: str, curves: pd.DataFrame | None = None):
+    def __init__(self, message: str, curves: list[dict] | None = None):
         super().__init__(message)
-        self.curves = pd.DataFrame() if curves is None else curves
+        self.curves = pd.DataFrame(curves)
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,8 @@ class BatchSource:
         )
         self.r_peak = torch.from_numpy(beats.r_peak[rows])
         self.classes = torch.from_numpy(beats.classes(windows.beat_classifier)[rows]).long()
-        self.valid = (
-            (self.r_peak >= windows.beat_before * rate)
-            & (self.r_peak + windows.beat_after * rate <= time - 1)
-            & (self.classes >= 0)
-        )
+        fits = self.r_peak + windows.beat_after * rate <= time - 1
+        self.valid = (self.r_peak >= windows.beat_before * rate) & fits & (self.classes >= 0)
         self.record_scale = FeatureScale.fit(self.record_features)
         self.beat_scale = FeatureScale.fit(self.features[self.valid])
 
@@ -98,14 +96,14 @@ class BatchSource:
     def epoch(self, generator: Generator) -> Iterator[Batch]:
         """Yield the batches of one epoch, on the CPU."""
         order = torch.randperm(len(self.rows), generator=generator)
-        for i in range(self.batches_per_epoch):
-            yield self.batch(order[i * self.batch_size : (i + 1) * self.batch_size], generator)
+        for items in order.split(self.batch_size)[: self.batches_per_epoch]:
+            yield self.batch(items, generator)
 
     def batch(self, items: Tensor, generator: Generator) -> Batch:
         """The batch of these items (indices into `rows`)."""
-        chance = torch.rand(len(items), self.valid.shape[1], generator=generator)
-        chance = torch.where(self.valid[items], chance, -1.0)
-        count = min(self.windows.beats_per_record, chance.shape[1])
+        valid = self.valid[items]
+        chance = torch.rand(valid.shape, generator=generator).where(valid, -1.0)
+        count = min(self.windows.beats_per_record, valid.shape[1])
         keep = chance.topk(count, dim=1).indices.sort(dim=1).values  # (N, B), in the order of time
         wide = keep[..., None].expand(-1, -1, self.features.shape[2])
         return Batch(
@@ -113,7 +111,7 @@ class BatchSource:
             signals=torch.from_numpy(self.store.load(self.rows[items.numpy()])),
             record_features=self.record_features[items],
             r_peak=self.r_peak[items].gather(1, keep),
-            beat_valid=self.valid[items].gather(1, keep),
+            beat_valid=valid.gather(1, keep),
             beat_class=self.classes[items].gather(1, keep),
             beat_features=self.features[items].gather(1, wide),
         )
@@ -148,8 +146,7 @@ def run_key(
 class Scale(Protocol):
     """What training needs of a `Profile`."""
 
-    @property
-    def work(self) -> Path: ...
+    work: Path
 
     def encoder_of(self, run: RunSettings) -> Architecture: ...
 
@@ -220,7 +217,7 @@ def pretrain(
             except DivergedError as error:
                 note = {"key": key, "message": str(error), "curves": curves}
                 write_text(folder / "failed.json", json.dumps(note, indent=1))
-                raise DivergedError(str(error), pd.DataFrame(curves)) from None
+                raise DivergedError(str(error), curves) from None
             if monitor is not None and (epoch + 1 in (1, config.epochs) or (epoch + 1) % 5 == 0):
                 means |= monitor(model.kept.eval())
                 model.train()
@@ -288,10 +285,10 @@ class Training:
         batch = replace(batch, **{k: v.to(self.device) for k, v in vars(batch).items()})
         losses = self.model.training_step(batch, self.generator)
         if not torch.isfinite(losses["total"]):
-            raise DivergedError(
-                f"{where}: the loss is {losses['total'].item()}; the checkpoint of the epoch "
-                "before is kept. Lower learning_rate or raise temperature."
+            told = (
+                f"{where}: the loss is {losses['total'].item()}; the checkpoint of the epoch before"
             )
+            raise DivergedError(f"{told} is kept. Lower learning_rate or raise temperature.")
         self.optimizer.zero_grad()
         losses["total"].backward()
         self.optimizer.step()
@@ -301,11 +298,9 @@ class Training:
 
     def epoch(self, where: str) -> dict:
         """Train for one epoch; means of the losses and diagnostics. Raises as `step`."""
-        start, sums, count = perf_counter(), {}, 0
+        start, sums, count = perf_counter(), Counter(), self.source.batches_per_epoch
         for batch in self.source.epoch(self.generator):
-            for name, value in self.step(batch, where).items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-            count += 1
+            sums.update({name: value.item() for name, value in self.step(batch, where).items()})
         means = {name: value / count for name, value in sums.items()}
         rate = self.optimizer.param_groups[0]["lr"]
         return {**means, "learning_rate": rate, "steps": count, "seconds": perf_counter() - start}
@@ -324,16 +319,15 @@ class Training:
             ArchitectureError: it is of another run.
         """
         state = torch.load(path, weights_only=True, map_location="cpu")
-        shapes = {k: v.shape for k, v in self.model.state_dict().items()}
-        same = {k: v.shape for k, v in state["model"].items()} == shapes
-        if not same or state["key"] != key:
-            other = f"settings (key {state['key']})" if same else "architecture"
-            raise ArchitectureError(
-                f"the checkpoint in {path.parent.name} is of another run's {other}; remove the "
-                "folder to start it again"
-            )
-        for name in STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
+        try:
+            if state["key"] != key:
+                raise RuntimeError(f"its settings have the key {state['key']}")
+            for name in STATEFUL:
+                getattr(self, name).load_state_dict(state[name])
+        except RuntimeError as error:  # of torch: names each tensor of another shape
+            place = f"the checkpoint in {path.parent.name}"
+            remedy = "remove the folder to start it again"
+            raise ArchitectureError(f"{place} is of another run; {remedy}: {error}") from error
         self.generator.set_state(state["generator"])
         return state["curves"]
 
@@ -367,7 +361,7 @@ def _read_done(
     failed, note = folder / "failed.json", folder / "run.json"
     if failed.is_file():
         told = json.loads(failed.read_text())
-        raise DivergedError(told["message"], pd.DataFrame(told["curves"]))
+        raise DivergedError(told["message"], told["curves"])
     if not note.is_file() or json.loads(note.read_text())["key"] != key:
         return None
     encoder = load_encoder(folder / "encoder.safetensors", architecture, sampling_rate)

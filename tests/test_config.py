@@ -191,7 +191,8 @@ def run(profile: str, run_id: str) -> RunSettings:
 
 def test_the_notebook_declares_every_setting_with_its_type_and_leaves_it_to_the_profile():
     kinds = pages.declared_parameters(config.ROOT / "notebooks" / "05_pretraining.ipynb")
-    settings = {f.name: f.type for f in dataclasses.fields(BeatSSLSettings)}
+    fields = dataclasses.fields(BeatSSLSettings)
+    settings = {f.name: getattr(f.type, "__name__", f.type) for f in fields}
     assert {n: k.__name__ for n, k in kinds.items()} == {"profile": "str", **settings}
     cell: dict = {}
     exec(NOTEBOOK.cells[1].source, cell)

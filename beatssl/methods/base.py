@@ -234,6 +234,11 @@ class Entry:
     load: Callable[[int], nn.Module] | None = None
 
 
+def step_losses(total: Tensor, **watched: Tensor) -> dict[str, Tensor]:
+    """What `Method.training_step` returns."""
+    return {"total": total, **{name: value.detach() for name, value in watched.items()}}
+
+
 @contextlib.contextmanager
 def dropout_from(generator: Generator, device: torch.device) -> Iterator[None]:
     """Dropout inside the block is decided by `generator` (CPU), and the global one left alone."""

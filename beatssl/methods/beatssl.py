@@ -12,10 +12,10 @@ import torch
 from torch import Generator, Tensor
 
 from beatssl.methods.base import (
-    Batch, BeatWindows, Entry, Method, Setup, StridedSettings, TrainSettings,
+    Batch, BeatWindows, Entry, Method, Setup, StridedSettings, TrainSettings, step_losses,
 )  # fmt: skip
 from beatssl.methods.encoder import autocast, projector, roi_align
-from beatssl.methods.losses import LOSSES, alignment, contrastive_loss, uniformity
+from beatssl.methods.losses import LOSSES, contrastive_loss, view_health
 from beatssl.methods.targets import MEASURES, beat_targets, record_targets, row_entropy, same_record
 from beatssl.methods.views import augment
 from beatssl.settings import ConfigError, one_of
@@ -109,13 +109,9 @@ class BeatSSL(Method):
         rhythm = contrastive_loss(c.loss, z, targets, c.temperature)
         different = targets[:n, :n][~torch.eye(n, dtype=torch.bool, device=z.device)]
         quantiles = different.quantile(torch.tensor([0.05, 0.5, 0.95]).to(targets))
-        losses = {
-            "rhythm": rhythm.detach(),
-            "alignment": alignment(z[:n], z[n:]).detach(),
-            "uniformity": uniformity(z).detach(),
-            **dict(zip(("target_low", "target_mid", "target_high"), quantiles.unbind())),
-            "row_entropy": row_entropy(targets),
-        }
+        losses = {"rhythm": rhythm, **view_health(z[:n], z[n:])}
+        losses |= zip(("target_low", "target_mid", "target_high"), quantiles)
+        losses["row_entropy"] = row_entropy(targets)
         if c.loss == "normalised":  # a cross-entropy: of the same rows as the entropy
             losses["rhythm_kl"] = losses["rhythm"] - losses["row_entropy"]
         total = c.rhythm_weight * rhythm
@@ -127,10 +123,10 @@ class BeatSSL(Method):
             targets, allowed = self.beat_targets(batch)
             beat = contrastive_loss(c.loss, z, targets, c.temperature, allowed)
             total = total + c.beat_weight * beat
-            losses |= {"beat": beat.detach(), "beat_row_entropy": row_entropy(targets)}
+            losses |= {"beat": beat, "beat_row_entropy": row_entropy(targets)}
             if c.loss == "normalised":
                 losses["beat_kl"] = losses["beat"] - losses["beat_row_entropy"]
-        return {"total": total, **losses}
+        return step_losses(total, **losses)
 
     def rhythm_targets(self, batch: Batch) -> Tensor:
         """What should be alike among whole records: (2N, 2N)."""

@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from beatssl.methods.base import Batch, Entry, Method, Setup, StridedSettings, TrainSettings
+from beatssl.methods.base import (
+    Batch, Entry, Method, Setup, StridedSettings, TrainSettings, step_losses,
+)  # fmt: skip
 from beatssl.methods.encoder import autocast, projector
-from beatssl.methods.losses import alignment, uniformity
+from beatssl.methods.losses import view_health
 from beatssl.settings import in_range
 
 
@@ -53,16 +55,9 @@ def cmsc_loss(z_1: Tensor, z_2: Tensor, temperature: float) -> Tensor:
     contrasted.
 
     Args:
-        z_1, z_2: (N, dim) embeddings of the first and of the second halves, of any length.
+        z_1, z_2: (N, dim), N >= 2, embeddings of the first and of the second halves, of any length.
         temperature: > 0.
-
-    Raises:
-        ValueError: fewer than two records, or shapes that differ.
     """
-    if z_1.shape != z_2.shape or len(z_1) < 2:
-        raise ValueError(
-            f"expected two arrays (N >= 2, dim), got {tuple(z_1.shape)} and {tuple(z_2.shape)}"
-        )
     cosine = F.normalize(z_1.float(), dim=1) @ F.normalize(z_2.float(), dim=1).T
     logits, own = cosine / temperature, torch.arange(len(z_1), device=z_1.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -83,11 +78,8 @@ class CMSC(Method):
         with autocast(batch.signals.device):
             e = self.encode(halves(batch.signals))  # (2N, C, steps)
             z = self.projector(e.mean(dim=2)).float()  # (2N, dim)
-        return {
-            "total": cmsc_loss(z[:n], z[n:], self.config.temperature),
-            "alignment": alignment(z[:n], z[n:]).detach(),
-            "uniformity": uniformity(z).detach(),
-        }
+        loss = cmsc_loss(z[:n], z[n:], self.config.temperature)
+        return step_losses(loss, **view_health(z[:n], z[n:]))
 
 
 ENTRY = Entry("CMSC (CLOCS)", CMSCSettings, CMSC)

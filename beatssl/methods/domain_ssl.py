@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Generator, Tensor, nn
 
-from beatssl.methods.base import Batch, Entry, Method, Setup, StridedSettings, TrainSettings
+from beatssl.methods.base import (
+    Batch, Entry, Method, Setup, StridedSettings, TrainSettings, step_losses,
+)  # fmt: skip
 from beatssl.methods.encoder import EncoderConfig, StandardisedConfig, autocast, zscore
-from beatssl.methods.losses import alignment, soft_target_nce, uniformity
+from beatssl.methods.losses import soft_target_nce, view_health
 from beatssl.methods.targets import two_views
 from beatssl.settings import in_range
 
@@ -84,9 +86,7 @@ def time_scale(signals: Tensor, factor: Tensor) -> Tensor:
     where = torch.arange(time, device=signals.device) / factor[:, None]  # (batch, time)
     low = where.floor().clamp(max=time - 1).long()
     high = (low + 1).clamp(max=time - 1)
-    before, after = (
-        signals.gather(2, index[:, None, :].expand_as(signals)) for index in (low, high)
-    )
+    before, after = (signals.gather(2, at[:, None].expand_as(signals)) for at in (low, high))
     weight = (where - low).clamp(0, 1).to(signals)[:, None, :]
     inside = (where <= time - 1)[:, None, :]
     return torch.where(inside, torch.lerp(before, after, weight), 0.0)
@@ -114,16 +114,10 @@ def augment(
 
     Returns:
         (batch, 12, time), same type and device.
-
-    Raises:
-        ValueError: not twelve leads.
     """
-    if signals.ndim != 3 or signals.shape[1] != 12:
-        raise ValueError(f"expected (batch, 12, time), got an array of {tuple(signals.shape)}")
     n, _, time = signals.shape
     device = signals.device
-    jitter = round(config.jitter_seconds * sampling_rate)
-    width = round(config.cutout * time)
+    jitter, width = round(config.jitter_seconds * sampling_rate), round(config.cutout * time)
     shift = torch.randint(-jitter, jitter + 1, (n,), generator=generator)
     stretch = _uniform(n, config.time_scale, generator)
     size = _uniform(n, config.magnitude, generator)
@@ -136,8 +130,7 @@ def augment(
 
 
 def _uniform(n: int, limits: tuple[float, float], generator: Generator) -> Tensor:
-    low, high = limits
-    return low + (high - low) * torch.rand(n, generator=generator)
+    return limits[0] + (limits[1] - limits[0]) * torch.rand(n, generator=generator)
 
 
 def nearest_neighbour_targets(features: Tensor) -> Tensor:
@@ -148,21 +141,15 @@ def nearest_neighbour_targets(features: Tensor) -> Tensor:
     the matrix is not symmetric either. Of equally near records the first one counts.
 
     Args:
-        features: (N, F), standardised, without NaN.
+        features: (N, F), standardised, without NaN, N >= 2.
 
     Returns:
         (2N, 2N) of 0 and 1, layout [view 1 of all, view 2 of all], three 1s in each row.
-
-    Raises:
-        ValueError: fewer than two records.
     """
-    n = len(features)
-    if n < 2:
-        raise ValueError(f"{n} records: the nearest one needs at least two")
     exact = "donot_use_mm_for_euclid_dist"  # else equal records may be a little apart
     distance = torch.cdist(features, features, compute_mode=exact)
     nearest = distance.fill_diagonal_(torch.inf).argmin(dim=1)  # (N,)
-    return two_views(F.one_hot(nearest, n).float())
+    return two_views(F.one_hot(nearest, len(features)).float())
 
 
 def instance_loss(z: Tensor, features: Tensor, temperature: float) -> Tensor:
@@ -258,10 +245,9 @@ class DomainSSL(Method):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("ids", cluster_ids(known, c.clusters, c.seed))
         self.projector = nn.Sequential(
-            nn.Linear(self.encoder.channels, c.projector_hidden),
-            nn.ReLU(),
+            nn.Linear(self.encoder.channels, c.projector_hidden), nn.ReLU(),
             nn.Linear(c.projector_hidden, c.projector_out),
-        )
+        )  # fmt: skip
         self.prototypes = Prototypes(c)
 
     def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
@@ -287,14 +273,10 @@ class DomainSSL(Method):
         prototype = self.prototypes.loss(z, ids)
         weight = c.prototype_weight(int(self.steps) / self.total_steps)
         self.steps += 1
-        return {
-            "total": instance + weight * prototype,
-            "instance": instance.detach(),
-            "prototype": prototype.detach(),
-            "prototype_weight": torch.tensor(weight),
-            "alignment": alignment(z[:n], z[n:]).detach(),
-            "uniformity": uniformity(z).detach(),
-        }
+        return step_losses(
+            instance + weight * prototype, instance=instance, prototype=prototype,
+            prototype_weight=torch.tensor(weight), **view_health(z[:n], z[n:]),
+        )  # fmt: skip
 
 
 ENTRY = Entry("Domain-SSL", DomainSSLSettings, DomainSSL, ("total", "instance", "prototype"))

@@ -43,13 +43,12 @@ def load_ecg_fm(path: Path, config: W2VConfig | None = None) -> W2VEncoder:
     """
     tensors = read_checkpoint(path)
     finetuned = any(name.startswith("encoder.feature_extractor.") for name in tensors)
-    if finetuned:
-        inner = [name for name in tensors if name.startswith("encoder.")]
-        tensors = {name.removeprefix("encoder."): tensors[name] for name in inner}
+    inner = "encoder." if finetuned else ""
     with torch.device("meta"):
         encoder = W2VEncoder(config or W2VConfig())
     modules = {name.split(".")[0] for name in encoder.state_dict()}
-    own = {name: t.float() for name, t in tensors.items() if name.split(".")[0] in modules}
+    own = {k.removeprefix(inner): t.float() for k, t in tensors.items() if k.startswith(inner)}
+    own = {name: t for name, t in own.items() if name.split(".")[0] in modules}
     try:
         encoder.load_state_dict(own, assign=True)
     except RuntimeError as error:  # names every tensor that is missing, unknown or misshapen
@@ -77,22 +76,18 @@ def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Tensor]:
             "huggingface.co/wanglab/ecg-fm (mimic_iv_ecg_physionet_pretrained.pt)"
         )
     try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
+        tensors_only = path.suffix == ".safetensors"
+        content = (
+            load_file(path) if tensors_only else torch.load(path, "cpu", weights_only=not trust)
+        )
     except Exception as error:  # torch, pickle and safetensors raise many kinds
         raise CheckpointError(_why_unreadable(path, error, trust)) from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a state dict")
-    tensors = {name: t for name, t in content.items() if isinstance(t, Tensor)}
-    if not tensors:
-        raise CheckpointError(
-            f"{path.name} holds no tensors, neither at its top nor under the key `model`"
-        )
-    return tensors
+    state = content.get("model", content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path.name} holds a {type(state).__name__}, not a state dict")
+    if tensors := {name: t for name, t in state.items() if isinstance(t, Tensor)}:
+        return tensors
+    raise CheckpointError(f"{path.name} holds no tensors, neither at its top nor under `model`")
 
 
 def _why_unreadable(path: Path, error: Exception, trust: bool) -> str:
@@ -127,10 +122,8 @@ def convert(path: Path, target: Path, trust: bool = False) -> str:
     with replacing(target) as part:
         save_file(tensors, part, metadata={"source": path.name, "source_sha256": digest})
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    return (
-        f"{path.name}: sha256 {digest}\n"
-        f"{target.name}: {len(tensors)} tensors, {parameters} parameters"
-    )
+    written = f"{len(tensors)} tensors, {parameters} parameters"
+    return f"{path.name}: sha256 {digest}\n{target.name}: {written}"
 
 
 @dataclass(frozen=True)
@@ -160,19 +153,15 @@ ENTRY = Entry("ECG-FM", Released, load=released)
 
 
 def main(words: list[str] | None = None) -> int:
-    """Convert a checkpoint; the exit status is 0, or 1 with the reason printed."""
+    """Convert an ECG-FM checkpoint to safetensors; the exit status is 0, or 1 with the reason."""
     parser = argparse.ArgumentParser(
-        prog="python -m beatssl.methods.ecg_fm_weights",
-        description="Convert an ECG-FM checkpoint to safetensors (published: 215 tensors, "
-        "90883072 parameters).",
+        "python -m beatssl.methods.ecg_fm_weights", description=main.__doc__
     )
-    parser.add_argument("input", type=Path, help="the released .pt file")
-    parser.add_argument("output", type=Path, help="the .safetensors file to write")
-    trust = "unpickle the input, which may run any code that it brings"
-    parser.add_argument("--trust", action="store_true", help=trust)
-    options = parser.parse_args(words)
+    parser.add_argument("path", type=Path, help="the released .pt file")
+    parser.add_argument("target", type=Path, help="the .safetensors file to write")
+    parser.add_argument("--trust", action="store_true", help="unpickle it: runs any code in it")
     try:
-        print(convert(options.input, options.output, options.trust))
+        print(convert(**vars(parser.parse_args(words))))
     except (FileNotFoundError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

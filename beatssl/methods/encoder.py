@@ -57,10 +57,8 @@ class EncoderConfig:
         halvings = (stride // self.stem_stride).bit_length() - 1
         late = len(self.strides) - 1
         if stride != self.stem_stride << max(halvings, 0) or halvings > late:
-            known = [self.stem_stride << k for k in range(late + 1)]
-            raise ConfigError(
-                f"encoder_stride={stride} cannot be built; known: {', '.join(map(str, known))}"
-            )
+            known = ", ".join(str(self.stem_stride << k) for k in range(late + 1))
+            raise ConfigError(f"encoder_stride={stride} cannot be built; known: {known}")
         return dataclasses.replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
 
     def build(self, sampling_rate: int) -> Encoder:
@@ -90,11 +88,10 @@ class ResidualBlock(nn.Module):
         pad = dilation * (kernel // 2)
         self.main = nn.Sequential(
             nn.Conv1d(inputs, outputs, kernel, stride, pad, dilation, bias=False),
-            nn.BatchNorm1d(outputs),
-            nn.ReLU(),
+            nn.BatchNorm1d(outputs), nn.ReLU(),
             nn.Conv1d(outputs, outputs, kernel, 1, pad, dilation, bias=False),
             nn.BatchNorm1d(outputs),
-        )
+        )  # fmt: skip
         self.shortcut = nn.Identity()
         if inputs != outputs or stride != 1:
             self.shortcut = nn.Sequential(
@@ -115,17 +112,14 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.config = config
-        self.stride = config.stride
-        self.channels = config.widths[-1]
+        self.config, self.stride, self.channels = config, config.stride, config.widths[-1]
         width = config.widths[0]
         kernel, stride = config.stem_kernel, config.stem_stride
         stem = nn.Conv1d(12, width, kernel, stride, kernel // 2, bias=False)
         layers: list[nn.Module] = [stem, nn.BatchNorm1d(width), nn.ReLU()]
-        stages = zip(config.widths, config.strides, config.dilations, strict=True)
-        for outputs, stride, dilation in stages:
-            for block in range(config.blocks):
-                step = stride if block == 0 else 1
+        stages = config.widths, config.strides, config.dilations
+        for outputs, stride, dilation in zip(*stages, strict=True):
+            for step in (stride, *[1] * (config.blocks - 1)):
                 layers.append(ResidualBlock(width, outputs, config.kernel, step, dilation))
                 width = outputs
         self.layers = nn.Sequential(*layers)
@@ -249,9 +243,9 @@ def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> 
         ArchitectureError: the file's architecture is not `config`.
     """
     if not path.is_file():
+        place = f"{path.parent.name}/{path.name}"
         raise FileNotFoundError(
-            f"no trained encoder at {path.parent.name}/{path.name}: run its pretraining first "
-            "(`python -m beatssl run`)"
+            f"no encoder at {place}: run its pretraining (`python -m beatssl run`)"
         )
     with safe_open(path, framework="pt") as file:
         stored = json.loads((file.metadata() or {}).get("encoder", "null"))

@@ -110,6 +110,11 @@ def alignment(z_1: Tensor, z_2: Tensor) -> Tensor:
     return (F.normalize(z_1.float(), dim=1) - F.normalize(z_2.float(), dim=1)).pow(2).sum(1).mean()
 
 
+def view_health(z_1: Tensor, z_2: Tensor) -> dict[str, Tensor]:
+    """`alignment` and `uniformity` of two views, (N, dim) each."""
+    return {"alignment": alignment(z_1, z_2), "uniformity": uniformity(torch.cat([z_1, z_2]))}
+
+
 def uniformity(z: Tensor) -> Tensor:
     """log mean exp(-2 |z_i - z_j|^2) over pairs, on the sphere (Wang & Isola, arXiv 2005.10242).
 

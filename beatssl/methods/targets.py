@@ -38,9 +38,8 @@ class FeatureScale:
         median = features.nanmedian(dim=0).values.nan_to_num(0.0)
         filled = torch.where(features.isnan(), median, features)
         sd = filled.std(dim=0, unbiased=False)
-        low, high = filled.aminmax(dim=0)
-        sd = torch.where(sd > 1e-6, sd, torch.ones_like(sd))
-        return cls(median, filled.mean(dim=0), sd, low, high)
+        sd = torch.where(sd > 1e-6, sd, 1.0)
+        return cls(median, filled.mean(dim=0), sd, *filled.aminmax(dim=0))
 
     def impute(self, features: Tensor) -> Tensor:
         """NaN -> median."""
@@ -144,13 +143,7 @@ def norm_shares(
 def two_views(item_targets: Tensor) -> Tensor:
     """(N, N) targets between items -> (2N, 2N) between views: repeated in all four blocks, 1 for
     the two views of one item, 0 on the diagonal."""
-    n = len(item_targets)
-    block = item_targets.clone()
-    block.fill_diagonal_(1.0)
-    full = block.repeat(2, 2)
-    full.fill_diagonal_(0.0)
-    assert full.shape == (2 * n, 2 * n)
-    return full
+    return item_targets.clone().fill_diagonal_(1.0).repeat(2, 2).fill_diagonal_(0.0)
 
 
 def record_targets(
@@ -213,9 +206,7 @@ def closest_triple(
     the wanted ones, and the largest of the three deviations.
 
     Args: similarities (N, N); N a few hundred, all N^3 triples are tried."""
-    first, second, third = (torch.as_tensor(similarities - w).abs() for w in wanted)
-    for deviation in (first, second, third):
-        deviation.fill_diagonal_(torch.inf)
+    first, second, third = ((similarities - w).abs().fill_diagonal_(torch.inf) for w in wanted)
     worst = torch.maximum(torch.maximum(first[:, :, None], second[:, None, :]), third[None, :, :])
     i, j, k = (int(x) for x in torch.unravel_index(worst.argmin(), worst.shape))
     return (i, j, k), float(worst[i, j, k])

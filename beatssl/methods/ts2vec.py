@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from beatssl.methods.base import (
     Batch, Entry, Method, OwnNetwork, RunSettings, Setup, TrainSettings, dropout_from,
+    step_losses,
 )  # fmt: skip
 from beatssl.methods.encoder import autocast
 from beatssl.settings import in_range
@@ -80,18 +81,16 @@ class TS2VecSettings(OwnNetwork, TrainSettings):
 class DilatedBlock(nn.Module):
     """GELU, convolution, GELU, convolution, plus a shortcut; the length stays.
 
-    `project` puts a 1x1 convolution on the shortcut."""
+    `last` puts a 1x1 convolution on the shortcut: the last block may change the width."""
 
-    def __init__(self, inputs: int, outputs: int, dilation: int, project: bool):
+    def __init__(self, inputs: int, outputs: int, dilation: int, last: bool):
         super().__init__()
-        same = {"padding": dilation * (KERNEL // 2), "dilation": dilation}
+        same = {"padding": "same", "dilation": dilation}
         self.main = nn.Sequential(
-            nn.GELU(),
-            nn.Conv1d(inputs, outputs, KERNEL, **same),
-            nn.GELU(),
-            nn.Conv1d(outputs, outputs, KERNEL, **same),
-        )
-        self.shortcut = nn.Conv1d(inputs, outputs, 1) if project else nn.Identity()
+            nn.GELU(), nn.Conv1d(inputs, outputs, KERNEL, **same),
+            nn.GELU(), nn.Conv1d(outputs, outputs, KERNEL, **same),
+        )  # fmt: skip
+        self.shortcut = nn.Conv1d(inputs, outputs, 1) if last else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.main(x) + self.shortcut(x)
@@ -112,11 +111,9 @@ class TS2VecEncoder(nn.Module):
         self.channels = config.channels
         self.input = nn.Linear(12, config.hidden)
         widths = [config.hidden] * (config.depth + 1) + [config.channels]
+        sizes = enumerate(pairwise(widths))
         self.blocks = nn.Sequential(
-            *[
-                DilatedBlock(inputs, outputs, 2**i, inputs != outputs or i == config.depth)
-                for i, (inputs, outputs) in enumerate(pairwise(widths))
-            ]
+            *(DilatedBlock(*io, 2**i, i == config.depth) for i, io in sizes)
         )
         self.dropout = nn.Dropout(config.dropout)
 
@@ -129,21 +126,10 @@ class TS2VecEncoder(nn.Module):
 
         Returns:
             (batch, channels, time). Dropout, in training mode, draws from torch's global RNG.
-
-        Raises:
-            ValueError: shapes that do not fit.
         """
-        if signals.ndim != 3 or signals.shape[1] != 12:
-            raise ValueError(
-                f"signals have shape {tuple(signals.shape)}, expected (batch, 12, time)"
-            )
         x = signals.masked_fill(signals.isnan(), 0.0)
         x = self.input(x.transpose(1, 2)).transpose(1, 2)  # (batch, hidden, time)
         if mask is not None:
-            if mask.shape != (len(x), x.shape[2]):
-                raise ValueError(
-                    f"mask has shape {tuple(mask.shape)}, expected {(len(x), x.shape[2])}"
-                )
             x = x.masked_fill(~mask[:, None], 0.0)
         return self.dropout(self.blocks(x))
 
@@ -206,27 +192,15 @@ def hierarchical_parts(z_1: Tensor, z_2: Tensor, temporal_unit: int = 0) -> tupl
 
     Returns:
         Two scalars, in nats, both unweighted.
-
-    Raises:
-        ValueError: shapes that differ, or no time step.
     """
-    if z_1.shape != z_2.shape or z_1.ndim != 3 or not z_1.shape[1]:
-        raise ValueError(
-            f"views have shapes {tuple(z_1.shape)} and {tuple(z_2.shape)}, expected twice the same "
-            "(batch, time, channels)"
-        )
-    instance, temporal, level = z_1.new_zeros(()), z_1.new_zeros(()), 0
-    while True:
+    instance, temporal, levels = z_1.new_zeros(()), z_1.new_zeros(()), z_1.shape[1].bit_length()
+    for level in range(levels):
         instance = instance + instance_loss(z_1, z_2)
-        steps = z_1.shape[1]
-        if steps > 1 and level >= temporal_unit:
+        if temporal_unit <= level < levels - 1:
             temporal = temporal + temporal_loss(z_1, z_2)
-        level += 1
-        if steps == 1:
-            return instance / level, temporal / level
-        z_1, z_2 = (
-            F.max_pool1d(z.transpose(1, 2), 2).transpose(1, 2) for z in (z_1, z_2)
-        )  # (batch, steps // 2, channels)
+        if level < levels - 1:
+            z_1, z_2 = (F.max_pool1d(z.mT, 2).mT for z in (z_1, z_2))  # (batch, half, channels)
+    return instance / levels, temporal / levels
 
 
 def overlapping_crops(
@@ -262,9 +236,8 @@ def overlapping_crops(
     left = draw(0, time - overlap)
     right = left + overlap
     outer_left, outer_right = draw(0, left), draw(right, time)
-    offset = torch.randint(
-        -outer_left, time - outer_right + 1, (len(signals), 1, 1), generator=generator
-    )
+    shape = len(signals), 1, 1
+    offset = torch.randint(-outer_left, time - outer_right + 1, shape, generator=generator)
 
     def crop(start: int, end: int) -> Tensor:
         where = (offset + torch.arange(start, end)).to(signals.device)  # (batch, 1, end - start)
@@ -309,8 +282,7 @@ class TS2Vec(Method):
         """Take the present weights into the running mean."""
         self.averages += 1
         share = 1 / self.averages.item()
-        pairs = zip(self.averaged.parameters(), self.encoder.parameters(), strict=True)
-        for mean, weight in pairs:
+        for mean, weight in zip(self.averaged.parameters(), self.encoder.parameters(), strict=True):
             mean.lerp_(weight, share)
 
     def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
@@ -336,11 +308,8 @@ class TS2Vec(Method):
         z_1 = e_1[..., -overlap:].transpose(1, 2).float()  # (batch, overlap, channels)
         z_2 = e_2[..., :overlap].transpose(1, 2).float()  # (batch, overlap, channels)
         instance, temporal = hierarchical_parts(z_1, z_2, c.temporal_unit)
-        return {
-            "total": c.alpha * instance + (1 - c.alpha) * temporal,
-            "instance": instance.detach(),
-            "temporal": temporal.detach(),
-        }
+        total = c.alpha * instance + (1 - c.alpha) * temporal
+        return step_losses(total, instance=instance, temporal=temporal)
 
 
 ENTRY = Entry("TS2Vec", TS2VecSettings, TS2Vec, ("total", "instance", "temporal"))

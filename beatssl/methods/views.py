@@ -77,13 +77,8 @@ def augment(
 
     Returns:
         (batch, 12, time), same type and device.
-
-    Raises:
-        ValueError: not twelve leads.
     """
     n, leads, time = signals.shape
-    if leads != 12:
-        raise ValueError(f"3KG needs the 12 leads, got an array of shape {tuple(signals.shape)}")
     rotation = random_rotations(n, rotation_degrees, generator)
     scale = random_scales(n, scale_max, generator)
     transform = torch.tensor(FROM_VCG, dtype=torch.float32) @ (

@@ -8,8 +8,8 @@ random (RLM, arXiv 2203.06889). Its released weights are read by `ecg_fm_weights
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from beatssl.methods.base import (
     Batch, Entry, Method, OwnNetwork, RunSettings, Setup, TrainSettings, dropout_from,
+    step_losses,
 )  # fmt: skip
 from beatssl.methods.cmsc import cmsc_loss, halves
 from beatssl.methods.encoder import autocast
@@ -103,107 +104,74 @@ class W2VSettings(OwnNetwork, TrainSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, 0, 1, "lead_mask", "mask_probability", "tau_decay")
-        in_range(self, 1e-6, inf, "temperature", "span", "negatives", "tau_start", "tau_end")
+        in_range(self, 1e-6, math.inf, "temperature", "span", "negatives", "tau_start", "tau_end")
 
 
 # ---------------------------------------------------------------- the encoder
 
 
-class FeatureExtractor(nn.Module):
+def feature_extractor(channels: int, blocks: int) -> nn.Sequential:
     """Convolutions: (batch, 12, time) -> (batch, conv_channels, time // stride).
 
     The first is followed by a group norm with one group a channel, that is, each channel is
     standardised over the time of the segment.
     """
-
-    def __init__(self, channels: int, blocks: int):
-        super().__init__()
-        self.conv_layers = nn.ModuleList()
-        for block in range(blocks):
-            conv = nn.Conv1d(channels if block else 12, channels, 2, 2, bias=False)
-            nn.init.kaiming_normal_(conv.weight)
-            # Identity: the norm is number 2 in the published names.
-            norm = [nn.Identity(), nn.GroupNorm(channels, channels)] if block == 0 else []
-            self.conv_layers.append(nn.Sequential(conv, *norm, nn.GELU()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.conv_layers:
-            x = layer(x)
-        return x
+    layers = []
+    for block in range(blocks):
+        conv = nn.Conv1d(channels if block else 12, channels, 2, 2, bias=False)
+        nn.init.kaiming_normal_(conv.weight)
+        # Identity: the norm is number 2 in the published names.
+        norm = [nn.Identity(), nn.GroupNorm(channels, channels)] if block == 0 else []
+        layers.append(nn.Sequential(conv, *norm, nn.GELU()))
+    return nn.Sequential(OrderedDict(conv_layers=nn.Sequential(*layers)))
 
 
-class PositionalConvolution(nn.Module):
-    """Where a token is, from its neighbours: (batch, tokens, width) -> the same shape."""
-
-    def __init__(self, config: W2VConfig):
-        super().__init__()
-        width, kernel = config.width, config.position_kernel
-        pad, groups = kernel // 2, config.position_groups
-        conv = nn.Conv1d(width, width, kernel, padding=pad, groups=groups)
-        nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * width)))
-        nn.init.zeros_(conv.bias)
-        self.pos_conv = nn.Sequential(weight_norm(conv, dim=2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.pos_conv(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one more
-        return F.gelu(y).transpose(1, 2)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention: (batch, tokens, width) -> the same shape."""
-
-    def __init__(self, config: W2VConfig):
-        super().__init__()
-        self.heads, self.dropout = config.heads, config.dropout
-        self.q_proj = nn.Linear(config.width, config.width)
-        self.k_proj = nn.Linear(config.width, config.width)
-        self.v_proj = nn.Linear(config.width, config.width)
-        self.out_proj = nn.Linear(config.width, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (batch, heads, tokens, ..)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout * self.training)
-        return self.out_proj(y.transpose(1, 2).flatten(2))
+def positional_convolution(width: int, kernel: int, groups: int) -> nn.Sequential:
+    """Where a token is, from its neighbours: (batch, width, tokens) -> the same shape; an even
+    kernel gives one token more."""
+    conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+    nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * width)))
+    nn.init.zeros_(conv.bias)
+    return nn.Sequential(OrderedDict(pos_conv=nn.Sequential(weight_norm(conv, dim=2))))
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each followed by a layer norm (post-LN)."""
+    """Self-attention and feed-forward, each followed by a layer norm (post-LN): (batch, tokens,
+    width) -> the same shape."""
 
     def __init__(self, config: W2VConfig):
         super().__init__()
-        self.self_attn = Attention(config)
-        self.self_attn_layer_norm = nn.LayerNorm(config.width)
-        self.fc1 = nn.Linear(config.width, config.ffn)
-        self.fc2 = nn.Linear(config.ffn, config.width)
-        self.final_layer_norm = nn.LayerNorm(config.width)
+        width, projections = config.width, ["q_proj", "k_proj", "v_proj", "out_proj"]
+        self.heads = config.heads
+        self.self_attn = nn.ModuleDict({name: nn.Linear(width, width) for name in projections})
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.ffn)
+        self.fc2 = nn.Linear(config.ffn, width)
+        self.final_layer_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
 
+    def attention(self, x: Tensor) -> Tensor:
+        *of_tokens, out = self.self_attn.values()
+        q, k, v = (  # (batch, heads, tokens, ..)
+            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in of_tokens
+        )
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout.p * self.training)
+        return out(y.transpose(1, 2).flatten(2))
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x)))
+        x = self.self_attn_layer_norm(x + self.dropout(self.attention(x)))
         return self.final_layer_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
 
 
-class Transformer(nn.Module):
+def transformer(config: W2VConfig) -> nn.Sequential:
     """Layer norm, dropout and the layers: (batch, tokens, width) -> the same shape."""
-
-    def __init__(self, config: W2VConfig):
-        super().__init__()
-        self.layer_norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.dropout(self.layer_norm(x))
-        for layer in self.layers:
-            x = layer(x)
-        return x
+    layers = nn.Sequential(*(TransformerLayer(config) for _ in range(config.layers)))
+    for module in layers.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    norm, dropout = nn.LayerNorm(config.width), nn.Dropout(config.dropout)
+    return nn.Sequential(OrderedDict(layer_norm=norm, dropout=dropout, layers=layers))
 
 
 class W2VEncoder(nn.Module):
@@ -215,48 +183,36 @@ class W2VEncoder(nn.Module):
 
     def __init__(self, config: W2VConfig):
         super().__init__()
-        self.config = config
-        self.channels = config.width
-        self.stride = config.stride
-        self.feature_extractor = FeatureExtractor(config.conv_channels, config.conv_blocks)
-        self.layer_norm = nn.LayerNorm(config.conv_channels)
-        self.post_extract_proj = nn.Linear(config.conv_channels, config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.conv_pos = PositionalConvolution(config)
-        self.encoder = Transformer(config)
-        self.register_parameter("mask_emb", None)  # only pretraining has one
+        c = self.config = config
+        self.channels, self.stride = c.width, c.stride
+        self.feature_extractor = feature_extractor(c.conv_channels, c.conv_blocks)
+        self.layer_norm = nn.LayerNorm(c.conv_channels)
+        self.post_extract_proj = nn.Linear(c.conv_channels, c.width)
+        self.dropout = nn.Dropout(c.dropout)
+        self.conv_pos = positional_convolution(c.width, c.position_kernel, c.position_groups)
+        self.encoder = transformer(c)
 
-    def forward(
-        self, signals: Tensor, mask: Tensor | None = None, return_features: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, signals: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of segments; the last `time % stride` samples are not used.
 
         Args:
             signals: (batch, 12, time) at the encoder's own rate, each lead with zero mean and unit
                 sd.
-            mask: (batch, tokens) bool, tokens to hide behind the learnt mask embedding.
-            return_features: also return the output of the convolutions.
+            mask: (batch, tokens) bool, tokens to hide behind the learnt mask embedding, which only
+                `W2VPretraining` has.
 
         Returns:
-            (batch, channels, time // stride), and (batch, conv_channels, time // stride) if asked
-            for.
-
-        Raises:
-            ValueError: signals of another shape, or a mask for an encoder without mask embedding.
+            (batch, channels, time // stride).
         """
-        if signals.ndim != 3 or signals.shape[1] != 12 or signals.shape[2] < self.stride:
-            raise ValueError(
-                f"signals have shape {tuple(signals.shape)}, expected (batch, 12, time) with "
-                f"time >= {self.stride}"
-            )
-        features = self.feature_extractor(signals)
+        return self.tokens(self.feature_extractor(signals), mask)
+
+    def tokens(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`forward` from what the convolutions give: (batch, conv_channels, tokens)."""
         x = self.dropout(self.post_extract_proj(self.layer_norm(features.transpose(1, 2))))
         if mask is not None:
-            if self.mask_emb is None:
-                raise ValueError("this encoder has no mask embedding: mask with W2VPretraining")
             x = torch.where(mask[..., None], self.mask_emb.to(x.dtype), x)
-        tokens = self.encoder(x + self.conv_pos(x)).transpose(1, 2)
-        return (tokens, features) if return_features else tokens
+        position = F.gelu(self.conv_pos(x.transpose(1, 2))[..., : x.shape[1]])
+        return self.encoder(x + position.transpose(1, 2)).transpose(1, 2)
 
 
 # ---------------------------------------------------------------- pretraining
@@ -335,11 +291,9 @@ def span_mask(
     """
     starts = tokens - span + 1
     if starts < 2:
-        raise ValueError(
-            f"a segment has {tokens} tokens, masking needs more than {span}: take longer segments"
-        )
-    spans = int(probability * tokens / span + torch.rand((), generator=generator).item())
-    spans = max(2, spans)
+        raise ValueError(f"{tokens} tokens, masking needs more than {span}: take longer segments")
+    chance = torch.rand((), generator=generator).item()
+    spans = max(2, int(probability * tokens / span + chance))
     start = torch.rand(rows, starts, generator=generator).argsort(dim=1)[:, :spans]
     covered = (start[..., None] + torch.arange(span)).flatten(1)  # (rows, spans * span)
     mask = torch.zeros(rows, tokens, dtype=torch.bool).scatter(1, covered, True)
@@ -351,14 +305,11 @@ def span_mask(
 def draw_negatives(rows: int, masked: int, number: int, generator: Generator) -> Tensor:
     """For each masked token so many others of its segment, with repetition.
 
+    Args: masked: tokens of a segment, two or more.
+
     Returns:
         (rows, masked, number) integer on the CPU, positions among the masked tokens.
-
-    Raises:
-        ValueError: fewer than two masked tokens.
     """
-    if masked < 2:
-        raise ValueError(f"{masked} masked tokens leave no negatives: take longer segments")
     others = torch.randint(masked - 1, (rows, masked, number), generator=generator)
     return others + (others >= torch.arange(masked)[:, None])  # skips the token itself
 
@@ -408,8 +359,7 @@ class W2VCmscRlm(Method):
     def kept(self) -> EcgFm:
         """A copy of the present encoder, without the pretraining heads."""
         own = W2VEncoder(self.model.config)
-        state = self.model.state_dict()
-        own.load_state_dict({name: state[name] for name in own.state_dict()})
+        own.load_state_dict(self.model.state_dict(), strict=False)
         return EcgFm(own, self.sampling_rate)
 
     @property
@@ -444,7 +394,8 @@ class W2VCmscRlm(Method):
         rows, length = len(segments), segments.shape[2] // model.stride
         mask = span_mask(rows, length, c.mask_probability, c.span, generator).to(device)
         with dropout_from(generator, device), autocast(device):
-            tokens, features = model(segments, mask, return_features=True)
+            features = model.feature_extractor(segments)
+            tokens = model.tokens(features, mask)
             hidden = model.dropout(model.layer_norm(features.transpose(1, 2)))
         if features.requires_grad:
             features.register_hook(lambda gradient: c.feature_gradient * gradient)
@@ -460,18 +411,13 @@ class W2VCmscRlm(Method):
         diversity = (size - perplexity) / size
         penalty = features.float().pow(2).mean()
         between = cmsc_loss(*tokens.mean(dim=2).chunk(2), c.temperature)
-        losses = {
-            "info_nce": contrast,
-            "diversity": diversity,
-            "penalty": penalty,
-            "cmsc": between,
-            "perplexity": perplexity,
-            "tau": torch.tensor(self.tau, device=device),
-            "masked": mask.float().mean(),
-        }
-        self.steps += 1
         total = contrast + c.diversity_weight * diversity + c.penalty_weight * penalty + between
-        return {"total": total, **{name: value.detach() for name, value in losses.items()}}
+        tau = torch.tensor(self.tau, device=device)
+        self.steps += 1
+        return step_losses(
+            total, info_nce=contrast, diversity=diversity, penalty=penalty, cmsc=between,
+            perplexity=perplexity, tau=tau, masked=mask.float().mean(),
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------- our records
@@ -490,13 +436,14 @@ class EcgFm(nn.Module):
     Args:
         encoder: `load_ecg_fm(..)`, or a `W2VEncoder` of another size.
         sampling_rate: Hz of the signals.
-        stride: input samples a step; default: the largest power of two within 40 ms, 4 at 100 Hz.
+
+    Attributes: stride: input samples a step, the largest power of two within 40 ms: 4 at 100 Hz.
     """
 
-    def __init__(self, encoder: nn.Module, sampling_rate: float, stride: int = 0):
+    def __init__(self, encoder: nn.Module, sampling_rate: float):
         super().__init__()
         self.encoder, self.sampling_rate, self.config = encoder, sampling_rate, encoder.config
-        self.stride = stride or 2 ** max(0, int(math.log2(0.04 * sampling_rate)))
+        self.stride = 2 ** max(0, int(math.log2(0.04 * sampling_rate)))
         self.channels = encoder.channels
 
     def forward(self, signals: Tensor) -> Tensor:
@@ -515,13 +462,8 @@ class EcgFm(nn.Module):
         length = min(SEGMENT * rate, time)
         tokens = length // self.encoder.stride
         if tokens < 2:
-            raise ValueError(
-                f"a record of {time} samples at {rate} Hz is shorter than "
-                f"two tokens ({2 * self.encoder.stride} samples)"
-            )
-        starts = list(range(0, time - length + 1, length))
-        if starts[-1] + length < time:
-            starts.append(time - length)
+            raise ValueError(f"a record of {time} samples at {rate} Hz is shorter than two tokens")
+        starts = [*range(0, time - length, length), time - length]
         segments = torch.stack([x[..., s : s + length] for s in starts], dim=1)
         e = self.encoder(segments.flatten(0, 1)).unflatten(0, (len(x), len(starts)))
         e = e.transpose(1, 2).flatten(2)  # (batch, channels, segments * tokens)
