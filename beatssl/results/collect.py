@@ -54,9 +54,9 @@ def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -
         except StaleResultsError as error:
             missing.append(f"{task.name}: {error}")
             continue
-        listed = rows["metric"].isin(task.listed or rows["metric"])
+        kept = rows["metric"].isin(task.listed or rows["metric"])
         combined = (rows["seed"] == "all") & (rows["variant"] == "")
-        tables.append(rows[listed | combined if task.detailed else listed])
+        tables.append(rows[kept | combined if task.detailed else kept])
     table = frame(pd.concat(tables).to_dict("records"))
     listed: dict[str, set[str]] = {}
     for run in profile.runs:

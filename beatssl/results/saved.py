@@ -304,7 +304,7 @@ def fault_of(profile: Profile, evaluation: Evaluation) -> str:
     can."""
     task = next((task for task in TASKS.values() if task.name == evaluation.task), None)
     run = next((run for run in profile.runs if run.run_id == evaluation.run.run_id), None)
-    if None in (task, run):
+    if task is None or run is None:
         return FAULTS[0]
     fraction, repeats = evaluation.label_fraction, profile.repeats_of(run)
     if fraction not in task.fractions(task.settings(profile), repeats):
@@ -333,7 +333,8 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
             them.
     """
     wanted = {task_of(task).name for task in tasks}
-    found, faulty = [], {fault: [] for fault in ("", *FAULTS)}
+    found = []
+    faulty: dict[str, list[str]] = {fault: [] for fault in ("", *FAULTS)}
     for path in sorted((profile.work / "results").glob("*.json")):
         evaluation, rows = read_rows(path)
         if wanted and evaluation.task not in wanted:

@@ -42,7 +42,7 @@ class Estimate:
         return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else float("nan")
 
 
-def resample_weights(patient_id: Sequence, resamples: int, seed: int) -> np.ndarray:
+def resample_weights(patient_id: Sequence | np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """How often each record counts in each resample: as often as its patient is drawn.
 
     As many patients are drawn as there are, numbered in the order in which they first appear, by
@@ -200,7 +200,7 @@ def _standardised(ranks: np.ndarray) -> np.ndarray:
         return (ranks - ranks.mean(axis=0)) / ranks.std(axis=0)
 
 
-def _estimate(samples: np.ndarray, per_seed: Sequence[float], predictions: Predictions) -> Estimate:
+def _estimate(samples: np.ndarray, per_seed: Iterable[float], predictions: Predictions) -> Estimate:
     low, high = interval(samples[1:])
     n = len(predictions["record_id"])
     return Estimate(float(samples[0]), low, high, n, tuple(map(float, per_seed)))
@@ -377,9 +377,9 @@ def wilcoxon_holm(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> list[
 
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down correction: the i-th smallest of m times (m - i + 1), never falling."""
-    p = np.asarray(p, float)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    values = np.asarray(p, float)
+    order = np.argsort(values, kind="stable")
+    steps = np.maximum.accumulate(values[order] * (len(p) - np.arange(len(p))))
     return np.minimum(steps, 1.0)[np.argsort(order)].tolist()
 
 

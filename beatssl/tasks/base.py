@@ -22,6 +22,7 @@ PROTOCOLS = ("frozen", "finetune", "scratch")
 
 Predictions = dict[str, np.ndarray]
 Pair = tuple[Predictions, Predictions]
+Headlines = tuple[tuple[str, str], ...]  # heading and metric of each
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Task:
     dataset = "ptbxl"
     trainable = False
     by_fraction = False
-    headlines: tuple[tuple[str, str], ...] = ()
+    headlines: Headlines = ()
     listed: tuple[str, ...] = ()
     detailed = True
     made_by: tuple[Callable, ...] = ()

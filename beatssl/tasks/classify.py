@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from beatssl.data.beats import Beats, training_rows
@@ -30,7 +30,7 @@ from beatssl.methods.base import RunSettings, dropout_from
 from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
 from beatssl.settings import some_rates
-from beatssl.tasks.base import Case, Predictions, Task, ids_of
+from beatssl.tasks.base import Case, Headlines, Predictions, Task, ids_of
 from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
 from beatssl.tasks.scores import auroc, check_classes, classification_scores, thresholds
 
@@ -238,7 +238,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.weight)  # no random draw; the bias learns the prevalence first
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+    def forward(self, signals: Tensor) -> Tensor:
         return self.head(self.encoder(signals).mean(dim=2))
 
 
@@ -308,7 +308,7 @@ def tune(case: Case, parts: Parts, chosen: np.ndarray, rate: float) -> Tuned:
     repeat = min(MOST_PASSES, max(1, round(len(parts["train"].rows) / len(chosen))))
     epochs = config.finetune_epochs * repeat
 
-    def load(items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def load(items: Tensor) -> tuple[Tensor, Tensor]:
         signals = store.load(rows[items.numpy()])
         return torch.from_numpy(signals), torch.from_numpy(labels[items.numpy()]).float()
 
@@ -358,11 +358,12 @@ class Classification(Task):
     """PTB-XL superclasses, for each label fraction."""
 
     key, name, group = "classification", "ptbxl_superdiagnostic", "classify"
-    Settings = ClassifyConfig
+    Settings: type = ClassifyConfig
     trainable = by_fraction = True
-    headlines = (("AUROC", "auroc_macro"), ("F1", "f1_macro"))
+    headlines: Headlines = (("AUROC", "auroc_macro"), ("F1", "f1_macro"))
     listed = ("auroc_macro", "f1_macro")
-    made_by, instead = (predictor,), (ecg_features,)
+    made_by: tuple[Callable, ...] = (predictor,)
+    instead = (ecg_features,)
     predictor = staticmethod(predictor)
     scores = staticmethod(classification_scores)
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
-from torch import nn
+from torch import Tensor, nn
 
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
@@ -121,7 +121,7 @@ class Embedding(Task):
 
 
 @torch.no_grad()
-def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
+def layer_spread(encoder: Encoder, signals: Tensor) -> pd.DataFrame:
     """How the activations of a ResNet vary along its depth, in evaluation mode.
 
     Spread is the standard deviation over records and time, mean over the channels.
@@ -134,7 +134,7 @@ def layer_spread(encoder: Encoder, signals: torch.Tensor) -> pd.DataFrame:
         output over that of its shortcut; NaN else).
     """
 
-    def spread(x: torch.Tensor) -> float:
+    def spread(x: Tensor) -> float:
         return x.std(dim=(0, 2)).mean().item()
 
     stem, blocks = encoder.eval().layers[:3], encoder.layers[3:]

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from beatssl.methods.encoder import autocast
 from beatssl.progress import progress
@@ -24,7 +24,7 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def batches(n: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+def batches(n: int, size: int, generator: Generator) -> tuple[Tensor, ...]:
     """Shuffled item numbers in batches of nearly equal length, none longer than `size`.
 
     Equal lengths spare batch normalisation a last batch of one or two items.
@@ -115,9 +115,9 @@ def best_rate(
 def outputs(
     model: nn.Module,
     pieces: Sequence[T],
-    load: Callable[[T], torch.Tensor],
-    finish: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.float,
-) -> torch.Tensor:
+    load: Callable[[T], Tensor],
+    finish: Callable[[Tensor], Tensor] = Tensor.float,
+) -> Tensor:
     """`finish(model(load(piece)))` of all pieces in evaluation mode, float32 arithmetic, on the
     CPU."""
     model.eval()

@@ -195,7 +195,8 @@ def match_borders(
         if free_true[t] and free_predicted[p]:
             free_true[t] = free_predicted[p] = False
             pairs.append((t, p))
-    return tuple(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
+    of_true, of_predicted = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return of_true, of_predicted
 
 
 def border_sums(predictions: Predictions, wave: int, border: str) -> np.ndarray:

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.model_selection import KFold
-from torch import nn
+from torch import Tensor, nn
 
 from beatssl.data.records import WAVES
 from beatssl.data.store import Store
 from beatssl.methods.base import dropout_from
 from beatssl.progress import progress
 from beatssl.settings import some_rates
-from beatssl.tasks.base import Case, Pair, Predictions, Task, ids_of
+from beatssl.tasks.base import Case, Headlines, Pair, Predictions, Task, ids_of
 from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
 from beatssl.tasks.scores import MetricError, f1, segmentation_scores, wave_counts
 
@@ -54,7 +54,7 @@ class SegmentConfig:
         some_rates(self.finetune_learning_rates)
 
 
-def upsample(x: torch.Tensor, stride: int, time: int) -> torch.Tensor:
+def upsample(x: Tensor, stride: int, time: int) -> Tensor:
     """(batch, channels, steps) -> (batch, channels, time), linear: sample j * stride is step j, and
     beyond the last step its value is held.
 
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         norm = nn.BatchNorm1d(channels, affine=False)
         self.narrow = nn.Sequential(norm, nn.Conv1d(channels, width, 1))
 
-    def forward(self, e: torch.Tensor, time: int) -> torch.Tensor:
+    def forward(self, e: Tensor, time: int) -> Tensor:
         return self.layers(upsample(self.narrow(e), self.stride, time))
 
 
@@ -117,7 +117,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.time = encoder, decoder, time
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.decoder(x if self.encoder is None else self.encoder(x), self.time)
 
 
@@ -155,7 +155,7 @@ def check_waves(truth: np.ndarray, where: str) -> None:
             )
 
 
-def _apply(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def _apply(model: nn.Module, inputs: Tensor) -> Tensor:
     return outputs(model, inputs.split(64), lambda piece: piece)
 
 
@@ -225,9 +225,7 @@ def cross_validate(
     return made | {"prediction": prediction, "learning_rate": np.array(rate)}
 
 
-def fitted(
-    case: Case, inputs: torch.Tensor, target: torch.Tensor, rate: float, seed: int
-) -> Segmenter:
+def fitted(case: Case, inputs: Tensor, target: Tensor, rate: float, seed: int) -> Segmenter:
     """A new decoder, and a copy of the encoder where it is trainable, trained by cross-entropy over
     annotated samples.
 
@@ -250,7 +248,7 @@ def fitted(
 
 
 def choose_rate(
-    case: Case, inputs: torch.Tensor, target: torch.Tensor, record_id: np.ndarray, seed: int
+    case: Case, inputs: Tensor, target: Tensor, record_id: np.ndarray, seed: int
 ) -> float:
     """The rate of `finetune_learning_rates` with the best macro F1 on a held-out fifth of these
     records, the same fifth for every encoder and seed. Where there is one rate nothing is trained.
@@ -287,12 +285,12 @@ class Segmentation(Task):
     """LUDB waves, in one cross-validation."""
 
     key, name, group = "segmentation", "ludb_segmentation", "segment"
-    Settings = SegmentConfig
+    Settings: type = SegmentConfig
     dataset = "ludb"
     trainable = True
-    headlines = (("LUDB F1", "f1_macro"), ("Dice", "dice"))
+    headlines: Headlines = (("LUDB F1", "f1_macro"), ("Dice", "dice"))
     listed = ("f1_macro", "dice")
-    made_by = (cross_validate,)
+    made_by: tuple[Callable, ...] = (cross_validate,)
     scores = staticmethod(segmentation_scores)
 
     def _made(self, case: Case, only: Sequence[int] = ()) -> Predictions:
