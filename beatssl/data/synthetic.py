@@ -13,6 +13,7 @@ limb leads follow from Einthoven and Goldberger. Noise is added to the eight ind
 before.
 """
 
+import itertools
 import os
 import shutil
 from dataclasses import dataclass
@@ -37,8 +38,7 @@ VISIBLE = 0.02  # mV: a bump that is smaller in a lead is not annotated there
 MANIFEST = "synthetic.json"
 
 STATEMENTS = Path(__file__).with_name("scp_statements.csv")  # superclasses' variants, rhythms
-STATED = pd.read_csv(STATEMENTS, index_col=0)["diagnostic_class"]
-CLASS_OF = STATED.dropna().to_dict()
+CLASS_OF = pd.read_csv(STATEMENTS, index_col=0)["diagnostic_class"].fillna("").to_dict()
 MODEL = yaml.safe_load(Path(__file__).with_name("synthetic.yml").read_text())
 RHYTHMS = MODEL["rhythms"]
 
@@ -88,7 +88,9 @@ def draw_codes(generator: Generator) -> list[str]:
         return ["NORM"]
     count, chances = 1 + int(generator.random() < 0.3), [0.27, 0.3, 0.25, 0.18]
     classes = generator.choice(["MI", "STTC", "CD", "HYP"], count, replace=False, p=chances)
-    return [str(generator.choice(STATED.index[STATED == name])) for name in classes]
+    return [
+        str(generator.choice([code for code in CLASS_OF if CLASS_OF[code] == c])) for c in classes
+    ]
 
 
 def draw_heart(codes: list[str], generator: Generator) -> dict[str, Bump]:
@@ -105,9 +107,8 @@ def draw_heart(codes: list[str], generator: Generator) -> dict[str, Bump]:
         trace = generator.choice(["AMI", "IMI", "NST_", "CRBBB", "LAFB", "LVH"])
         _disease(heart, str(trace), generator.uniform(0.0, 0.45))
     turn = Rotation.from_rotvec(np.deg2rad(14) * generator.standard_normal(3)).as_matrix()
-    size = {1: 0.25, 2: 0.2, 0: 0.2, 3: 0.3}
-    factor = {w: generator.lognormal(0.0, sd) for w, sd in size.items()}
-    width = {w: generator.lognormal(0.0, 0.07) for w in (0, 1, 2, 3)}
+    factor = {w: generator.lognormal(0.0, sd) for w, sd in zip((1, 2, 0, 3), (0.25, 0.2, 0.2, 0.3))}
+    width = generator.lognormal(0.0, 0.07, 4)
     for part in heart.values():
         part.vector = factor[part.wave] * (turn @ part.vector)
         part.rise *= width[part.wave]
@@ -130,13 +131,9 @@ def _disease(heart: dict[str, Bump], code: str, s: float) -> None:
 def draw_ectopic(generator: Generator) -> dict[str, Bump]:
     """The bumps of a patient's ventricular ectopic beat: wide QRS, opposite T, no P."""
     turn = Rotation.from_quat(generator.standard_normal(4)).as_matrix()  # uniform
-    main = turn @ np.array([1.3, 0.0, 0.0])
-    side = turn @ np.array([0.0, 0.5, 0.0])
-    return {
-        "R": Bump(2, 0.010, 0.026, 0.026, main),
-        "late": Bump(2, 0.055, 0.022, 0.022, side),
-        "T": Bump(3, 0.290, 0.044, 0.036, -0.4 * main),
-    }
+    main, side = turn @ np.array([1.3, 0.0, 0.0]), turn @ np.array([0.0, 0.5, 0.0])
+    early, late = Bump(2, 0.010, 0.026, 0.026, main), Bump(2, 0.055, 0.022, 0.022, side)
+    return {"R": early, "late": late, "T": Bump(3, 0.290, 0.044, 0.036, -0.4 * main)}
 
 
 def draw_beats(rhythm: str, seconds: float, generator: Generator) -> tuple[np.ndarray, ...]:
@@ -150,8 +147,7 @@ def draw_beats(rhythm: str, seconds: float, generator: Generator) -> tuple[np.nd
     mean = 60 / generator.uniform(low, high)
     breath_hz, breath = generator.uniform(0.18, 0.32), generator.uniform(0.01, 0.06)
     phase = generator.uniform(0, 2 * np.pi)
-    time, pause = -2.5 + generator.uniform(0, mean), False
-    beats = []
+    time, pause, beats = -2.5 + generator.uniform(0, mean), False, []
     while time < seconds + 1.0:
         if rhythm == "fibrillation":
             rr = max(0.40, mean * generator.gamma(20, 1 / 20))
@@ -197,14 +193,13 @@ def simulate(
         for r_time, rr, early in zip(*draw_beats(rhythm, seconds, recording))
     ]
     dipole = np.zeros((3, len(time)))
-    for beat in beats:
-        for bump in beat:
-            _add(dipole, bump, sampling_rate)
+    for bump in itertools.chain(*beats):
+        _add(dipole, bump, sampling_rate)
     if rhythm == "fibrillation":
         dipole += _fibrillation_waves(time, recording)
     eight = np.rint((DOWER @ dipole + _noise(time, sampling_rate, recording)) * 1000)
-    microvolts = np.rint(EXPAND @ eight).astype(np.int64)  # so that II = I + III exactly
-    microvolts = np.clip(microvolts, -32767, 32767)  # far outside what the model makes
+    twelve = np.rint(EXPAND @ eight)  # so that II = I + III exactly
+    microvolts = np.clip(twelve, -32767, 32767).astype(np.int64)  # the model makes far smaller ones
     return Simulation(microvolts, _annotate(beats, seconds, sampling_rate))
 
 
@@ -222,10 +217,9 @@ def _one_beat(
     for part in heart.values():
         if (part.wave == 1 and rhythm == "fibrillation") or not part.vector.any():
             continue
-        late = part.wave in (0, 3)
-        centre = part.centre * stretch if late else part.centre
-        centre += generator.normal(0, {1: 0.003, 2: 0.0, 0: 0.003, 3: 0.004}[part.wave])
-        width = (stretch if late else 1.0) * generator.lognormal(0, 0.02)
+        longer = stretch if part.wave in (0, 3) else 1.0
+        centre = part.centre * longer + generator.normal(0, (0.003, 0.003, 0.0, 0.004)[part.wave])
+        width = longer * generator.lognormal(0, 0.02)
         vector = (1 + 0.04 * breath) * generator.lognormal(0, 0.04) * (turn @ part.vector)
         beat.append(Bump(part.wave, r_time + centre, part.rise * width, part.fall * width, vector))
     return beat
@@ -267,14 +261,13 @@ def _noise(time: np.ndarray, sampling_rate: int, generator: Generator) -> np.nda
 
 def _annotate(beats: list[list[Bump]], seconds: float, sampling_rate: int) -> list[list[tuple]]:
     """Waves of each lead: those bumps that reach `VISIBLE` in it, from first start to last end."""
-    spans = [(min(b.start for b in beat), max(b.end for b in beat)) for beat in beats]
-    whole = [beat for beat, (start, end) in zip(beats, spans) if start >= 0 and end < seconds]
+    whole = [beat for beat in beats if all(b.start >= 0 and b.end < seconds for b in beat)]
     marks = [[] for _ in LEADS]
     for beat in whole[1:-1]:
         for wave, symbol in enumerate("pNt", 1):
             parts = [bump for bump in beat if bump.wave == wave]
-            heights = [np.abs(EXPAND @ DOWER @ bump.vector) for bump in parts]
-            for lead, of_lead in enumerate(np.transpose(heights)):
+            heights = np.transpose([np.abs(EXPAND @ DOWER @ bump.vector) for bump in parts])
+            for lead, of_lead in enumerate(heights):
                 seen = [bump for bump, height in zip(parts, of_lead) if height >= VISIBLE]
                 if seen:
                     peak = parts[of_lead.argmax()].centre
@@ -315,8 +308,8 @@ def write_folders(folder: Path, n_ptbxl: int, n_ludb: int, n_challenge: int, see
         FileExistsError: the folder holds files that were not written here.
     """
     folder = Path(folder)
-    counts = (n_ptbxl, n_ludb, n_challenge)
-    wanted = {"version": VERSION, "records": list(counts), "seed": seed}
+    counts = [n_ptbxl, n_ludb, n_challenge]
+    wanted = {"version": VERSION, "records": counts, "seed": seed}
     if read_json(folder / MANIFEST) == wanted | {"files": _sizes(folder)}:
         return folder
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
@@ -411,7 +404,7 @@ def _write_challenge(root: Path, n: int, seed: int) -> None:
     lengths = (10, 8, 12, 25, 10, 10, 15, 20, 10, 11)
     for number in progress(range(n), "Challenge"):
         place = number % 10
-        source = {5: "ptb-xl"}.get(place, "cpsc_2018" if place % 2 else "georgia")
+        source = "ptb-xl" if place == 5 else ("georgia", "cpsc_2018")[place % 2]
         _, made = _patient(seed, (7, 8), number, lengths[place])
         if place == 4:  # a fault seen in the real sample: some chest leads are flat
             made.microvolts[[7, 9, 11]] = 0
