@@ -120,11 +120,10 @@ def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
             fields = "scp_codes, strat_fold or patient_id in ptbxl_database.csv"
             raise RecordError(f"{name}: unreadable {fields} ({error}): repair that row") from error
         high = row["filename_hr"] if has_hr and sampling_rate > 100 else ""
-        filename = high or row["filename_lr"]
+        file = high or row["filename_lr"]
         labels = {c: int(c in stated) if stated else -1 for c in SUPERCLASSES}
         labels |= {"provenance": row.get("provenance", ""), "statements": ";".join(codes)}
-        person = {"patient_id": f"ptbxl-{patient}", "fold": fold}
-        yield _row(name, filename, ("hea", "dat"), **person, **labels)
+        yield _row(name, file, ("hea", "dat"), patient_id=f"ptbxl-{patient}", fold=fold, **labels)
 
 
 def ludb_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:

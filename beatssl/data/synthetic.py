@@ -38,7 +38,7 @@ VISIBLE = 0.02  # mV: a bump that is smaller in a lead is not annotated there
 MANIFEST = "synthetic.json"
 
 STATEMENTS = Path(__file__).with_name("scp_statements.csv")  # superclasses' variants, rhythms
-CLASS_OF = pd.read_csv(STATEMENTS, index_col=0)["diagnostic_class"].fillna("").to_dict()
+CLASS_OF = pd.read_csv(STATEMENTS, index_col=0)["diagnostic_class"]
 MODEL = yaml.safe_load(Path(__file__).with_name("synthetic.yml").read_text())
 RHYTHMS = MODEL["rhythms"]
 
@@ -88,9 +88,7 @@ def draw_codes(generator: Generator) -> list[str]:
         return ["NORM"]
     count, chances = 1 + int(generator.random() < 0.3), [0.27, 0.3, 0.25, 0.18]
     classes = generator.choice(["MI", "STTC", "CD", "HYP"], count, replace=False, p=chances)
-    return [
-        str(generator.choice([code for code in CLASS_OF if CLASS_OF[code] == c])) for c in classes
-    ]
+    return [str(generator.choice(CLASS_OF.index[CLASS_OF.eq(name)])) for name in classes]
 
 
 def draw_heart(codes: list[str], generator: Generator) -> dict[str, Bump]:
@@ -195,8 +193,11 @@ def simulate(
     dipole = np.zeros((3, len(time)))
     for bump in itertools.chain(*beats):
         _add(dipole, bump, sampling_rate)
-    if rhythm == "fibrillation":
-        dipole += _fibrillation_waves(time, recording)
+    if rhythm == "fibrillation":  # an irregular oscillation of 5 to 7 Hz in place of the P waves
+        drift = np.cumsum(recording.standard_normal(len(time))) * 0.6 * np.sqrt(time[1])
+        wave = np.sin(2 * np.pi * recording.uniform(5, 7) * time + drift)
+        direction = np.array([0.3, 0.5, -0.6]) + 0.2 * recording.standard_normal(3)
+        dipole += recording.uniform(0.02, 0.07) * direction[:, None] * wave
     eight = np.rint((DOWER @ dipole + _noise(time, sampling_rate, recording)) * 1000)
     twelve = np.rint(EXPAND @ eight)  # so that II = I + III exactly
     microvolts = np.clip(twelve, -32767, 32767).astype(np.int64)  # the model makes far smaller ones
@@ -233,14 +234,6 @@ def _add(dipole: np.ndarray, bump: Bump, sampling_rate: int) -> None:
     u /= np.where(u < 0, bump.rise, bump.fall)
     floor = np.exp(-(REACH**2) / 2)
     dipole[:, inside] += bump.vector[:, None] * (np.exp(-(u**2) / 2) - floor) / (1 - floor)
-
-
-def _fibrillation_waves(time: np.ndarray, generator: Generator) -> np.ndarray:
-    """(3, time) mV: irregular oscillation of 5 to 7 Hz in place of the P waves."""
-    drift = np.cumsum(generator.standard_normal(len(time))) * 0.6 * np.sqrt(time[1])
-    wave = np.sin(2 * np.pi * generator.uniform(5, 7) * time + drift)
-    direction = np.array([0.3, 0.5, -0.6]) + 0.2 * generator.standard_normal(3)
-    return generator.uniform(0.02, 0.07) * direction[:, None] * wave
 
 
 def _noise(time: np.ndarray, sampling_rate: int, generator: Generator) -> np.ndarray:
