@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import neurokit2 as nk
@@ -61,10 +60,8 @@ class Beats:
     @functools.cached_property
     def content(self) -> str:
         """Twelve hexadecimal digits of all arrays: the same beats have the same, ever."""
-        digest = hashlib.sha256()
-        for name in ARRAYS:
-            digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
-        return digest.hexdigest()[:12]
+        arrays = b"".join(getattr(self, name).tobytes() for name in ARRAYS)
+        return hashlib.sha256(arrays).hexdigest()[:12]
 
     @property
     def count(self) -> np.ndarray:
@@ -111,8 +108,7 @@ def classify_beats(signal: np.ndarray, r_peaks: np.ndarray, sampling_rate: int) 
     width = (around > 0.2 * around.max(axis=1, keepdims=True)).sum(axis=1)
     rr = np.diff(r_peaks)
     premature = np.concatenate([[False], rr < 0.85 * np.median(rr)])
-    changed = correlation < 0.8
-    wide = width > 1.2 * np.median(width)
+    changed, wide = correlation < 0.8, width > 1.2 * np.median(width)
     return np.select([changed & wide, changed, premature], [2, 3, 1], 0).astype(np.int8)
 
 
@@ -128,8 +124,7 @@ def analyse(signal: np.ndarray, sampling_rate: int) -> dict:
         A step of NeuroKit2 that fails (a flat lead, one beat) leaves NaN and is named in `trouble`.
     """
     lead, rate, trouble = signal[LEAD_II], {"sampling_rate": sampling_rate}, []
-    peaks, waves = np.zeros(0, int), {}
-    hrv, quality = np.full(len(HRV_FEATURES), np.nan), np.nan
+    peaks, waves, hrv, quality = np.zeros(0, int), {}, [np.nan] * len(HRV_FEATURES), np.nan
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         with _noted(trouble, "R peaks"):
@@ -150,13 +145,9 @@ def analyse(signal: np.ndarray, sampling_rate: int) -> dict:
         mean = np.nanmean(per_beat, axis=0) if len(peaks) else np.full(len(BEAT_FEATURES), np.nan)
         record = np.concatenate([mean, hrv, [quality]]).astype(np.float32)
     record[~np.isfinite(record)] = np.nan
-    return {
-        "r_peak": peaks,
-        "features": per_beat,
-        "rules": classify_beats(signal, peaks, sampling_rate),
-        "record_features": record,
-        "trouble": "; ".join(trouble),
-    }
+    found = {"r_peak": peaks, "features": per_beat, "record_features": record}
+    rules = classify_beats(signal, peaks, sampling_rate)
+    return found | {"rules": rules, "trouble": "; ".join(trouble)}
 
 
 @contextmanager
@@ -211,9 +202,8 @@ def cluster_beats(store: Store, r_peak: np.ndarray, training_rows: np.ndarray) -
 def training_rows(store: Store) -> np.ndarray:
     """Rows that may be pretrained on: PTB-XL folds 1-8, the Challenge records, and the like of
     further data sets in their layouts. Folds 9 and 10 and LUDB are never among them."""
-    names = [name for name, layout in store.layouts.items() if layout in TRAINING_FOLDS]
-    folds = [TRAINING_FOLDS[store.layouts[name]] for name in names]
-    return np.concatenate([store.rows(*chosen) for chosen in zip(names, folds)])
+    layouts = {name: of for name, of in store.layouts.items() if of in TRAINING_FOLDS}
+    return np.concatenate([store.rows(name, TRAINING_FOLDS[of]) for name, of in layouts.items()])
 
 
 def pretraining_rows(store: Store, beats: Beats) -> np.ndarray:
@@ -239,7 +229,7 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
     if read_json(folder / "manifest.json") == manifest:
         return _load(folder)
     chunks = np.array_split(np.arange(len(store)), max(1, len(store) // 32))
-    parts = in_processes(partial(_analyse_rows, store.folder), chunks, jobs, "beats")
+    parts = in_processes(functools.partial(_analyse_rows, store.folder), chunks, jobs, "beats")
     results = [result for part in parts for result in part]
     shape = len(results), max((len(result["r_peak"]) for result in results), default=0)
     arrays = {
@@ -252,8 +242,8 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
             row[: len(result[name])] = result[name]
     arrays["clusters"] = cluster_beats(store, arrays["r_peak"], training_rows(store))
     arrays["record_features"] = np.stack([result["record_features"] for result in results])
-    reasons = [result["trouble"] for result in results]
-    trouble = store.table[["record_id", "dataset"]].assign(reason=reasons)
+    trouble = store.table[["record_id", "dataset"]]
+    trouble = trouble.assign(reason=[result["trouble"] for result in results])
     with replacing_folder(folder) as part:
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array)

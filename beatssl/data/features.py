@@ -7,12 +7,9 @@ import numpy as np
 R_FEATURES = ("r_amplitude", "rr0", "rr1", "rr2", "rr_mean", "rr0_rr1", "rr2_rr1", "rr_mean_rr1")
 TIMES = ("PR", "QR", "RS", "RT", "PQ", "PS", "PT", "QS", "QT", "ST")
 AMPLITUDES = ("PQ", "QR", "RS", "ST", "PS", "PT", "QS", "QT")
-WAVE_FEATURES = (
-    *(f"time_{pair}" for pair in TIMES),
-    *(f"amplitude_{pair}" for pair in AMPLITUDES),
-    "time_ST_over_QS",
-    "time_RS_over_QR",
-)
+_TIMES = tuple(f"time_{pair}" for pair in TIMES)
+_AMPLITUDES = tuple(f"amplitude_{pair}" for pair in AMPLITUDES)
+WAVE_FEATURES = (*_TIMES, *_AMPLITUDES, "time_ST_over_QS", "time_RS_over_QR")
 BEAT_FEATURES = R_FEATURES + WAVE_FEATURES  # 28
 _HRV = (
     "MeanNN SDNN SDANN1 SDNNI1 SDANN2 SDNNI2 SDANN5 SDNNI5 RMSSD SDSD CVNN CVSD MedianNN MadNN "
@@ -25,8 +22,8 @@ _RR = ("rr0", "rr1", "rr2", "rr_mean", *_INTERVALS.split())
 FEATURE_GROUPS = {  # what a feature is, whatever its source: each has one group
     "RR intervals (ms)": _RR,
     "RR variability": tuple(name for name in HRV_FEATURES if name not in _RR),
-    "times between waves (ms)": tuple(f"time_{pair}" for pair in TIMES),
-    "amplitudes": ("r_amplitude", *(f"amplitude_{pair}" for pair in AMPLITUDES)),
+    "times between waves (ms)": _TIMES,
+    "amplitudes": ("r_amplitude", *_AMPLITUDES),
     "ratios": ("rr0_rr1", "rr2_rr1", "rr_mean_rr1", "time_ST_over_QS", "time_RS_over_QR"),
     "quality": ("quality",),
 }
@@ -51,8 +48,7 @@ def beat_features(
     """
     k, to_ms = len(r_peaks), 1000.0 / sampling_rate
     rr = np.diff(r_peaks) * to_ms
-    mean = rr.mean() if len(rr) else np.nan
-    padded = np.concatenate([[np.nan, np.nan], rr, [np.nan]])
+    mean, padded = rr.mean() if len(rr) else np.nan, np.pad(rr, (2, 1), constant_values=np.nan)
     rr0, rr1, rr2 = padded[:k], padded[1 : k + 1], padded[2 : k + 2]
     at, level = {"R": np.asarray(r_peaks, float)}, {}
     for wave in "PQST":

@@ -28,6 +28,7 @@ from beatssl.settings import DataConfig
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+OF_RECORD = ("record_id", "patient_id", "fold", "provenance", "statements")
 WAVES = ("P", "QRS", "T")  # class 1, 2, 3 of the wave targets; 0 background, -1 not annotated
 NOT_ANNOTATED = -1
 
@@ -119,11 +120,10 @@ def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
             fields = "scp_codes, strat_fold or patient_id in ptbxl_database.csv"
             raise RecordError(f"{name}: unreadable {fields} ({error}): repair that row") from error
         high = row["filename_hr"] if has_hr and sampling_rate > 100 else ""
-        filename = high or row["filename_lr"]
+        file = high or row["filename_lr"]
         labels = {c: int(c in stated) if stated else -1 for c in SUPERCLASSES}
         labels |= {"provenance": row.get("provenance", ""), "statements": ";".join(codes)}
-        person = {"patient_id": f"ptbxl-{patient}", "fold": fold}
-        yield _row(name, filename, ("hea", "dat"), **person, **labels)
+        yield _row(name, file, ("hea", "dat"), patient_id=f"ptbxl-{patient}", fold=fold, **labels)
 
 
 def ludb_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
@@ -135,11 +135,10 @@ def ludb_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     Raises:
         RecordError: there is no `RECORDS` file.
     """
-    index = folder / "RECORDS"
-    if not index.is_file():
+    if not (folder / "RECORDS").is_file():
         raise RecordError(f"{folder.name}: file RECORDS not found: is this an LUDB folder?")
-    suffixes = ("hea", "dat", *(lead.lower() for lead in LEADS))
-    for name in index.read_text().split():
+    suffixes = ("hea", "dat", *map(str.lower, LEADS))
+    for name in (folder / "RECORDS").read_text().split():
         yield _row(f"ludb-{name.rsplit('/', 1)[-1]}", name, suffixes)
 
 
@@ -160,11 +159,10 @@ def challenge_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
         source = inside[0] if len(inside) > 1 else header.parent.name
         filename = header.relative_to(folder).with_suffix("").as_posix()
         folders = [f for f in (source, *inside[:-1]) if "ptbxl" in re.sub(r"[^a-z]", "", f.lower())]
-        known_by = "record name" if PTBXL_RECORD.fullmatch(header.stem) else ""
-        known_by = f"folder {folders[0]}" if folders else known_by
-        skip = f"{OVERLAP} ({known_by})" if known_by else ""
-        name = f"{source}-{header.stem}"
-        yield _row(name, filename, ("hea", "mat"), source=source, skip=skip)
+        known_by = ["record name"] if PTBXL_RECORD.fullmatch(header.stem) else []
+        known_by = [f"folder {name}" for name in folders] + known_by
+        skip = f"{OVERLAP} ({known_by[0]})" if known_by else ""
+        yield _row(f"{source}-{header.stem}", filename, ("hea", "mat"), source=source, skip=skip)
 
 
 def unlisted(folder: Path, listed: Iterable[str]) -> dict[str, str]:
@@ -192,7 +190,7 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise RecordError(f"{path.parent.name}: file {path.name} not found: complete the download")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise RecordError(f"{path.name}: no readable csv ({error}): download it again") from error
     missing = [c for c in columns if c not in table]
     if missing:
@@ -214,9 +212,8 @@ def read_ptbxl(folder: Path, row: Mapping) -> Record:
     Raises:
         RecordError: see `read_wfdb` and `order_leads`.
     """
-    columns = ("record_id", "patient_id", "fold", "provenance", "statements")
-    facts = {column: row[column] for column in columns}
     signal, rate = _signal_and_rate(folder, row)
+    facts = {column: row[column] for column in OF_RECORD}
     labels = [row[superclass] for superclass in SUPERCLASSES]
     return Record(signal=signal, sampling_rate=rate, labels=labels, **facts)
 
@@ -281,14 +278,12 @@ class Layout:
         folder = Path(folder)
         if not folder.is_dir():
             raise RecordError(
-                f"folder {str(folder)!r} not found: point DATA (BEATSSL_DATA) at its parent"
+                f"folder '{folder}' not found: point DATA (BEATSSL_DATA) at its parent"
             )
         table = pd.DataFrame(self.rows(folder, sampling_rate))
         if table.empty:
-            others = list(unlisted(folder, ()))
-            first = (
-                f"; {len(others)} signal files without a reader: {others[0]}, .." if others else ""
-            )
+            files = list(unlisted(folder, ()))
+            first = f"; {len(files)} signal files without a reader: {files[0]}, .." if files else ""
             words = "complete the download; records are read through their WFDB headers"
             raise RecordError(f"{folder.name}: no record listed{first}: {words}")
         for name in table["record_id"][table["record_id"].duplicated()]:
@@ -388,15 +383,13 @@ def order_leads(signal: np.ndarray, names: Sequence[str], record: str) -> np.nda
     Raises:
         RecordError: a lead is missing, unknown or there twice.
     """
-    lower = [str(n).strip().lower() for n in names]
-    wanted = [lead.lower() for lead in LEADS]
+    lower, wanted = [str(n).strip().lower() for n in names], [lead.lower() for lead in LEADS]
     problems = [f"unknown lead {n}" for n, low in zip(names, lower) if low not in wanted]
     problems += [f"duplicate lead {lead}" for lead in LEADS if lower.count(lead.lower()) > 1]
     problems += [f"missing lead {lead}" for lead in LEADS if lead.lower() not in lower]
     if problems:
         raise RecordError(f"{record}: wrong leads ({', '.join(problems)}): 12 standard ones needed")
-    columns = [lower.index(lead) for lead in wanted]
-    return np.ascontiguousarray(signal[:, columns].T, dtype=np.float32)
+    return np.ascontiguousarray(signal[:, [*map(lower.index, wanted)]].T, dtype=np.float32)
 
 
 # ---------------------------------------------------------------- waves
@@ -463,8 +456,7 @@ def wave_labels(
 
 def _group(text: str, samples: np.ndarray, sampling_rate: float) -> tuple[list, list]:
     """Split the marks into drawn waves (class, onset, offset) and unsure stretches."""
-    near = round(MARK_ON_BORDER * sampling_rate)
-    margin = round(UNKNOWN_BORDER * sampling_rate)
+    near, margin = (round(s * sampling_rate) for s in (MARK_ON_BORDER, UNKNOWN_BORDER))
     drawn, unsure = [], []
     for match in _MARKS.finditer(text):
         at, case, marks = samples[slice(*match.span())], match.lastgroup, match.group()
@@ -496,8 +488,7 @@ def wave_runs(labels: np.ndarray) -> np.ndarray:
     """
     padded = np.pad(labels.astype(np.int8), ((0, 0), (1, 1)))
     row, before = np.nonzero(np.diff(padded, axis=1))  # the label changes after column `before`
-    starts = padded[row, before + 1] > 0
-    ends = padded[row, before] > 0
+    starts, ends = padded[row, before + 1] > 0, padded[row, before] > 0
     first = before[starts]
     return np.stack([row[starts], labels[row[starts], first], first, before[ends] - 1], axis=1)
 

@@ -33,7 +33,7 @@ from scipy import signal as dsp
 
 from beatssl.cache import read_json, replacing_folder, write_json
 from beatssl.data import overlap, records
-from beatssl.data.records import LAYOUTS, LEADS, SUPERCLASSES, Record, RecordError
+from beatssl.data.records import LAYOUTS, LEADS, OF_RECORD, SUPERCLASSES, Record, RecordError
 from beatssl.data.synthetic import write_folders
 from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.progress import progress
@@ -50,7 +50,6 @@ TABLE_TYPES = {
     "start_s": float,  # where the row begins in its recording
     "wave_row": int,  # row of `waves`, -1 = none
 }
-SET_ASIDE_TYPES = dict.fromkeys(("record_id", "dataset", "reason"), str)
 
 
 class StoreError(ValueError):
@@ -170,8 +169,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, manifest: dict) -> None:
-        self.folder = Path(folder)
-        self.manifest = manifest
+        self.folder, self.manifest = Path(folder), manifest
         self.sampling_rate: int = manifest["sampling_rate"]
         self.fingerprint: str = manifest["fingerprint"]
         self.content: str = config_hash(manifest["files"])
@@ -181,8 +179,9 @@ class Store:
         self.signals = _map(self.folder / "signals.i2", "<i2", manifest["signals_shape"])
         self.waves = _map(self.folder / "waves.i1", "i1", manifest["waves_shape"])
         self.marks = _map(self.folder / "marks.f8", "<f8", manifest["marks_shape"])
-        self.table = _read_table(self.folder / "table.csv", TABLE_TYPES)
-        self.set_aside = _read_table(self.folder / "set_aside.csv", SET_ASIDE_TYPES)
+        read = partial(pd.read_csv, keep_default_na=False)
+        self.table = read(self.folder / "table.csv", dtype=TABLE_TYPES)
+        self.set_aside = read(self.folder / "set_aside.csv", dtype=str)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -269,11 +268,10 @@ def open_store(folder: Path) -> Store:
     """
     folder = Path(folder)
     remedy = f"delete the folder {folder.name!r} and run prepare again"
-    if not (folder / "manifest.json").is_file():
-        raise StoreError(f"no prepared store in {folder.name!r}: run prepare first")
     manifest = read_json(folder / "manifest.json")
     if "files" not in manifest:
-        raise StoreError(f"manifest.json is damaged: {remedy}")
+        name = folder.name
+        raise StoreError(f"no store in {name!r}, or manifest.json is damaged: run prepare first")
     if manifest.get("version") != STORE_VERSION:
         raise StoreError(f"store of another version ({manifest.get('version')}): {remedy}")
     for name, entry in manifest["files"].items():
@@ -314,13 +312,11 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
         root = write_folders(folder.parent / "synthetic", *counts, seed=0)
     tasks = _list_all(root, config)
     signature = _signature(tasks, config)
-    current = _same(folder, signature)
-    if current is not None:
+    if (current := _same(folder, signature)) is not None:
         return current
     with replacing_folder(folder) as part:
         manifest = _build(config, part, tasks, jobs) | {"signature": signature}
-        current = _same(folder, signature)
-        if current is not None:  # a process beside us was faster
+        if (current := _same(folder, signature)) is not None:  # a process beside us was faster
             shutil.rmtree(part)
             return current
         write_json(part / "manifest.json", manifest)
@@ -394,8 +390,7 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     """Write the data files into `part`; returns the manifest without signature."""
     length = round(config.seconds * config.sampling_rate)
     digest = hashlib.sha256(_settings(config).encode())
-    lines, set_aside, marks, wave_rows, unused = [], [], [np.zeros((0, 5))], 0, 0.0
-    known = None
+    lines, set_aside, marks, wave_rows, unused, known = [], [], [np.zeros((0, 5))], 0, 0.0, None
     with open(part / "signals.i2", "wb") as signals, open(part / "waves.i1", "wb") as waves:
         for done in in_processes(partial(_process, config), tasks, jobs, "records"):
             digest.update(done["digest"].encode())
@@ -419,7 +414,7 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     marks = np.concatenate(marks)
     (part / "marks.f8").write_bytes(marks.astype("<f8").tobytes())
     table = pd.DataFrame(lines, columns=list(TABLE_TYPES))
-    set_aside = pd.DataFrame(set_aside, columns=list(SET_ASIDE_TYPES))
+    set_aside = pd.DataFrame(set_aside, columns=["record_id", "dataset", "reason"])
     _refuse_empty(config, table, set_aside)
     table.to_csv(part / "table.csv", index=False, lineterminator="\n")
     set_aside.to_csv(part / "set_aside.csv", index=False, lineterminator="\n")
@@ -466,10 +461,9 @@ def _process(config: DataConfig, task: dict) -> dict:
     """Read one record and turn it into rows (line of the table, microvolts, and labels and borders
     of the waves, if there are any), or into a reason."""
     dataset, row = task["dataset"], task["row"]
-    name = row["record_id"]
-    rows, set_aside = [], []
-    done = {"dataset": dataset, "record_id": name, "digest": _digest(task, _sha256)}
-    done |= {"rows": rows, "set_aside": set_aside, "unused_s": 0.0}
+    name, rows, set_aside = row["record_id"], [], []
+    done = {"dataset": dataset, "record_id": name, "rows": rows, "set_aside": set_aside}
+    done |= {"digest": _digest(task, _sha256), "unused_s": 0.0}
     try:
         if row.get("skip"):
             raise RecordError(row["skip"])
@@ -495,9 +489,8 @@ def _process(config: DataConfig, task: dict) -> dict:
         if piece.waves is not None:
             labels = resample_labels(piece.waves, *rates, length)
             waves = labels, records.wave_marks(piece.waves, rates[0])
-        line = dict(zip(SUPERCLASSES, piece.labels), dataset=dataset, source_hz=rates[0])
-        for column in ("record_id", "patient_id", "fold", "provenance", "statements"):
-            line[column] = getattr(piece, column)
+        line = {column: getattr(piece, column) for column in OF_RECORD}
+        line |= dict(zip(SUPERCLASSES, piece.labels), dataset=dataset, source_hz=rates[0])
         rows.append((line | {"start_s": round(start_s, 6)}, microvolts.astype("<i2"), waves))
     return done | {"unused_s": unused / rates[0]}
 
@@ -534,7 +527,3 @@ def _map(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
     if not math.prod(shape):
         return np.zeros(shape, dtype)  # an empty file cannot be mapped
     return np.memmap(path, dtype, "r", shape=tuple(shape))
-
-
-def _read_table(path: Path, types: dict) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=types, keep_default_na=False)
