@@ -37,7 +37,7 @@ class RunSettings:
     @property
     def name(self) -> str:
         """The run without its seed: method, the row of the table, the variant."""
-        row = [f"{v:g}" if isinstance(v, float) else v for v in self.named().values()]
+        row = [f"{v:g}" if isinstance(v, float) else str(v) for v in self.named().values()]
         return "-".join([self.method, *row, *filter(None, [self.variant])])
 
     @property

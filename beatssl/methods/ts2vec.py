@@ -267,7 +267,7 @@ class TS2Vec(Method):
         self.register_buffer("averages", torch.ones((), dtype=torch.long))
 
     @property
-    def kept(self) -> TS2VecEncoder:
+    def kept(self) -> nn.Module:
         """The averaged encoder."""
         return self.averaged
 

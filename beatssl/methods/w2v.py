@@ -400,17 +400,18 @@ class W2VCmscRlm(Method):
         if features.requires_grad:
             features.register_hook(lambda gradient: c.feature_gradient * gradient)
         tokens = tokens.float()  # (2N, C, tokens)
-        rows = len(segments), -1  # every row has the same number of masked tokens
+        masked = int(mask[0].sum())  # every row has the same number of masked tokens
         target, codes, perplexity = model.quantizer(
-            hidden.float()[mask].unflatten(0, rows), self.tau, generator
+            hidden.float()[mask].unflatten(0, (rows, masked)), self.tau, generator
         )
-        predicted = model.final_proj(tokens.transpose(1, 2)[mask].unflatten(0, rows))
-        negatives = draw_negatives(*predicted.shape[:2], c.negatives, generator).to(device)
+        predicted = model.final_proj(tokens.transpose(1, 2)[mask].unflatten(0, (rows, masked)))
+        negatives = draw_negatives(rows, masked, c.negatives, generator).to(device)
         contrast = info_nce(predicted, model.project_q(target), codes, negatives, c.temperature)
         size = model.config.codebooks * model.config.entries
         diversity = (size - perplexity) / size
         penalty = features.float().pow(2).mean()
-        between = cmsc_loss(*tokens.mean(dim=2).chunk(2), c.temperature)
+        first, second = tokens.mean(dim=2).chunk(2)
+        between = cmsc_loss(first, second, c.temperature)
         total = contrast + c.diversity_weight * diversity + c.penalty_weight * penalty + between
         tau = torch.tensor(self.tau, device=device)
         self.steps += 1
