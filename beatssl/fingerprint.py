@@ -76,10 +76,9 @@ def closure(*roots: str, root: Path = ROOT) -> dict[str, str]:
     package, places = _package(root), []
     for name in roots:
         module, _, own = name.rpartition(".")
-        place = package.resolve(package.modules.get(module), own)
-        if place is None:
+        places.append(package.resolve(package.modules.get(module), own))
+        if places[-1] is None:
             raise UnknownCodeError(f"{name} is not defined in the package: name its new place")
-        places.append(place)
     texts = package.follow(places, left_out=REGISTRIES)
     return {".".join(place): text for place, text in texts.items()}
 
