@@ -25,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
         return added.add_argument
 
     option = command(run.run, "execute the notebooks that are not fresh", profile, data)
-    option("--only", nargs="+", metavar="PAGE", help="pages or notebooks to execute")
-    option("--jobs", type=int, help="pages at once (default: one for each core)")
+    option("--only", nargs="+", default=(), metavar="PAGE", help="pages or notebooks to execute")
+    option("--jobs", type=int, default=0, help="pages at once (default: one for each core)")
     option("--force", action="store_true", help="execute fresh pages too")
     option = command(run.check, "name the pages that are stale, failed or missing")
     option("--profile", dest="name", help="default: every profile that has executed pages")
@@ -49,11 +49,9 @@ def collect(name: str, add: bool) -> int:
     return 1 if found.missing else 0
 
 
-def restamp(name: str, data: str | None) -> int:
+def restamp(name: str) -> int:
     """Replay and re-stamp; says what was done."""
-    run.use_data(data)
-    lines = replay.restamp(open_workspace(name))
-    print("\n".join(lines) or f"{name}: no product of older code")
+    print("\n".join(replay.restamp(open_workspace(name))) or f"{name}: no product of older code")
     return 0
 
 
@@ -61,6 +59,8 @@ def main(words: list[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 1 with the reason printed."""
     options = vars(parser().parse_args(words))
     try:
+        if "data" in options:
+            run.use_data(options.pop("data"))
         return options.pop("function")(**options)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

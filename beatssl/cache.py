@@ -75,23 +75,18 @@ def read_json(path: Path) -> dict:
         return {}
 
 
-def clear_leftovers(folder: Path) -> list[Path]:
+def clear_leftovers(folder: Path) -> None:
     """Remove what killed writers of this machine left anywhere under `folder`; those of living
-    processes and of other machines are left alone. Returns: what was removed."""
-    removed = []
+    processes and of other machines are left alone."""
     for path in sorted(folder.rglob(".*.part")):
-        found = PART.fullmatch(path.name)
-        if found and not _lives(int(found[1])):
+        written = PART.fullmatch(path.name)
+        if written and not _lives(int(written[1])):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            removed.append(path)
-    return removed
 
 
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is another user's
     return True

@@ -14,11 +14,13 @@ Docstrings, comments, layout, and the file in which a definition stands do not c
 import ast
 import copy
 import functools
+import inspect
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from importlib.util import resolve_name
 from pathlib import Path
+from textwrap import dedent
 
 from beatssl.settings import ROOT, config_hash
 
@@ -34,6 +36,25 @@ class UnknownCodeError(LookupError):
 def name_of(thing: Callable) -> str:
     """Dotted name of a function or class, as `code_hash` takes it."""
     return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def code_of(*things: Callable, root: Path = ROOT) -> str:
+    """Twelve hexadecimal digits of the code of functions and classes.
+
+    Those of the package count with all that they reach (`code_hash`); what is defined elsewhere, in
+    a test or a notebook, counts by its own source alone.
+
+    Args: root: folder that holds the package.
+
+    Raises:
+        UnknownCodeError: no such definition in the package.
+        OSError: the source of a thing from elsewhere is not at hand.
+    """
+    own = [name for name in map(name_of, things) if name.startswith("beatssl.")]
+    others = [thing for thing in things if name_of(thing) not in own]
+    sources = sorted(normalised(dedent(inspect.getsource(thing))) for thing in others)
+    code = code_hash(*own, root=root)
+    return config_hash(code, sources) if sources else code
 
 
 @functools.cache
@@ -55,10 +76,9 @@ def closure(*roots: str, root: Path = ROOT) -> dict[str, str]:
     package, places = _package(root), []
     for name in roots:
         module, _, own = name.rpartition(".")
-        place = package.resolve(package.modules.get(module), own)
-        if place is None:
+        places.append(package.resolve(package.modules.get(module), own))
+        if places[-1] is None:
             raise UnknownCodeError(f"{name} is not defined in the package: name its new place")
-        places.append(place)
     texts = package.follow(places, left_out=REGISTRIES)
     return {".".join(place): text for place, text in texts.items()}
 

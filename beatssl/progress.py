@@ -14,13 +14,5 @@ def progress(iterable: Iterable, desc: str, total: int | None = None, delay: flo
         total: number of items where `iterable` does not tell.
         delay: s; a loop that is over by then shows no bar. For loops inside others.
     """
-    return tqdm(
-        iterable,
-        desc=desc,
-        total=total,
-        delay=delay,
-        mininterval=5.0,
-        leave=False,
-        position=0,
-        disable=os.environ.get("TQDM_DISABLE") == "1",
-    )
+    bar = {"mininterval": 5.0, "leave": False, "position": 0, "delay": delay}
+    return tqdm(iterable, desc, total, disable=os.environ.get("TQDM_DISABLE") == "1", **bar)

@@ -21,7 +21,7 @@ from beatssl.cache import replacing, write_text
 from beatssl.data.beats import Beats, pretraining_rows
 from beatssl.data.features import in_unit
 from beatssl.data.store import Store
-from beatssl.fingerprint import ROOT, code_hash, name_of
+from beatssl.fingerprint import ROOT, code_of
 from beatssl.methods import METHODS
 from beatssl.methods.base import (
     Batch, BeatWindows, Method, RunSettings, Setup, UntrainedWithStatistics,
@@ -138,7 +138,7 @@ def run_key(
     parts = {
         "settings": config_hash(config.own_settings(), encoder, *how),
         "data": config_hash(store.content, beats.content),
-        "code": code_hash(*map(name_of, code), root=root),
+        "code": code_of(*code, root=root),
     }
     return {**parts, "key": config_hash(parts)}
 

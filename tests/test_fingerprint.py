@@ -2,7 +2,8 @@
 
 import pytest
 
-from beatssl.fingerprint import by_module, closure, normalised
+from beatssl.fingerprint import by_module, closure, code_hash, code_of, name_of, normalised
+from beatssl.tasks import classify, scores
 
 BASE = "def f(x):\n    return x + 1\n"
 
@@ -57,3 +58,42 @@ def test_what_code_outside_the_package_reaches(tmp_path):
         "beatssl.low.one"
     }
     assert "beatssl.low.two" not in closure("beatssl.low.one", "beatssl.low.TASKS", root=tmp_path)
+
+
+def mean():
+    class Head:
+        def pool(self, x):
+            return x.mean()
+
+    return Head
+
+
+def mean_in_other_words():
+    class Head:
+        """Pools."""
+
+        def pool(self, x):  # over time
+            return x.mean()
+
+    return Head
+
+
+def largest():
+    class Head:
+        def pool(self, x):
+            return x.max()
+
+    return Head
+
+
+def test_what_a_test_or_a_notebook_defines_counts_by_its_source():
+    head, same, other = (code_of(make()) for make in (mean, mean_in_other_words, largest))
+    assert head == same != other
+    mixed = {code_of(classify.predictor, make()) for make in (mean, largest)}
+    assert len(mixed | {head, other, code_of(classify.predictor)}) == 5
+    assert code_of(mean(), largest()) == code_of(largest(), mean())
+
+
+def test_code_of_things_of_the_package_is_that_of_their_names():
+    things = classify.predictor, scores.thresholds
+    assert code_of(*things) == code_hash(*map(name_of, things))

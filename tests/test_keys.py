@@ -242,7 +242,7 @@ def edited(monkeypatch, real=fingerprint.code_hash):
     """As if an edit had changed the text of all code and nothing that it does."""
     changed = lambda *roots, **kw: real(*roots, **kw)[::-1]  # noqa: E731
     monkeypatch.setattr("beatssl.results.saved.code_hash", changed)
-    monkeypatch.setattr("beatssl.train.code_hash", changed)
+    monkeypatch.setattr("beatssl.fingerprint.code_hash", changed)  # called by `code_of`
 
 
 def test_an_edit_that_changes_nothing_is_restamped_and_nothing_is_made_again(trained, monkeypatch):

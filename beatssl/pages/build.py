@@ -19,6 +19,8 @@ from beatssl.results import saved
 from beatssl.settings import ROOT, config_hash
 
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
+JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
+RENDER = "build book --config _config.yml --path-output . --all -W -n --keep-going -q --toc"
 CELL = re.compile(r"<td\b.*?</td>", re.S)
 INTERVAL = re.compile(r"(\[[+−-]?\d*\.\d+,) (?=[+−-]?\d*\.\d+\])")
 FOREIGN = re.compile(
@@ -31,7 +33,7 @@ FOREIGN = re.compile(
 
 def shown_profiles(name: str, root: Path = ROOT) -> list[Profile]:
     """The profile just run, and that of the committed pages where there are some."""
-    names = [name, *({SHOWN} & set(executed_profiles(root)) - {name})]
+    names = dict.fromkeys([name, *({SHOWN} & {*executed_profiles(root)})])
     return [load_profile(name, root / "runs.yml") for name in names]
 
 
@@ -51,8 +53,8 @@ def write_sources(name: str, root: Path = ROOT) -> Path:
         pages = [page for page in plan(profile, root) if not page_problems(page, stale=False)]
         kind, mark = ("synthetic", " (synthetic)") if profile.data.synthetic else ("real", "")
         notes.append(f"profile `{profile.name}` ({kind} recordings), {PLACES[place]}")
-        part["caption"] = part["caption"].format(profile=f"{profile.name}{mark}")
-        part["chapters"] = chapters(profile.name, pages)
+        caption = part["caption"].format(profile=f"{profile.name}{mark}")
+        part |= {"caption": caption, "chapters": chapters(profile.name, pages)}
         rows = "\n".join(_overview_row(page) for page in pages if page.run)
         overview = template("pretraining", root, synthetic=mark, rows=rows)
         write_text(generated / f"pretraining_{profile.name}.md", overview)
@@ -69,18 +71,15 @@ def chapters(profile: str, pages: list[Page]) -> list[dict]:
     runs = [page for page in pages if page.run]
     sections = [{"file": p.file, "title": p.run.run_id.removeprefix("beatssl-")} for p in runs]
     overview = {"file": f"_generated/pretraining_{profile}", "sections": sections}
-    listed = [page for page in pages if page not in runs[1:]]
-    return [overview if page.run else {"file": page.file} for page in listed]
+    return [overview if p.run else {"file": p.file} for p in pages if p not in runs[1:]]
 
 
 def _overview_row(page: Page) -> str:
     """A run in the table of the pretraining runs."""
-    run, link = page.run, f"../{page.file}.ipynb"
-    own = run.method == "beatssl"
-    row = [run.rhythm, run.beat, f"{run.exponent:g}"] if own else ["–"] * 3
-    epochs = "–" if run.untrained else run.epochs
-    cells = [f"[{run.run_id}]({link})", run.method, *row, run.variant or "–", run.seed, epochs]
-    return f"| {' | '.join(map(str, cells))} |"
+    run = page.run
+    row = [run.rhythm, run.beat, f"{run.exponent:g}"] if run.method == "beatssl" else ["–"] * 3
+    cells = [run.method, *row, run.variant or "–", run.seed, "–" if run.untrained else run.epochs]
+    return f"| [{run.run_id}](../{page.file}.ipynb) | {' | '.join(map(str, cells))} |"
 
 
 def _main_table(root: Path) -> str:
@@ -89,12 +88,12 @@ def _main_table(root: Path) -> str:
     if not results.is_file():
         return template("not_run", root)
     profile = load_profile(SHOWN, root / "runs.yml")
-    found = tables.headlines(profile, folder=results.parent)
-    data = ", ".join(sorted(set(found["data"].dropna())))
-    ours = tables.markdown(tables.paper_and_ours(found, tables.TABLE_1))
+    rows = tables.headlines(profile, folder=results.parent)
+    data = ", ".join(sorted(set(rows["data"].dropna())))
+    ours = tables.markdown(tables.paper_and_ours(rows, tables.TABLE_1))
     compared = tables.markdown(comparison.beside_paper(saved.read(results)))
-    values = {"profile": profile, "data": data, "ours": ours, "compared": compared}
-    return template("main_table", root, **values, summary=read_stages(root / "runs.yml")[-1][-1])
+    parts = {"data": data, "ours": ours, "compared": compared, "profile": profile}
+    return template("main_table", root, **parts, summary=read_stages(root / "runs.yml")[-1][-1])
 
 
 # --- the built book ---------------------------------------------------------------------------
@@ -102,11 +101,9 @@ def _main_table(root: Path) -> str:
 
 def foreign_hosts(html: Path) -> list[str]:
     """Scripts, styles, fonts and pictures that a built page would load from another host."""
-    found = []
-    for path in sorted([*html.rglob("*.html"), *html.rglob("*.css")]):
-        hits = FOREIGN.findall(path.read_text(encoding="utf-8", errors="replace"))
-        found += [f"{path.relative_to(html)}: {hit[:120]}" for hit in hits]
-    return found
+    files = sorted([*html.rglob("*.html"), *html.rglob("*.css")])
+    hits = [(f, hit) for f in files for hit in FOREIGN.findall(f.read_text("utf-8", "replace"))]
+    return [f"{file.relative_to(html)}: {hit[:120]}" for file, hit in hits]
 
 
 def keep_intervals_whole(html: Path) -> None:
@@ -126,15 +123,11 @@ def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
             continue
         stamp = read_notebook(page.path).metadata.get("beatssl", {})
         made, code = stamp.get("made", "an unknown day"), config_hash(stamp.get("code"))[:8]
-        line = f'<p class="made">Made on {made} by code <code>{code}</code>.</p>'
-        reasons = "; ".join(fresh.stale(stamp, fresh.stamp(page), data=None))
-        if reasons:
+        line = template("made", root, made=made, code=code)
+        if reasons := "; ".join(fresh.stale(stamp, fresh.stamp(page), data=None)):
             older += 1
             short = reasons.replace("stale: ", "").replace("beatssl.", "")
-            line += (
-                '<p class="made older">The code has changed since (<a href="../../changes.html">'
-                f"what is different</a>): {escape(textwrap.shorten(short, 150))}.</p>"
-            )
+            line += template("older", root, reasons=escape(textwrap.shorten(short, 150)))
         head, article, text = path.read_text(encoding="utf-8").partition("<article")
         write_text(path, head + article + text.replace("</h1>", "</h1>" + line, 1))
     return older
@@ -150,16 +143,13 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
     start, html, profiles = time.monotonic(), root / "_build" / "html", shown_profiles(name, root)
     problems = {p.name: profile_problems(p.name, root, stale=False) for p in profiles}
     print("".join(f"left out: {line}\n" for line in problems.pop(SHOWN, [])), end="")
+    again = f"`python -m beatssl run --profile {name}` makes them again"
     if problems.get(name):
-        return _not_built(
-            problems[name], f"`python -m beatssl run --profile {name}` makes them again"
-        )
+        return _not_built(problems[name], again)
     toc = write_sources(name, root)
     shutil.rmtree(html, ignore_errors=True)
-    words = ["-c", "from jupyter_book.cli.main import main; main()", "build", "book"]
-    words += ["--config", "_config.yml", "--toc", str(toc.resolve()), "--path-output", "."]
-    words += ["--all", "-W", "-n", "--keep-going", "-q"]
     print("building the book ...", flush=True)
+    words = ["-c", JUPYTER_BOOK, *RENDER.split(), str(toc.resolve())]
     status, said = python(words, root, PYTHONWARNINGS="ignore")
     if status or not (html / "index.html").is_file():
         return _not_built([said[-6000:]], "jupyter-book failed (warnings are errors)")
@@ -167,9 +157,7 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
     for profile in profiles:
         older = say_how_old(profile, html, root)
         if older:
-            print(
-                f"{profile.name}: {older} pages are older than the code, and say so (see `check`)"
-            )
+            print(f"{profile.name}: {older} pages are older than the code and say so (see `check`)")
     foreign = foreign_hosts(html)
     if foreign:
         return _not_built(foreign[:20], "it loads something from another host")

@@ -55,12 +55,10 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     Raises:
         ConfigError: the file is absent or is no notebook.
     """
-    if not path.is_file():
-        raise ConfigError(f"notebook {path.name} named in runs.yml is not in {path.parent.name}/")
     try:
         return nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises several unrelated types
-        raise ConfigError(f"{path.name} is not a readable notebook: {error}") from error
+        raise ConfigError(f"{path.name} is not a readable notebook of runs.yml: {error}") from error
 
 
 def declared_parameters(path: Path) -> dict[str, type]:
@@ -90,8 +88,8 @@ def checked_parameters(values: dict, kinds: dict[str, type], notebook: str) -> d
     Raises:
         ConfigError: a name that the notebook does not declare, or a value of another type.
     """
-    fields = [(name, kind, None) for name, kind in kinds.items()]
-    checked = from_dict(make_dataclass("Parameters", fields), values, notebook)
+    declared = make_dataclass("Parameters", [(name, kinds[name], None) for name in kinds])
+    checked = from_dict(declared, values, notebook)
     return {name: getattr(checked, name) for name in values}
 
 
@@ -117,15 +115,14 @@ def plan(profile: Profile, root: Path = ROOT) -> list[Page]:
     Raises:
         ConfigError: an absent or malformed notebook, an unknown or mistyped parameter.
     """
-    pages = []
-    trained = [run for run in profile.runs if run.has_encoder]
+    pages, trained = [], [run for run in profile.runs if run.has_encoder]
     for number, stage in enumerate(read_stages(root / "runs.yml")):
         for notebook in stage:
             kinds = declared_parameters(root / "notebooks" / f"{notebook}.ipynb")
             for run in trained if notebook == PER_RUN else [None]:
-                named = {key: getattr(run, key, None) for key in RUN_NAMES if key in kinds}
-                values = {key: value for key, value in named.items() if value is not None}
-                values = checked_parameters({"profile": profile.name, **values}, kinds, notebook)
+                named = [key for key in RUN_NAMES if key in kinds and hasattr(run, key)]
+                values = {"profile": profile.name, **{key: getattr(run, key) for key in named}}
+                values = checked_parameters(values, kinds, notebook)
                 name = f"{notebook}--{run.run_id}" if run else notebook
                 pages.append(Page(name, notebook, number, values, profile, run, root))
     return pages

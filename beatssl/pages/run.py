@@ -11,16 +11,19 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date
 from pathlib import Path
+
+import yaml
 
 from beatssl.cache import clear_leftovers, write_text
 from beatssl.pages import fresh
 from beatssl.pages.plan import Page, plan, read_notebook, read_stages
 from beatssl.pages.scrub import content_problems, scrub
 from beatssl.profile import load_profile
-from beatssl.settings import ROOT, ConfigError, config_hash, cores
+from beatssl.settings import ROOT, ConfigError, config_hash, cores, one_of
 
 MAX_PAGE_BYTES = 500_000
 SHOWN = "subset"  # the profile whose executed pages are committed and always shown
@@ -84,10 +87,9 @@ def executed_profiles(root: Path = ROOT) -> list[str]:
 
 def check(name: str | None = None, root: Path = ROOT) -> int:
     """Print every problem of the executed pages; 1 if there is one, else 0."""
-    names = [name] if name else executed_profiles(root)
-    if not names:
+    problems = {p: profile_problems(p, root) for p in ([name] if name else executed_profiles(root))}
+    if not problems:
         print("no executed pages yet: run `make run`")
-    problems = {name: profile_problems(name, root) for name in names}
     for name, lines in problems.items():
         print("\n".join(lines) or f"{name}: all pages are executed and fresh")
     return 1 if any(problems.values()) else 0
@@ -102,20 +104,17 @@ def use_data(folder: str | None) -> None:
     Raises:
         ConfigError: there is no such folder, or the one that BEATSSL_DATA names is not there.
     """
-    folder = folder or os.environ.get("BEATSSL_DATA")
-    if folder and not Path(folder).is_dir():
-        raise ConfigError(f"DATA={folder}: there is no such folder")
-    if folder:
+    if folder := folder or os.environ.get("BEATSSL_DATA"):
+        if not Path(folder).is_dir():
+            raise ConfigError(f"DATA={folder}: there is no such folder")
         os.environ["BEATSSL_DATA"] = str(Path(folder).resolve())
 
 
 def command(page: Page, output: Path) -> list[str]:
     """What executes a page: the words for `python`, by hand too, from the repository root."""
-    words = ["-m", "papermill", f"notebooks/{page.notebook}.ipynb", str(output)]
-    words += ["-k", "python3", "-l", "python", "--cwd", ".", "--no-progress-bar"]
-    for key, value in page.parameters.items():  # -r keeps text as text, -p parses
-        words += ["-r" if isinstance(value, str) else "-p", key, str(value)]
-    return words
+    parameters = yaml.safe_dump(page.parameters, sort_keys=False)
+    words = ["-m", "papermill", f"notebooks/{page.notebook}.ipynb", str(output), "-y", parameters]
+    return [*words, "-k", "python3", "-l", "python", "--cwd", ".", "--no-progress-bar"]
 
 
 def execute(page: Page) -> str:
@@ -134,10 +133,11 @@ def execute(page: Page) -> str:
     made = {"made": date.today().isoformat(), "data": fresh.data_fingerprint(page.profile)}
     text = "" if status else scrub(notebook, page, {**stamp, **made})
     problems = content_problems(notebook)
-    if status or problems:
-        cell = next((p for p in problems if " failed: " in p), "the kernel did not finish")
-        words = [cell, *said.splitlines()[-12:]] if status else problems[:1]
-        return "\n    ".join([*words, f"kept as {os.path.relpath(raw, page.root)}"])
+    if status:
+        cells = [line for line in problems if " failed: " in line]
+        problems = [*(cells or ["the kernel did not finish"]), *said.splitlines()[-12:]]
+    if problems:
+        return "\n    ".join([*problems, f"kept as {os.path.relpath(raw, page.root)}"])
     write_text(page.path, text)
     write_text(_done(page, stamp), "")
     raw.unlink()
@@ -168,12 +168,7 @@ def _why(pages: list[Page], force: bool = False) -> dict[str, str]:
 
 
 def run(
-    name: str = "tiny",
-    data: str | None = None,
-    only: list[str] | None = None,
-    jobs: int | None = None,
-    force: bool = False,
-    root: Path = ROOT,
+    name: str, only: Sequence[str] = (), jobs: int = 0, force: bool = False, root: Path = ROOT
 ) -> int:
     """Execute the pages of a profile that are not fresh, stage by stage; 1 if one failed.
 
@@ -188,12 +183,10 @@ def run(
     def say(text: str) -> None:
         print(f"[{time.monotonic() - start:7.1f} s] {text}", flush=True)
 
-    use_data(data)
     profile = load_profile(name, root / "runs.yml")
     pages = plan(profile, root)
-    known = {word for page in pages for word in (page.name, page.notebook)}
-    for unknown in sorted(set(only or []) - known):
-        raise ConfigError(f"no page {unknown!r}; known: {', '.join(sorted(known))}")
+    for word in only:
+        one_of("page", word, sorted({known for p in pages for known in (p.name, p.notebook)}))
     clear_leftovers(profile.work)
     for path in _strays(pages):
         old = profile.work / "old" / path.name
