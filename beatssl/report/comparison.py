@@ -105,13 +105,12 @@ def paired(
             for score, of, metric in HEADLINES:
                 if of == LIKE.get(task, task):
                     one = estimates[metric]
-                    numbers = one.value, one.low, one.high
-                    lines.append((*names, fraction, seeds, score, *numbers))
-    columns = ["first", "second", "names", "label_fraction", "seeds", "score", "difference"]
-    table = pd.DataFrame(lines, columns=[*columns, "low", "high"])
+                    lines.append((*names, fraction, seeds, score, one.value, one.low, one.high))
+    columns = "first second names label_fraction seeds score difference low high"
+    table = pd.DataFrame(lines, columns=columns.split())
     zero = [table["low"].isna(), (table["low"] <= 0) & (table["high"] >= 0)]
-    words = ["no interval", "includes zero"]
-    return table.assign(zero=np.select(zero, words, "excludes zero"))
+    words = np.select(zero, ["no interval", "includes zero"], "excludes zero")
+    return table.assign(zero=words)
 
 
 def _of_same_seeds(*sides: Mapping[int, Predictions]) -> list[dict[int, Predictions]]:
@@ -184,14 +183,14 @@ def block_scores(task: str, predictions: Predictions, metric: str) -> pd.Series:
     if task == LABELS:
         draws = zip(predictions["score"], predictions["threshold"], strict=True)
         for number, (score, threshold) in enumerate(draws, start=1):
-            draw = {"truth": predictions["truth"], "score": score, "threshold": threshold}
+            draw = predictions | {"score": score, "threshold": threshold}
             found[number] = classification_scores(draw)[metric][0]
         return pd.Series(found)
     repeats = (predictions[name] for name in ("repeat", "fold", "prediction"))
     for repeat, fold, prediction in zip(*repeats, strict=True):
         numbers = np.unique(fold)
         member = (fold == numbers[:, None]).astype(float)  # (folds, records)
-        values = segmentation_scores({**predictions, "prediction": prediction}, member)[metric]
+        values = segmentation_scores(predictions | {"prediction": prediction}, member)[metric]
         found |= {(int(repeat) + 1, int(k)): value for k, value in zip(numbers, values)}
     return pd.Series(found)
 

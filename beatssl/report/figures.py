@@ -26,26 +26,25 @@ def waves_on_lead(
 
     Args: signal (time,) mV; truth (time,) -1 left out, 0 background, 1 P, 2 QRS, 3 T; predictions
         name -> (time,) with the same values."""
-    rows = {"annotated": truth, **predictions}
-    ratios = [1.7, 0.28 * len(rows)]
-    size = (10, 1.9 + ratios[1])
-    fig, (top, low) = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=ratios)
+    bars = 0.28 * (len(predictions) + 1)
+    style = {"figsize": (10, 1.9 + bars), "sharex": True, "height_ratios": [1.7, bars]}
+    fig, (top, low) = plt.subplots(2, 1, **style)
     seconds = np.arange(len(signal)) / sampling_rate
     top.plot(seconds, signal, color="black", lw=0.8)
     top.set(ylabel="mV", title=title, xlim=(0, seconds[-1]))
-    style = {"lw": 0, "step": "mid"}
+    rows = {"annotated": truth, **predictions}
+    span = {"lw": 0, "step": "mid"}
     for y, labels in enumerate(rows.values()):
-        for value, (wave, colour) in enumerate(WAVE_COLOURS.items(), start=1):
-            words = wave if y == 0 else None
-            there = {"where": labels == value, "color": colour, "label": words}
-            low.fill_between(seconds, y - 0.4, y + 0.4, **there, **style)
-    out = {"where": truth < 0, "color": "#dddddd", "label": "left out", "zorder": 0}
-    low.fill_between(seconds, -0.5, len(rows) - 0.5, **out, **style)
-    low.set_yticks(range(len(rows)), rows)
-    low.set(xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5))
+        for value, wave in enumerate(WAVES, start=1):
+            shown = span | {"color": WAVE_COLOURS[wave], "label": None if y else wave}
+            low.fill_between(seconds, y - 0.4, y + 0.4, where=labels == value, **shown)
+    span |= {"color": "#dddddd", "label": "left out", "zorder": 0}
+    low.fill_between(seconds, -0.5, len(rows) - 0.5, where=truth < 0, **span)
+    low.set(yticks=range(len(rows)), xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5))
+    low.set_yticklabels(rows)
     low.grid(False)
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "fontsize": 8, "frameon": False}
-    top.legend(*low.get_legend_handles_labels(), ncols=4, **place)
+    style = {"ncols": 4, "fontsize": 8, "frameon": False, "bbox_to_anchor": (1, 1)}
+    top.legend(*low.get_legend_handles_labels(), loc="lower right", **style)
     fig.tight_layout()
     return fig
 
@@ -90,7 +89,7 @@ def violins(values: dict[str, pd.DataFrame], paper: dict[str, dict[str, float]])
         y = np.flatnonzero(~np.isnan(median))
         lines = ax.vlines(median[y], y - 0.42, y + 0.42, color="#c8553d", lw=2.2)
         if len(y) and not fig.legends:
-            words = ["the paper's median"]
-            fig.legend([lines], words, loc="outside lower center", fontsize=7, frameon=False)
+            place = {"loc": "outside lower center", "fontsize": 7, "frameon": False}
+            fig.legend([lines], ["the paper's median"], **place)
         ax.set(xlabel=heading, ylabel="")
     return fig

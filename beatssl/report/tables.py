@@ -1,5 +1,6 @@
 """Tables of the book, from result rows: numbers are formatted here and typed nowhere."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from beatssl.results.saved import HEADLINES, SEGMENT
 from beatssl.tasks.scores import BORDERS
 
 METHOD = list(saved.METHOD)
+SCORES = pd.DataFrame(HEADLINES, columns=["score", "task", "metric"])
 TABLE_1 = ("AUROC", "F1", "LUDB F1")  # the scores of the paper's Table 1
 ABLATION = ("random", "random_data", "supervised", "features", "beatssl")  # Table 1, references
 BEST, BASELINE = "beatssl-soft_1-hard-50", "beatssl-hard-none-1"  # rows of the paper
@@ -81,19 +83,17 @@ def signed(table: pd.DataFrame) -> list[str]:
 
 def p_text(p: float) -> str:
     """A p-value in three digits, small ones with their power of ten."""
-    if np.isnan(p):
-        return "–"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+    return "–" if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def borders(score: Mapping[str, float]) -> dict[str, str]:
     """Border -> `sensitivity / precision, error mean ± sd (ms)` from the scores of task 2."""
     text = "{:.3f} / {:.3f}, {:+.0f} ± {:.0f}"
-    kinds = ("sensitivity", "precision", "error_mean_ms", "error_sd_ms")
-    names = [(wave, border) for wave in WAVES for border in BORDERS]
-    return {
-        f"{w} {b}": text.format(*[score[f"event_{k}_{w}_{b}"] for k in kinds]) for w, b in names
-    }
+    kinds, texts = ("sensitivity", "precision", "error_mean_ms", "error_sd_ms"), {}
+    for wave, border in itertools.product(WAVES, BORDERS):
+        numbers = [score[f"event_{kind}_{wave}_{border}"] for kind in kinds]
+        texts[f"{wave} {border}"] = text.format(*numbers)
+    return texts
 
 
 def titled(table: pd.DataFrame, corner: str) -> pd.DataFrame:
@@ -165,9 +165,8 @@ def _by_metric(
 def table_1() -> pd.DataFrame:
     """The paper's Table 1, one line a row and score: columns `METHOD`, label, name, task, metric,
     score, paper (the number)."""
-    scores = pd.DataFrame(HEADLINES, columns=["score", "task", "metric"])
     printed = saved.paper().query("source == 'Table 1'").rename(columns={"value": "paper"})
-    return in_order(printed).merge(scores, on=["task", "metric"])
+    return in_order(printed).merge(SCORES, on=["task", "metric"])
 
 
 def headlines(
@@ -189,10 +188,9 @@ def headlines(
     ours = ours[(ours["task"] == SEGMENT) | np.isclose(ours["label_fraction"], fraction)]
     printed = table_1()
     methods = pd.concat([ours, printed] if every_row else [ours])[METHOD].drop_duplicates()
-    grid = methods.merge(pd.DataFrame(HEADLINES, columns=["score", "task", "metric"]), how="cross")
     key = [*METHOD, "task", "metric"]
     numbers = ["value", "sd", "ci_low", "ci_high", "n", "seeds", "failed", "data"]
-    grid = grid.merge(printed[[*key, "paper"]], how="left", on=key)
+    grid = methods.merge(SCORES, how="cross").merge(printed[[*key, "paper"]], how="left", on=key)
     grid = in_order(grid.merge(ours[[*key, *numbers]], how="left", on=key))
     return grid[["label", "name", "score", "paper", *numbers]].reset_index(drop=True)
 
@@ -205,12 +203,9 @@ def paper_and_ours(table: pd.DataFrame, scores: Sequence[str] = ()) -> pd.DataFr
     missing = np.select([failed, table["paper"].isna()], ["failed", "–"], "not run")
     lost = table["failed"].map(" ({:.0f} failed)".format).where(failed, "")
     count = table[["n", "seeds"]].astype(float).map("{:.0f}".format).replace("nan", "–")
-    table = table.assign(
-        paper=table["paper"].map("{:.3f}".format).replace("nan", "–"),
-        ours=np.where(table["value"].isna(), missing, cells(table)),
-        n=count["n"],
-        seeds=count["seeds"] + lost,
-    )
+    paper = table["paper"].map("{:.3f}".format).replace("nan", "–")
+    ours = np.where(table["value"].isna(), missing, cells(table))
+    table = table.assign(paper=paper, ours=ours, n=count["n"], seeds=count["seeds"] + lost)
     out = pd.DataFrame(index=table["label"].unique())
     for score in scores or table["score"].unique():
         part = table[table["score"] == score].set_index("label")
