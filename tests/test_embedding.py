@@ -147,7 +147,7 @@ def test_the_same_views_for_every_encoder_and_rows_without_reference(small):
 def test_spread_of_layers_is_that_of_their_outputs():
     encoder = build_encoder(EncoderConfig(), 0)
     x = torch.randn(8, 12, 300, generator=torch.Generator().manual_seed(0))
-    table = embedding.layer_spread(encoder, x)
+    table = page("10_health").layer_spread(encoder, x)
     layers = encoder.layers
     with torch.no_grad():
         inside = layers[:4](x)
@@ -165,18 +165,18 @@ def test_as_initialised_nothing_is_normalised():
     """A signal ten times as large is so in every layer; with statistics of data, in none."""
     bare = build_encoder(EncoderConfig(), 0)
     x = torch.randn(32, 12, 300, generator=torch.Generator().manual_seed(0))
-    once, ten = (embedding.layer_spread(bare, f * x)["sd"] for f in (1, 10))
+    once, ten = (page("10_health").layer_spread(bare, f * x)["sd"] for f in (1, 10))
     np.testing.assert_allclose(ten / once, 10, rtol=1e-3)
     once, ten = (
-        embedding.layer_spread(with_data_statistics(bare, [f * x]), f * x) for f in (1, 10)
+        page("10_health").layer_spread(with_data_statistics(bare, [f * x]), f * x) for f in (1, 10)
     )
     np.testing.assert_allclose(ten["sd"][1:] / once["sd"][1:], 1, rtol=0.01)
-    assert (once["branch"][2:] > 2 * embedding.layer_spread(bare, x)["branch"][2:]).all()
+    assert (once["branch"][2:] > 2 * page("10_health").layer_spread(bare, x)["branch"][2:]).all()
 
 
 def test_maps_hold_the_records_of_fold_10_and_their_whole_beats(small):
     run = train(small, make_run(method="random"))
-    found = embedding.maps(run.config, small.store, small.beats, run.encoder)
+    found = page("05_pretraining").maps(run.config, small.store, small.beats, run.encoder)
     test = split(small.store)["test"]
     points, labels, share = found["records"]
     assert points.shape == (len(test.rows), 2) and np.array_equal(labels, test.labels)

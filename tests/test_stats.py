@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from notebook_functions import page
 from sklearn.metrics import roc_auc_score
 
 from beatssl.results import uncertainty as stats
@@ -408,10 +409,10 @@ def test_holm_by_hand():
 
 def test_cliques_are_the_largest_groups_within_the_critical_difference():
     ranks = np.array([4.0, 1.0, 2.0, 2.9])
-    assert stats.cliques(ranks, 1.0) == [(1, 2), (2, 3)]
-    assert stats.cliques(ranks, 1.2) == [(1, 2), (2, 3), (3, 0)]
-    assert stats.cliques(ranks, 9.0) == [(1, 2, 3, 0)]
-    assert stats.cliques(ranks, 0.5) == []
+    assert page("14_statistics").cliques(ranks, 1.0) == [(1, 2), (2, 3)]
+    assert page("14_statistics").cliques(ranks, 1.2) == [(1, 2), (2, 3), (3, 0)]
+    assert page("14_statistics").cliques(ranks, 9.0) == [(1, 2, 3, 0)]
+    assert page("14_statistics").cliques(ranks, 0.5) == []
 
 
 def test_friedman_refuses_gaps_and_too_few():

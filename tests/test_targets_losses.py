@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from notebook_functions import page
 import torch
 import torch.nn.functional as F
 
@@ -211,7 +212,7 @@ def test_closest_triple_finds_the_one_that_was_hidden():
     s = (s + s.T) / 2
     for (i, j), value in {(4, 9): 0.97, (4, 20): 0.80, (9, 20): 0.70}.items():
         s[i, j] = s[j, i] = value
-    found, off = targets.closest_triple(s, (0.97, 0.80, 0.70))
+    found, off = page("03_targets").closest_triple(s, (0.97, 0.80, 0.70))
     assert found == (4, 9, 20) and off == pytest.approx(0, abs=1e-6)
 
 
@@ -232,7 +233,9 @@ def test_row_entropy_counts_positives():
 
 def test_shares_of_the_norm_are_weights_in_the_cosine():
     x = torch.tensor([[3.0, 4.0, 0.0], [0.0, 2.0, 0.0]])  # squares 9 16 0 of 25, 0 4 0 of 4
-    shares = targets.norm_shares(x, ["a", "b", "c"], {"one": ("a", "absent"), "two": ("c", "b")})
+    shares = page("03_targets").norm_shares(
+        x, ["a", "b", "c"], {"one": ("a", "absent"), "two": ("c", "b")}
+    )
     assert shares == pytest.approx({"one": 0.5 * 9 / 25, "two": 0.5 * (16 / 25 + 1)})
 
 

@@ -9,7 +9,7 @@ say").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -121,25 +121,6 @@ def similarity(measure: str, features: Tensor, scale: FeatureScale) -> Tensor:
     return MEASURES[measure](features, scale)
 
 
-def norm_shares(
-    features: Tensor, names: Sequence[str], groups: Mapping[str, Sequence[str]]
-) -> dict[str, float]:
-    """Share of each group of features in the squared norm of raw feature vectors, which is its
-    weight in their cosine; mean over the items.
-
-    Args:
-        features: (N, F), without NaN.
-        names: of the F features; groups may also hold others, which are left out.
-
-    Returns:
-        group -> share; sums to 1.
-    """
-    squares = features.double() ** 2
-    shares = squares / squares.sum(dim=1, keepdim=True)
-    of_name = dict(zip(names, shares.mean(dim=0).tolist(), strict=True))
-    return {group: sum(of_name.get(n, 0.0) for n in members) for group, members in groups.items()}
-
-
 def two_views(item_targets: Tensor) -> Tensor:
     """(N, N) targets between items -> (2N, 2N) between views: repeated in all four blocks, 1 for
     the two views of one item, 0 on the diagonal."""
@@ -197,16 +178,3 @@ def row_entropy(targets: Tensor) -> Tensor:
     """Mean of `row_entropies`; 0 where no row has a target."""
     entropies = row_entropies(targets)
     return entropies.sum() / max(1, len(entropies))
-
-
-def closest_triple(
-    similarities: Tensor, wanted: tuple[float, float, float]
-) -> tuple[tuple[int, int, int], float]:
-    """The three items whose similarities (first-second, first-third, second-third) come nearest to
-    the wanted ones, and the largest of the three deviations.
-
-    Args: similarities (N, N); N a few hundred, all N^3 triples are tried."""
-    first, second, third = ((similarities - w).abs().fill_diagonal_(torch.inf) for w in wanted)
-    worst = torch.maximum(torch.maximum(first[:, :, None], second[:, None, :]), third[None, :, :])
-    i, j, k = (int(x) for x in torch.unravel_index(worst.argmin(), worst.shape))
-    return (i, j, k), float(worst[i, j, k])

@@ -381,16 +381,3 @@ def holm(p: Sequence[float]) -> list[float]:
     order = np.argsort(values, kind="stable")
     steps = np.maximum.accumulate(values[order] * (len(p) - np.arange(len(p))))
     return np.minimum(steps, 1.0)[np.argsort(order)].tolist()
-
-
-def cliques(mean_rank: np.ndarray, critical_difference: float) -> list[tuple[int, ...]]:
-    """Largest groups of methods whose mean ranks lie within the critical difference, best first;
-    groups of one are left out. Args: mean_rank (k,). Returns: columns, in the order of rank."""
-    order = np.argsort(mean_rank, kind="stable")
-    groups: list[tuple[int, ...]] = []
-    for i in range(len(order)):
-        within = mean_rank[order[i:]] - mean_rank[order[i]] <= critical_difference
-        group = tuple(int(m) for m in order[i:][within])
-        if len(group) > 1 and not (groups and set(group) <= set(groups[-1])):
-            groups.append(group)
-    return groups

@@ -12,21 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from torch import nn
 
-from beatssl.data.beats import Beats
 from beatssl.data.store import Store
-from beatssl.methods.base import BeatWindows, RunSettings
-from beatssl.methods.encoder import Encoder, roi_align
+from beatssl.methods.base import RunSettings
 from beatssl.methods.views import augment
 from beatssl.progress import progress
 from beatssl.tasks.base import Case, Predictions, Task
 from beatssl.tasks.classify import ClassifyConfig, Part, embed, split
-from beatssl.tasks.fit import device_of, outputs
+from beatssl.tasks.fit import device_of
 from beatssl.tasks.scores import embedding_scores
 
 NEIGHBOURS = 5
@@ -118,64 +113,3 @@ class Embedding(Task):
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:
         return lambda fraction: diagnose(case.run, case.store, case.encoder)
-
-
-@torch.no_grad()
-def layer_spread(encoder: Encoder, signals: Tensor) -> pd.DataFrame:
-    """How the activations of a ResNet vary along its depth, in evaluation mode.
-
-    Spread is the standard deviation over records and time, mean over the channels.
-
-    Args: signals (batch, 12, time).
-
-    Returns:
-        One line for the input, the first convolution (after its ReLU) and each residual block:
-        layer (name), sd (spread of its output), branch (of a block: spread of its convolutions'
-        output over that of its shortcut; NaN else).
-    """
-
-    def spread(x: Tensor) -> float:
-        return x.std(dim=(0, 2)).mean().item()
-
-    stem, blocks = encoder.eval().layers[:3], encoder.layers[3:]
-    x = stem(signals)
-    lines = [("input", spread(signals), np.nan), ("stem", spread(x), np.nan)]
-    for number, block in enumerate(blocks, start=1):
-        branch = spread(block.main(x)) / spread(block.shortcut(x))
-        x = block(x)
-        lines.append((f"block {number}", spread(x), branch))
-    return pd.DataFrame(lines, columns=["layer", "sd", "branch"])
-
-
-def maps(
-    run: RunSettings, store: Store, beats: Beats, encoder: nn.Module
-) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The first two principal components of fold 10: of records, and of their single beats.
-
-    A beat is its window of the encoder's output (RoI projection), as the beat context sees it.
-
-    Returns:
-        "records": points (n, 2), labels (n, 5) 0 or 1, share of variance (2,);
-        "beats": points (m, 2), class (m,) of the run's beat classifier, share of variance (2,).
-    """
-    test = split(store)["test"]
-    rate, time = store.sampling_rate, store.signals.shape[2]
-    r_peak = torch.from_numpy(beats.r_peak[test.rows])
-    windows = BeatWindows.of(run)
-    classes = beats.classes(windows.beat_classifier)[test.rows]
-    before, after = windows.beat_before * rate, windows.beat_after * rate
-    whole = (r_peak >= before) & (r_peak + after <= time - 1) & torch.from_numpy(classes >= 0)
-    e = outputs(encoder, _pieces(test.rows), lambda rows: torch.from_numpy(store.load(rows)))
-    cut = roi_align(e, r_peak - before, r_peak + after, encoder.stride)
-    of_records, share = _components(e.mean(dim=2).numpy())
-    of_beats, beat_share = _components(cut[whole].numpy())
-    return {
-        "records": (of_records, test.labels, share),
-        "beats": (of_beats, classes[whole.numpy()], beat_share),
-    }
-
-
-def _components(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pca = PCA(2, random_state=0)
-    points = pca.fit_transform(StandardScaler().fit_transform(x))
-    return points, pca.explained_variance_ratio_
