@@ -585,7 +585,7 @@ def test_page_fits_a_phone(built: Path, tmp_path: Path, page: str) -> None:
 
 
 def test_every_default_is_listed_as_ours() -> None:
-    """Each setting of config.py stands in 'What the paper does not say', with its default."""
+    """Each setting stands in 'What the paper does not say', with its default."""
     text = (ROOT / "book" / "choices.md").read_text()
     data, encoder = config.DataConfig(), StandardisedConfig()
     pretrain = make_run()
