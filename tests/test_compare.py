@@ -247,7 +247,7 @@ def go(w, config, **options):
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_every_method_trains_resumes_exactly_and_is_read_back(small, tmp_path, monkeypatch, method):
-    config = make_run(method=method, epochs=2, batch_size=16, learning_rate=0.003)
+    config = small.profile.run(method, epochs=2, batch_size=16, learning_rate=0.003)
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "a"))
     whole = go(small, config)
     assert np.isfinite(whole.curves["total"]).all() and len(whole.curves) == 2
@@ -256,7 +256,7 @@ def test_every_method_trains_resumes_exactly_and_is_read_back(small, tmp_path, m
     torch.manual_seed(99)  # what happens outside does not matter
     resumed = go(small, config)
     back = go(small, config)
-    untrained = go(small, replace(config, method="random")).encoder
+    untrained = go(small, make_run("random")).encoder
     x = torch.from_numpy(small.store.load(np.arange(3)))
     state = whole.encoder.state_dict()
     for run in (resumed, back):
@@ -293,7 +293,8 @@ def test_domain_ssl_is_evaluated_on_z_scored_leads_also_when_read_back(
 
 def test_methods_have_keys_of_their_own_and_are_worth_an_evaluation(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
-    runs = tuple(make_run(method=m, epochs=1, batch_size=32) for m in ("cmsc", "ts2vec"))
+    run = small.profile.run
+    runs = tuple(run(m, epochs=1, batch_size=32) for m in ("cmsc", "ts2vec"))
     w = replace(small, profile=replace(small.profile, runs=runs))
     for task in ("classification", "segmentation", "embedding"):
         rows = evaluate.evaluate_all(w, task)
