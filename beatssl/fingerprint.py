@@ -87,7 +87,7 @@ def by_module(sources: Iterable[str], root: Path = ROOT) -> dict[str, str]:
     """Module -> hash of what code outside the package reaches in it, entries of registries too."""
     state = tuple((p, p.stat().st_mtime_ns) for p in sorted((root / "beatssl").rglob("*.py")))
     package, texts = _package(root, state), defaultdict(list)
-    places = [p for source in sources for p in _definition(package, _Module(source), "")[1]]
+    places = [place for source in sources for place in _reached(package, source)]
     for (module, _), text in package.follow(places).items():
         texts[module].append(text)
     return {module: config_hash(sorted(texts[module])) for module in sorted(texts)}
@@ -181,6 +181,12 @@ def _definition(package: _Package, module: _Module, name: str) -> tuple[str, lis
     names = _Names(package, module)
     texts = [ast.dump(names.visit(copy.deepcopy(node))) for node in module.nodes[name]]
     return "\n".join(texts), names.reached
+
+
+@functools.cache
+def _reached(package: _Package, source: str) -> list[Place]:
+    """Places of the definitions that code outside the package names."""
+    return _definition(package, _Module(source), "")[1]
 
 
 class _Names(ast.NodeTransformer):
