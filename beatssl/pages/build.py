@@ -109,8 +109,10 @@ def foreign_hosts(html: Path) -> list[str]:
 def keep_intervals_whole(html: Path) -> None:
     """In the cells of all tables, no line break inside `[0.853, 0.903]`."""
     for path in html.rglob("*.html"):
-        text = path.read_text(encoding="utf-8")
-        write_text(path, CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), text))
+        before = path.read_text(encoding="utf-8")
+        after = CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), before)
+        if after != before:
+            write_text(path, after)
 
 
 def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
