@@ -13,7 +13,7 @@ from notebook_functions import page
 
 from beatssl.pages import plan as pages
 from beatssl.pages import run
-from beatssl.pages.fresh import code_of
+from beatssl.pages.fresh import source_of
 from beatssl.results import saved
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,9 +51,9 @@ def test_title_first_parameters_second(path: Path, notebook: NotebookNode) -> No
 
 
 def test_code_fits_on_the_screen_and_concepts_live_in_the_package(notebook: NotebookNode) -> None:
-    for line in code_of(notebook).splitlines():
+    for line in source_of(notebook).splitlines():
         assert len(line) <= LONGEST_LINE, line
-    for node in ast.walk(ast.parse(code_of(notebook))):
+    for node in ast.walk(ast.parse(source_of(notebook))):
         assert not isinstance(node, ast.ClassDef), f"class {node.name} belongs into the package"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{node.name} is too long"
@@ -68,13 +68,13 @@ def test_cells_that_only_dress_are_folded(path: Path, notebook: NotebookNode) ->
     if path.stem < "06":
         pytest.skip("these pages teach by their code")
     teaching = set()
-    for node in ast.walk(ast.parse(code_of(notebook))):
+    for node in ast.walk(ast.parse(source_of(notebook))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("beatssl"):
             for alias in node.names:
                 room = f"{node.module}.{alias.name}".split(".")[1]
                 teaching |= {alias.asname or alias.name} if room in TEACHING else set()
     for cell in code_cells(notebook):
-        nodes = ast.walk(ast.parse(code_of(NotebookNode(cells=[cell]))))
+        nodes = ast.walk(ast.parse(source_of(NotebookNode(cells=[cell]))))
         named = {node.id for node in nodes if isinstance(node, ast.Name)}
         tags = cell.metadata.get("tags", [])
         if not named & teaching and "parameters" not in tags:

@@ -25,7 +25,7 @@ from sklearn.decomposition import PCA
 from beatssl.cache import read_json, replacing_folder, write_json
 from beatssl.data.features import BEAT_FEATURES, HRV_FEATURES, RECORD_FEATURES, beat_features
 from beatssl.data.store import Store, in_processes, open_store
-from beatssl.fingerprint import ROOT, code_hash, name_of
+from beatssl.fingerprint import ROOT, code_of
 from beatssl.settings import config_hash
 
 LEAD_II = 1
@@ -214,7 +214,7 @@ def pretraining_rows(store: Store, beats: Beats) -> np.ndarray:
 
 def beats_fingerprint(store: Store, root: Path = ROOT) -> str:
     """Changes with the data, the code that analyses it or NeuroKit2's version."""
-    code = code_hash(*map(name_of, (_analyse_rows, cluster_beats, training_rows)), root=root)
+    code = code_of(_analyse_rows, cluster_beats, training_rows, root=root)
     return config_hash(store.content, code, nk.__version__)
 
 

@@ -100,7 +100,7 @@ class TS2VecEncoder(nn.Module):
     """(batch, 12, time) -> (batch, channels, time): linear layer per step, mask, dilated blocks.
 
     Block i has dilation 2^i. Output step j is centred on input sample j (`stride` is 1), so
-    `models.roi_align` works on it.
+    `roi_align` works on it.
     """
 
     stride = 1

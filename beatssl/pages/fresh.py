@@ -6,12 +6,11 @@ module, of what the notebook reaches in this package, as in the keys of products
 that a stale page is reported with its reason.
 """
 
-import json
-
 import nbformat
 
 from beatssl.fingerprint import by_module, normalised
-from beatssl.pages.plan import PER_RUN, Page, read_notebook, read_stages
+from beatssl.cache import read_json
+from beatssl.pages.plan import PER_RUN, Page, read_notebook
 from beatssl.profile import Profile
 from beatssl.settings import config_hash, to_dict
 
@@ -19,7 +18,7 @@ LOOK = ("beatssl.report.figures",)  # how a page looks: decides no number
 WHOLE = {"source": "its notebook", "parameters": "its parameters", "paper": "results/paper.csv"}
 
 
-def code_of(notebook: nbformat.NotebookNode) -> str:
+def source_of(notebook: nbformat.NotebookNode) -> str:
     """The code cells without the lines of IPython magics."""
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     return "\n".join(line for line in code.splitlines() if not line.startswith(("%", "!")))
@@ -32,12 +31,11 @@ def stamp(page: Page) -> dict:
     (store, encoders) are what the page reads. `upstream` holds the code cells of the notebooks
     between the pretraining stage and the page, whose results it reads.
     """
-    stages = read_stages(page.root / "runs.yml")[: page.stage]
-    before = [name for stage in stages for name in stage]
-    between = before[before.index(PER_RUN) :] if PER_RUN in before else []
+    before = page.before
+    between = before[before.index(PER_RUN) :] if PER_RUN in before else ()
     folder, paper = page.root / "notebooks", page.root / "results" / "paper.csv"
     notebooks = {n: read_notebook(folder / f"{n}.ipynb") for n in [*before, page.notebook]}
-    sources = {name: code_of(notebook) for name, notebook in notebooks.items()}
+    sources = {name: source_of(notebook) for name, notebook in notebooks.items()}
     code = by_module(sources.values(), page.root)
     settings = {**to_dict(page.profile), "run": page.run}
     if not between:
@@ -55,8 +53,7 @@ def stamp(page: Page) -> dict:
 
 def data_fingerprint(profile: Profile) -> str | None:
     """Content hash of the prepared store, or None where this machine has no store."""
-    manifest = profile.work / "store" / "manifest.json"
-    return json.loads(manifest.read_text()).get("fingerprint") if manifest.is_file() else None
+    return read_json(profile.work / "store" / "manifest.json").get("fingerprint")
 
 
 def stale(old: dict, new: dict, data: str | None, look: bool = True) -> list[str]:

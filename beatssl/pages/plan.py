@@ -28,6 +28,7 @@ class Page:
     name: str
     notebook: str
     stage: int
+    before: tuple[str, ...]  # notebooks of the stages before
     parameters: dict
     profile: Profile
     run: Any = None  # settings of the run that a page of PER_RUN shows
@@ -116,7 +117,9 @@ def plan(profile: Profile, root: Path = ROOT) -> list[Page]:
         ConfigError: an absent or malformed notebook, an unknown or mistyped parameter.
     """
     pages, trained = [], [run for run in profile.runs if run.has_encoder]
-    for number, stage in enumerate(read_stages(root / "runs.yml")):
+    stages = read_stages(root / "runs.yml")
+    for number, stage in enumerate(stages):
+        before = tuple(name for earlier in stages[:number] for name in earlier)
         for notebook in stage:
             kinds = declared_parameters(root / "notebooks" / f"{notebook}.ipynb")
             for run in trained if notebook == PER_RUN else [None]:
@@ -124,5 +127,5 @@ def plan(profile: Profile, root: Path = ROOT) -> list[Page]:
                 values = {"profile": profile.name, **{key: getattr(run, key) for key in named}}
                 values = checked_parameters(values, kinds, notebook)
                 name = f"{notebook}--{run.run_id}" if run else notebook
-                pages.append(Page(name, notebook, number, values, profile, run, root))
+                pages.append(Page(name, notebook, number, before, values, profile, run, root))
     return pages

@@ -22,7 +22,7 @@ import pandas as pd
 
 from beatssl import compute
 from beatssl.cache import replacing, write_text
-from beatssl.fingerprint import code_hash, name_of
+from beatssl import fingerprint
 from beatssl.methods import stored_run
 from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import weights_hash
@@ -171,8 +171,8 @@ def code_of(run: RunSettings, profile: Profile, task: Task, root: Path = ROOT) -
     """Hash of the code that makes the predictions of a run: of the task, and of its encoder.
 
     Args: root: folder of the package."""
-    encoder = [name_of(type(profile.encoder_of(run)))] if run.has_encoder else []
-    return code_hash(*task.code(run), *encoder, root=root)
+    encoder = [type(profile.encoder_of(run))] if run.has_encoder else []
+    return fingerprint.code_of(*task.code(run), *encoder, root=root)
 
 
 def content_hash(encoder: Any) -> str:

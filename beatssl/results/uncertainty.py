@@ -98,7 +98,7 @@ def estimate(
     taken within each resample.
 
     Args:
-        scores: `metrics.classification_scores` or `metrics.segmentation_scores`.
+        scores: `classification_scores` or `segmentation_scores`.
         per_seed: saved predictions, one mapping per training seed, all on the same records; they
             hold `record_id` and `patient_id` (n,).
         resamples: number of bootstrap resamples.

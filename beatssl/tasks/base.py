@@ -14,7 +14,6 @@ import numpy as np
 
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
-from beatssl.fingerprint import name_of
 from beatssl.methods.base import RunSettings
 from beatssl.settings import one_of
 
@@ -133,9 +132,9 @@ class Task:
         """Settings of the run on which the predictions depend."""
         return {**run.own_settings(), "seed": run.seed}
 
-    def code(self, run: RunSettings) -> tuple[str, ...]:
-        """Definitions that make the predictions, the encoder's apart; for `code_hash`."""
-        return tuple(map(name_of, self.made_by + (() if run.has_encoder else self.instead)))
+    def code(self, run: RunSettings) -> tuple[Callable, ...]:
+        """Definitions that make the predictions, the encoder's apart; for `code_of`."""
+        return self.made_by + (() if run.has_encoder else self.instead)
 
     def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> Any:
         """What is evaluated of a run that has no encoder; None where the task has no use for it."""

@@ -23,7 +23,7 @@ WIDEST = (0.40, 0.40, 0.80)  # s: P, QRS, T; two marks further apart are not of 
 
 @dataclass(frozen=True)
 class Delineator:
-    """One of `config.DELINEATORS`, in the place of an encoder.
+    """One of `DELINEATORS`, in the place of an encoder.
 
     Raises:
         ValueError: an unknown method.
