@@ -6,6 +6,9 @@ DATA    ?=
 ECG_FM  ?=
 JOBS    ?=
 ARGS    ?=
+SETS    ?=
+MIRROR  ?=
+VERIFY  ?=
 ifneq ($(strip $(DATA)),)
 export BEATSSL_DATA := $(abspath $(DATA))
 endif
@@ -17,13 +20,14 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book run check build lint format test test-all clean
+.PHONY: help setup data book run check build lint format test test-all clean
 
 help: ## this list
 	@echo "Beat-SSL, reproduced. Commands (profile tiny is synthetic and needs no data):"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo "Options: PROFILE=tiny|subset|full  DATA=folder of recordings  JOBS=pages at once"
 	@echo "         ARGS=--force with run: all pages again, the fresh ones too"
+	@echo "         SETS=\"ptbxl ludb\"  VERIFY=1  MIRROR=address  ARGS=--dry-run with data"
 	@echo "         ECG_FM=file of the released ECG-FM weights: adds its row"
 	@echo "Real recordings: make book PROFILE=subset DATA=../shared/data"
 
@@ -39,6 +43,11 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(PY) -m pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $@
 	@echo "$(VENV) is ready"
+
+data: $(STAMP) ## fetch PTB-XL, LUDB and the Challenge 2021 recordings into DATA
+	@test -n "$(strip $(DATA))" || { echo "say where to: make data DATA=folder"; exit 1; }
+	@$(PY) -m beatssl data --into "$(DATA)" $(if $(SETS),--sets $(SETS)) \
+	  $(if $(MIRROR),--mirror $(MIRROR)) $(if $(VERIFY),--verify) $(ARGS)
 
 book: run ## run the notebooks of PROFILE, then build the book
 	@$(PY) -m beatssl build --profile $(PROFILE)

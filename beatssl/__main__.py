@@ -1,10 +1,13 @@
-"""Command line: `python -m beatssl run|collect|restamp|check|build` (the Makefile calls it)."""
+"""Command line: `python -m beatssl` and a command (the Makefile calls it)."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from beatssl import compute
 from beatssl import restamp as replay
+from beatssl.data import download
+from beatssl.data.download import HOST, PUBLISHED
 from beatssl.pages import build, run
 from beatssl.profile import load_profile, open_workspace
 from beatssl.results import collect as results
@@ -15,16 +18,16 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     main = argparse.ArgumentParser(prog="python -m beatssl", description=__doc__)
     commands = main.add_subparsers(required=True)
-    profile, data = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    profile, folder = (argparse.ArgumentParser(add_help=False) for _ in range(2))
     profile.add_argument("--profile", dest="name", default="tiny", help="in runs.yml; else tiny")
-    data.add_argument("--data", help="folder that holds the record folders (or BEATSSL_DATA)")
+    folder.add_argument("--data", help="folder that holds the record folders (or BEATSSL_DATA)")
 
     def command(function, text, *options):
         added = commands.add_parser(function.__name__, help=text, parents=options)
         added.set_defaults(function=function)
         return added.add_argument
 
-    option = command(run.run, "execute the notebooks that are not fresh", profile, data)
+    option = command(run.run, "execute the notebooks that are not fresh", profile, folder)
     option("--only", nargs="+", default=(), metavar="PAGE", help="pages or notebooks to execute")
     option("--jobs", type=int, default=0, help="pages at once (default: one for each core)")
     option("--force", action="store_true", help="execute fresh pages too")
@@ -32,7 +35,13 @@ def parser() -> argparse.ArgumentParser:
     option("--profile", dest="name", help="default: every profile that has executed pages")
     option = command(collect, "write results/<profile>.csv", profile)
     option("--add", action="store_true", help="only put methods into it that the file lacks")
-    command(restamp, "keep products of older code that today's makes bit for bit", profile, data)
+    command(restamp, "keep products of older code that today's makes bit for bit", profile, folder)
+    option = command(data, "fetch the data sets from PhysioNet, or check those that are there")
+    option("--into", required=True, help="folder for the record folders")
+    option("--sets", nargs="+", choices=list(PUBLISHED), default=list(PUBLISHED))
+    option("--mirror", default=HOST, help=f"another address than {HOST}, with the same paths")
+    option("--verify", action="store_true", help="only check the files that are there")
+    option("--dry-run", action="store_true", help="only print size, licence and citation")
     command(build.build, "render the book into _build/html", profile)
     return main
 
@@ -49,6 +58,25 @@ def collect(name: str, add: bool) -> int:
     return 1 if found.missing else 0
 
 
+def data(into: str, sets: list[str], mirror: str, verify: bool, dry_run: bool) -> int:
+    """Fetch or check published data sets; 1 where one is not whole, after trying the others."""
+    root, bad = Path(into).resolve(), 0
+    for published in map(PUBLISHED.get, sets):
+        print(download.about(published, root, mirror))
+        try:
+            if not (verify or dry_run):
+                print(f"{download.fetch(published, root, mirror)} files, all as published")
+            elif verify:
+                n, lost = download.check(published, root)
+                lines = [f"{n - len(lost)} of {n} files are as published; not these:", *lost[:20]]
+                print(*lines if lost else [f"{n} files, all as published"], sep="\n  ")
+                bad += bool(lost)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            bad += 1
+    return int(bad > 0)
+
+
 def restamp(name: str) -> int:
     """Replay and re-stamp; says what was done."""
     print("\n".join(replay.restamp(open_workspace(name))) or f"{name}: no product of older code")
@@ -62,7 +90,7 @@ def main(words: list[str] | None = None) -> int:
         if "data" in options:
             run.use_data(options.pop("data"))
         return options.pop("function")(**options)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -142,8 +142,9 @@ def test_all_profiles_of_runs_yml_are_valid_and_hold_the_rows_of_the_paper():
             assert len(steps) <= 1
 
 
-def test_subset_holds_every_row_of_table_1():
-    runs = load_profile("subset").runs
+@pytest.mark.parametrize("profile", ["subset", "full"])
+def test_a_profile_of_real_records_holds_every_row_of_table_1(profile):
+    runs = load_profile(profile).runs
     rows = list(results.paper().query("source == 'Table 1'").itertuples())
     names = {(r.rhythm, r.beat, r.exponent) for r in rows}
     assert len(names) == 14
