@@ -507,17 +507,12 @@ def check(record: Record, config: DataConfig) -> str | None:
     if seconds < config.seconds - 1e-9:
         return f"too short: {seconds:g} s of {config.seconds:g} s"
     missing = ~np.isfinite(record.signal).all(axis=1)
-    if missing.any():
-        return f"NaN: lead {_names(missing)}"
     flat = np.ptp(record.signal, axis=1) < FLAT_MILLIVOLT
-    if flat.any():
-        return f"flat lead: {_names(flat)}"
+    for fault, leads in (("NaN: lead", missing), ("flat lead:", flat)):
+        if leads.any():
+            return f"{fault} {', '.join(np.compress(leads, LEADS))}"
     one, two, three = record.signal[:3].astype(float)
     error = np.std(one + three - two) / np.std(two)
     if error > config.einthoven_tolerance:
         return f"Einthoven violated: sd(I + III - II) / sd(II) = {error:.2f}"
     return None
-
-
-def _names(chosen: np.ndarray) -> str:
-    return ", ".join(lead for lead, yes in zip(LEADS, chosen) if yes)
