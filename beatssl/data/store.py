@@ -35,7 +35,7 @@ from beatssl.cache import read_json, replacing_folder, write_json
 from beatssl.data import overlap, records
 from beatssl.data.records import LAYOUTS, LEADS, OF_RECORD, SUPERCLASSES, Record, RecordError
 from beatssl.data.synthetic import write_folders
-from beatssl.fingerprint import ROOT, code_of
+from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.progress import progress
 from beatssl.settings import DATASETS, ConfigError, DataConfig, config_hash, one_of
 
@@ -363,7 +363,7 @@ def _plain(value: object) -> str:
 def store_code(root: Path = ROOT) -> str:
     """Hash of the code that makes a store. Args: root: folder of the package."""
     readers = [f for layout in LAYOUTS.values() for f in (layout.rows, layout.read)]
-    return code_of(_build, *readers, root=root)
+    return code_hash(f"{__name__}._build", *map(name_of, readers), root=root)
 
 
 def _signature(tasks: list[dict], config: DataConfig) -> str:
