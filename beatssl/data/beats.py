@@ -19,11 +19,13 @@ from pathlib import Path
 import neurokit2 as nk
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from torch.nn.utils.rnn import pad_sequence
 
 from beatssl.cache import read_json, replacing_folder, write_json
-from beatssl.data.features import BEAT_FEATURES, HRV_FEATURES, RECORD_FEATURES, beat_features
+from beatssl.data.features import HRV_FEATURES, RECORD_FEATURES, beat_features
 from beatssl.data.store import Store, in_processes, open_store
 from beatssl.fingerprint import ROOT, code_of
 from beatssl.settings import config_hash
@@ -142,10 +144,9 @@ def analyse(signal: np.ndarray, sampling_rate: int) -> dict:
                 word = nk.ecg_quality(clean, peaks, **rate, method="zhao2018", approach="fuzzy")
                 quality = QUALITY[str(word)]
         per_beat = beat_features(lead, peaks, waves, sampling_rate)
-        mean = np.nanmean(per_beat, axis=0) if len(peaks) else np.full(len(BEAT_FEATURES), np.nan)
-        record = np.concatenate([mean, hrv, [quality]]).astype(np.float32)
+        record = np.concatenate([np.nanmean(per_beat, axis=0), hrv, [quality]]).astype(np.float32)
     record[~np.isfinite(record)] = np.nan
-    found = {"r_peak": peaks, "features": per_beat, "record_features": record}
+    found = {"r_peak": peaks.astype(np.int32), "features": per_beat, "record_features": record}
     rules = classify_beats(signal, peaks, sampling_rate)
     return found | {"rules": rules, "trouble": "; ".join(trouble)}
 
@@ -231,15 +232,10 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
     chunks = np.array_split(np.arange(len(store)), max(1, len(store) // 32))
     parts = in_processes(functools.partial(_analyse_rows, store.folder), chunks, jobs, "beats")
     results = [result for part in parts for result in part]
-    shape = len(results), max((len(result["r_peak"]) for result in results), default=0)
-    arrays = {
-        "r_peak": np.full(shape, -1, np.int32),
-        "features": np.full((*shape, len(BEAT_FEATURES)), np.nan, np.float32),
-        "rules": np.full(shape, -1, np.int8),
-    }
-    for name, array in arrays.items():
-        for row, result in zip(array, results):
-            row[: len(result[name])] = result[name]
+    arrays = {}
+    for name, padding in (("r_peak", -1), ("features", np.nan), ("rules", -1)):
+        each = [torch.from_numpy(result[name]) for result in results]
+        arrays[name] = pad_sequence(each, batch_first=True, padding_value=padding).numpy()
     arrays["clusters"] = cluster_beats(store, arrays["r_peak"], training_rows(store))
     arrays["record_features"] = np.stack([result["record_features"] for result in results])
     trouble = store.table[["record_id", "dataset"]]

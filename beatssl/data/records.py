@@ -13,7 +13,6 @@ Sources: PTB-XL, Wagner et al., Sci Data 7:154 (2020); LUDB, Kalyakulina et al.,
 """
 
 import ast
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,9 +40,8 @@ RELEASE = "take the file of the release"
 AGAIN = "download the record again"
 OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
 PTBXL_RECORD = re.compile(r"HR\d{5}|\d{5}_[hl]r", re.IGNORECASE)  # in the Challenge, in PTB-XL
-SIGNAL_FILE = re.compile(  # of ECG collections; only WFDB headers are read
-    r"(?!\.)(.*)(\.(?:mat|dat|h5|hdf5|edf|bdf|gdf|npy|npz|dcm|scp|ecg))", re.IGNORECASE
-)
+# of ECG collections; only those that a WFDB header lists are read
+SUFFIXES = ".mat .dat .h5 .hdf5 .edf .bdf .gdf .npy .npz .dcm .scp .ecg".split()
 PTBXL_FILE = re.compile(r"^records(?:100|500)/(.*)_[hl]r$")  # both rates are one record
 
 
@@ -173,14 +171,13 @@ def unlisted(folder: Path, listed: Iterable[str]) -> dict[str, str]:
         listed: `filename` of its records; PTB-XL's other rate counts as listed.
     """
     known = {PTBXL_FILE.sub(r"\1", name) for name in listed}
+    files = (p for p in folder.rglob("[!.]*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
     reasons = {}
-    for place, _, files in sorted(os.walk(folder)):
-        for match in filter(None, map(SIGNAL_FILE.fullmatch, sorted(files))):
-            stem, suffix = Path(place, match[1]).relative_to(folder).as_posix(), match[2]
-            if PTBXL_FILE.sub(r"\1", stem) not in known:
-                kind = suffix.lower()
-                why = "no header lists it" if kind in (".mat", ".dat") else "format not read"
-                reasons[stem + suffix] = f"signal file without a reader ({kind}, {why})"
+    for path in sorted(files, key=lambda p: (str(p.parent), p.name)):
+        file, kind = path.relative_to(folder), path.suffix.lower()
+        if PTBXL_FILE.sub(r"\1", file.with_suffix("").as_posix()) not in known:
+            why = "no header lists it" if kind in (".mat", ".dat") else "format not read"
+            reasons[file.as_posix()] = f"signal file without a reader ({kind}, {why})"
     return reasons
 
 
@@ -212,10 +209,8 @@ def read_ptbxl(folder: Path, row: Mapping) -> Record:
     Raises:
         RecordError: see `read_wfdb` and `order_leads`.
     """
-    signal, rate = _signal_and_rate(folder, row)
     facts = {column: row[column] for column in OF_RECORD}
-    labels = [row[superclass] for superclass in SUPERCLASSES]
-    return Record(signal=signal, sampling_rate=rate, labels=labels, **facts)
+    return _physical(folder, row, **facts, labels=[row[name] for name in SUPERCLASSES])
 
 
 def read_ludb(folder: Path, row: Mapping) -> Record:
@@ -249,7 +244,7 @@ def read_challenge(folder: Path, row: Mapping) -> Record:
         RecordError: see `read_wfdb` and `order_leads`.
     """
     name = row["record_id"]
-    return Record(name, *_signal_and_rate(folder, row), name, provenance=row["source"])
+    return _physical(folder, row, record_id=name, patient_id=name, provenance=row["source"])
 
 
 @dataclass(frozen=True)
@@ -320,20 +315,14 @@ def read_wfdb(path: Path, name: str) -> wfdb.Record:
     _insist(path, name, files)
     with _readable(name, "truncated, or header disagrees with the data"):
         stored = wfdb.rdrecord(str(path), physical=False)
-        checksums = stored.calc_checksum()
+        found = {"checksum": stored.calc_checksum(), "first sample": stored.d_signal[:1].ravel()}
     if not stored.fs or stored.fs <= 0:
         raise RecordError(f"{name}: header states no sampling rate: {AGAIN}")
-    for i, lead in enumerate(stored.sig_name):
-        stated, first = stored.checksum[i], stored.init_value[i]
-        if stated is not None and (stated - checksums[i]) % 65536:
-            wrong = "checksum"
-        elif first is not None and len(stored.d_signal) and first != stored.d_signal[0, i]:
-            wrong = "first sample"
-        else:
-            continue
-        raise RecordError(
-            f"{name}: header disagrees with the data ({wrong} of lead {lead}): {AGAIN}"
-        )
+    for what, header in (("checksum", stored.checksum), ("first sample", stored.init_value)):
+        for lead, stated, own in zip(stored.sig_name, header, found[what]):
+            if stated is not None and (stated - own) % 65536:
+                wrong = f"{what} of lead {lead}"
+                raise RecordError(f"{name}: header disagrees with the data ({wrong}): {AGAIN}")
     return stored
 
 
@@ -357,16 +346,16 @@ def _readable(name: str, fault: str, where: str = "") -> Iterator[None]:
         raise RecordError(f"{name}: {fault} ({where}{reason}): {AGAIN}") from error
 
 
-def _signal_and_rate(folder: Path, row: Mapping) -> tuple[np.ndarray, float]:
-    """Physical signal (12, time) in mV, NaN where samples are missing, and Hz."""
+def _physical(folder: Path, row: Mapping, **facts: object) -> Record:
+    """The record with its signal in mV, NaN where samples are missing, and these facts."""
     name = row["record_id"]
     stored = read_wfdb(Path(folder) / row["filename"], name)
-    factors = []
     for lead, unit in zip(stored.sig_name, stored.units):
         if str(unit).lower() not in MILLIVOLT:
             raise RecordError(f"{name}: unknown unit (lead {lead} in {unit!r}): V, mV, uV needed")
-        factors.append(MILLIVOLT[str(unit).lower()])
-    return order_leads(stored.dac() * factors, stored.sig_name, name), float(stored.fs)
+    signal = stored.dac() * [MILLIVOLT[unit.lower()] for unit in stored.units]
+    ordered = order_leads(signal, stored.sig_name, name)
+    return Record(signal=ordered, sampling_rate=float(stored.fs), **facts)
 
 
 def order_leads(signal: np.ndarray, names: Sequence[str], record: str) -> np.ndarray:
@@ -444,36 +433,33 @@ def wave_labels(
         return labels
     if (np.diff(samples) < 0).any() or samples[0] < 0 or samples[-1] >= length:
         raise RecordError("annotation marks are unordered or lie outside the record")
-    drawn, unsure = _group(text, samples, sampling_rate)
     first, last = samples[0], samples[-1]
     labels[first : last + 1] = 0
-    for start, stop in unsure:
-        labels[max(start, first) : min(stop, last) + 1] = NOT_ANNOTATED
-    for kind, onset, offset in drawn:
-        labels[onset : offset + 1] = kind
+    stretches = _stretches(text, samples, sampling_rate)
+    for label, start, stop in sorted(stretches, key=lambda stretch: stretch[0] > 0):  # waves last
+        labels[max(start, first) : min(stop, last) + 1] = label
     return labels
 
 
-def _group(text: str, samples: np.ndarray, sampling_rate: float) -> tuple[list, list]:
-    """Split the marks into drawn waves (class, onset, offset) and unsure stretches."""
+def _stretches(text: str, samples: np.ndarray, sampling_rate: float) -> Iterator[tuple]:
+    """Waves to draw and stretches that are unsure: label, first and last sample."""
     near, margin = (round(s * sampling_rate) for s in (MARK_ON_BORDER, UNKNOWN_BORDER))
-    drawn, unsure = [], []
     for match in _MARKS.finditer(text):
         at, case, marks = samples[slice(*match.span())], match.lastgroup, match.group()
         wave, k = WAVE_OF_SYMBOL.get(marks.strip("()")[:1]), len(marks.strip("()"))
         if case == "whole" and marks.count("(") == marks.count(")") == k:
-            drawn.append((wave, int(np.median(at[:k])), int(np.median(at[-k:]))))
+            yield wave, int(np.median(at[:k])), int(np.median(at[-k:]))
         elif case == "border":
             mark, pair = (at[2], at[:2]) if marks[0] == "(" else (at[0], at[1:])
             if np.abs(pair - mark).min() <= near:
-                drawn.append((wave, at[0], at[2]))
+                yield wave, at[0], at[2]
             else:
-                unsure += [(mark - margin, mark + margin), tuple(pair)]
+                yield NOT_ANNOTATED, mark - margin, mark + margin
+                yield NOT_ANNOTATED, *pair
         else:
             start = at[0] if case == "part" and marks[0] == "(" else at[0] - margin
             end = at[-1] if case == "part" and marks[-1] == ")" else at[-1] + margin
-            unsure.append((start, end))
-    return drawn, unsure
+            yield NOT_ANNOTATED, start, end
 
 
 def wave_runs(labels: np.ndarray) -> np.ndarray:
@@ -521,17 +507,12 @@ def check(record: Record, config: DataConfig) -> str | None:
     if seconds < config.seconds - 1e-9:
         return f"too short: {seconds:g} s of {config.seconds:g} s"
     missing = ~np.isfinite(record.signal).all(axis=1)
-    if missing.any():
-        return f"NaN: lead {_names(missing)}"
     flat = np.ptp(record.signal, axis=1) < FLAT_MILLIVOLT
-    if flat.any():
-        return f"flat lead: {_names(flat)}"
+    for fault, leads in (("NaN: lead", missing), ("flat lead:", flat)):
+        if leads.any():
+            return f"{fault} {', '.join(np.compress(leads, LEADS))}"
     one, two, three = record.signal[:3].astype(float)
     error = np.std(one + three - two) / np.std(two)
     if error > config.einthoven_tolerance:
         return f"Einthoven violated: sd(I + III - II) / sd(II) = {error:.2f}"
     return None
-
-
-def _names(chosen: np.ndarray) -> str:
-    return ", ".join(lead for lead, yes in zip(LEADS, chosen) if yes)

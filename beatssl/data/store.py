@@ -35,7 +35,7 @@ from beatssl.cache import read_json, replacing_folder, write_json
 from beatssl.data import overlap, records
 from beatssl.data.records import LAYOUTS, LEADS, OF_RECORD, SUPERCLASSES, Record, RecordError
 from beatssl.data.synthetic import write_folders
-from beatssl.fingerprint import ROOT, code_of
+from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.progress import progress
 from beatssl.settings import DATASETS, ConfigError, DataConfig, config_hash, one_of
 
@@ -312,24 +312,21 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
         root = write_folders(folder.parent / "synthetic", *counts, seed=0)
     tasks = _list_all(root, config)
     signature = _signature(tasks, config)
-    if (current := _same(folder, signature)) is not None:
-        return current
-    with replacing_folder(folder) as part:
-        manifest = _build(config, part, tasks, jobs) | {"signature": signature}
-        if (current := _same(folder, signature)) is not None:  # a process beside us was faster
-            shutil.rmtree(part)
-            return current
-        write_json(part / "manifest.json", manifest)
+    if not _is_current(folder, signature):
+        with replacing_folder(folder) as part:
+            manifest = _build(config, part, tasks, jobs) | {"signature": signature}
+            write_json(part / "manifest.json", manifest)
+            if _is_current(folder, signature):  # a process beside us was faster
+                shutil.rmtree(part)
     return open_store(folder)
 
 
-def _same(folder: Path, signature: str) -> Store | None:
-    """The store in `folder` if it is whole and was made from the same things."""
+def _is_current(folder: Path, signature: str) -> bool:
+    """Whether a whole store that was made from the same things lies in `folder`."""
     try:
-        current = open_store(folder)
+        return open_store(folder).manifest["signature"] == signature
     except StoreError:  # none yet, or a damaged one
-        return None
-    return current if current.manifest["signature"] == signature else None
+        return False
 
 
 # ---------------------------------------------------------------- building
@@ -366,7 +363,7 @@ def _plain(value: object) -> str:
 def store_code(root: Path = ROOT) -> str:
     """Hash of the code that makes a store. Args: root: folder of the package."""
     readers = [f for layout in LAYOUTS.values() for f in (layout.rows, layout.read)]
-    return code_of(_build, *readers, root=root)
+    return code_hash(f"{__name__}._build", *map(name_of, readers), root=root)
 
 
 def _signature(tasks: list[dict], config: DataConfig) -> str:

@@ -405,7 +405,7 @@ def _write_challenge(root: Path, n: int, seed: int) -> None:
         _write_record(path, made.microvolts, "challenge", "Dx: simulated")
 
 
-def _write_record(path: Path, microvolts: np.ndarray, layout: str, comment: str = "") -> None:
+def _write_record(path: Path, microvolts: np.ndarray, layout: str, *comments: str) -> None:
     """Write a WFDB header and its signals: `.dat`, or the Challenge's `.mat` (MATLAB 4, 24 bytes
     before the samples).
 
@@ -414,18 +414,14 @@ def _write_record(path: Path, microvolts: np.ndarray, layout: str, comment: str 
         microvolts: (12, time) integers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    samples = microvolts.astype("<i2")
-    if layout == "challenge":
-        file, kind = f"{path.name}.mat", "16+24"
-        scipy.io.savemat(path.with_name(file), {"val": samples}, format="4")
-    else:
-        file, kind = f"{path.name}.dat", "16"
-        path.with_name(file).write_bytes(samples.T.tobytes())
     spelt = {"ptbxl": str.upper, "ludb": str.lower, "challenge": str}[layout]
-    lines = [f"{path.name} 12 {100 if layout == 'ptbxl' else 500} {microvolts.shape[1]}"]
-    for lead, values in zip(map(spelt, LEADS), microvolts):
-        gain = float(np.ptp(values)) if layout == "ludb" else 1000.0
-        first, checksum = values[0], values.sum() % 65536
-        lines.append(f"{file} {kind} {gain}(0)/mV 16 0 {first} {checksum} 0 {lead}")
-    lines += [f"# {comment}"] if comment else []
-    path.with_name(f"{path.name}.hea").write_text("\n".join(lines) + "\n")
+    hertz, names = 100 if layout == "ptbxl" else 500, [spelt(lead) for lead in LEADS]
+    gains = np.ptp(microvolts, axis=1) if layout == "ludb" else np.full(12, 1000)
+    form = {"fmt": ["16"] * 12, "baseline": [0] * 12, "adc_gain": gains.astype(float).tolist()}
+    form |= {"comments": list(comments), "write_dir": str(path.parent)}
+    wfdb.wrsamp(path.name, hertz, ["mV"] * 12, names, d_signal=microvolts.T, **form)
+    if layout == "challenge":
+        scipy.io.savemat(path.with_suffix(".mat"), {"val": microvolts.astype("<i2")}, format="4")
+        path.with_suffix(".dat").unlink()
+        header = path.with_suffix(".hea")
+        header.write_text(header.read_text().replace(".dat 16", ".mat 16+24"))
