@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -35,10 +35,13 @@ WAVE_OF_SYMBOL = {"p": 1, "N": 2, "t": 3}
 MARK_ON_BORDER = 0.010  # s: a peak mark this near a pair of borders belongs to that pair
 UNKNOWN_BORDER = 0.100  # s left out on a side whose border is missing
 FLAT_MILLIVOLT = 0.02  # a lead with a smaller peak-to-peak is called flat
+LOWEST_RATE = 50.0  # Hz; below it a QRS is a few samples
+MOST_LEADS = 100  # a header that says more is no ECG's
 MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
 RELEASE = "take the file of the release"
 AGAIN = "download the record again"
 OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
+NOTHING = {"ecg_id": "0", "scp_codes": "{}", "strat_fold": "1", "patient_id": "0"}
 PTBXL_RECORD = re.compile(r"HR\d{5}|\d{5}_[hl]r", re.IGNORECASE)  # in the Challenge, in PTB-XL
 # of ECG collections; only those that a WFDB header lists are read
 SUFFIXES = ".mat .dat .h5 .hdf5 .edf .bdf .gdf .npy .npz .dcm .scp .ecg".split()
@@ -94,10 +97,10 @@ def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
 
     Yields:
         One row a record: record_id, patient_id, fold, filename, NORM..HYP, provenance, statements,
-        files.
+        files; `skip`, the reason, where its line of the table is unreadable.
 
     Raises:
-        RecordError: a file or column is missing, or a row of the table is unreadable.
+        RecordError: a file or column is missing.
     """
     columns = "ecg_id patient_id scp_codes strat_fold filename_lr"
     table = _csv(folder / "ptbxl_database.csv", columns.split())
@@ -111,17 +114,30 @@ def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     for row in table.to_dict("records"):
         name = f"ptbxl-{row['ecg_id']}"
         try:
-            codes = ast.literal_eval(row["scp_codes"])
-            fold, patient = int(float(row["strat_fold"])), int(float(row["patient_id"]))
-            stated = {superclass[code] for code in codes if code in superclass}
-        except (ValueError, SyntaxError, TypeError) as error:
-            fields = "scp_codes, strat_fold or patient_id in ptbxl_database.csv"
-            raise RecordError(f"{name}: unreadable {fields} ({error}): repair that row") from error
+            facts = _facts(row, superclass)
+        except Exception as error:  # literal_eval raises many kinds
+            fields = "ecg_id, patient_id, strat_fold or scp_codes"
+            reason = f"unreadable {fields} ({type(error).__name__}: {error})"[:200]
+            yield _row(name, "", (), **_facts(NOTHING, {}), skip=f"{reason}: repair that row")
+            continue
         high = row["filename_hr"] if has_hr and sampling_rate > 100 else ""
-        file = high or row["filename_lr"]
-        labels = {c: int(c in stated) if stated else -1 for c in SUPERCLASSES}
-        labels |= {"provenance": row.get("provenance", ""), "statements": ";".join(codes)}
-        yield _row(name, file, ("hea", "dat"), patient_id=f"ptbxl-{patient}", fold=fold, **labels)
+        yield _row(name, high or row["filename_lr"], ("hea", "dat"), **facts)
+
+
+def _facts(row: Mapping, superclass: Mapping[str, str]) -> dict:
+    """Patient, fold, superclasses and more of a line of `ptbxl_database.csv`."""
+    codes, fold = ast.literal_eval(row["scp_codes"]), float(row["strat_fold"])
+    if not isinstance(codes, dict) or not all(isinstance(code, str) for code in codes):
+        raise ValueError("scp_codes is no dict from statements to likelihoods")
+    if fold not in range(1, 11):
+        raise ValueError(f"fold {fold:g}")
+    if not row["ecg_id"].isdigit():
+        raise ValueError("ecg_id is no number")
+    stated = {superclass[code] for code in codes if code in superclass}
+    patient = f"ptbxl-{int(float(row['patient_id']))}"
+    labels = {c: int(c in stated) if stated else -1 for c in SUPERCLASSES}
+    texts = {"provenance": row.get("provenance", ""), "statements": ";".join(codes)}
+    return {"patient_id": patient, "fold": int(fold), **labels, **texts}
 
 
 def ludb_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
@@ -136,7 +152,7 @@ def ludb_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
     if not (folder / "RECORDS").is_file():
         raise RecordError(f"{folder.name}: file RECORDS not found: is this an LUDB folder?")
     suffixes = ("hea", "dat", *map(str.lower, LEADS))
-    for name in (folder / "RECORDS").read_text().split():
+    for name in (folder / "RECORDS").read_text(errors="replace").split():
         yield _row(f"ludb-{name.rsplit('/', 1)[-1]}", name, suffixes)
 
 
@@ -195,6 +211,11 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+def _inside(filename: str) -> bool:
+    path = PurePosixPath(filename.replace("\\", "/"))
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def _row(name: str, filename: str, suffixes: Sequence[str], **more: object) -> dict:
     files = tuple(f"{filename}.{suffix}" for suffix in suffixes)
     return {"record_id": name, "filename": filename, "files": files, **more}
@@ -233,6 +254,8 @@ def read_ludb(folder: Path, row: Mapping) -> Record:
     for i, lead in enumerate(LEADS):
         with _readable(name, "annotation unreadable", f"lead {lead}, "):
             marks = wfdb.rdann(str(path), lead.lower())
+            if not len(marks.sample):
+                raise RecordError("no mark in it")
             waves[i] = wave_labels(marks.symbol, marks.sample, signal.shape[1], rate)
     return Record(name, signal, rate, patient_id=name, waves=waves, provenance="ludb")
 
@@ -261,28 +284,36 @@ class Layout:
     read: Callable[[Path, Mapping], Record]
 
     def list(self, folder: Path, sampling_rate: float = 100.0) -> pd.DataFrame:
-        """The records of a folder, one row each.
+        """The records of a folder, one row each; `skip`, where there is one, says why a record is
+        not to be read: its line is unreadable, it is listed twice, its files lie elsewhere.
 
         Args:
             folder: of a data set.
             sampling_rate: Hz the caller wants to work at, where records have several.
 
         Raises:
-            RecordError: the folder is missing, lists no record or one twice; see `rows`, too.
+            RecordError: the folder is missing or lists no record; see `rows`, too.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise RecordError(
                 f"folder '{folder}' not found: point DATA (BEATSSL_DATA) at its parent"
             )
-        table = pd.DataFrame(self.rows(folder, sampling_rate))
+        names: set[str] = set()
+        rows = []
+        for row in self.rows(folder, sampling_rate):
+            twice = row["record_id"] in names and f"listed twice in {folder.name}: remove one"
+            outside = not _inside(row["filename"]) and "its files lie outside the folder: not read"
+            rows.append(row | {"files": (), "skip": twice or outside} if twice or outside else row)
+            names.add(row["record_id"])
+        table = pd.DataFrame(rows)
+        if "skip" in table:
+            table["skip"] = table["skip"].fillna("")
         if table.empty:
             files = list(unlisted(folder, ()))
             first = f"; {len(files)} signal files without a reader: {files[0]}, .." if files else ""
             words = "complete the download; records are read through their WFDB headers"
             raise RecordError(f"{folder.name}: no record listed{first}: {words}")
-        for name in table["record_id"][table["record_id"].duplicated()]:
-            raise RecordError(f"{name}: listed twice in {folder.name}: remove one of the two")
         return table
 
 
@@ -310,6 +341,7 @@ def read_wfdb(path: Path, name: str) -> wfdb.Record:
     path = Path(path)
     _insist(path, name, [f"{path.name}.hea"])
     with _readable(name, "header unreadable"):
+        _check_first_line(path.with_name(f"{path.name}.hea"))
         header = wfdb.rdheader(str(path))
         files = sorted({file for file in header.file_name or [] if file})
     _insist(path, name, files)
@@ -324,6 +356,17 @@ def read_wfdb(path: Path, name: str) -> wfdb.Record:
                 wrong = f"{what} of lead {lead}"
                 raise RecordError(f"{name}: header disagrees with the data ({wrong}): {AGAIN}")
     return stored
+
+
+def _check_first_line(header: Path) -> None:
+    """wfdb reserves room for any number of leads, and takes 250 Hz for a rate that is no number."""
+    with header.open(errors="replace") as file:
+        lines = (line.split() for line in file if not line.startswith("#"))
+        words = next(line for line in lines if line)
+    if int(words[1]) > MOST_LEADS:
+        raise RecordError(f"{words[1]} leads")
+    if not LOWEST_RATE <= float(words[2].split("/")[0]) < float("inf"):
+        raise RecordError(f"sampling rate {words[2]} Hz")
 
 
 def _insist(path: Path, name: str, files: Sequence[str]) -> None:
