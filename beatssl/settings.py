@@ -16,8 +16,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PRECISIONS = ("auto", "bf16", "float32")
-
 
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type, or outside its allowed values."""
@@ -96,7 +94,7 @@ class ComputeConfig:
     precision: str = "auto"  # of training: auto (bf16 where the hardware has it) | bf16 | float32
 
     def __post_init__(self) -> None:
-        one_of("precision", self.precision, PRECISIONS)
+        one_of("precision", self.precision, ("auto", "bf16", "float32"))
         if self.threads < 1:
             raise ConfigError(f"threads must be at least 1, got {self.threads}")
 

@@ -199,8 +199,7 @@ def simulate(
         direction = np.array([0.3, 0.5, -0.6]) + 0.2 * recording.standard_normal(3)
         dipole += recording.uniform(0.02, 0.07) * direction[:, None] * wave
     eight = np.rint((DOWER @ dipole + _noise(time, sampling_rate, recording)) * 1000)
-    twelve = np.rint(EXPAND @ eight)  # so that II = I + III exactly
-    microvolts = np.clip(twelve, -32767, 32767).astype(np.int64)  # the model makes far smaller ones
+    microvolts = np.rint(EXPAND @ eight).astype(np.int64)  # so that II = I + III exactly
     return Simulation(microvolts, _annotate(beats, seconds, sampling_rate))
 
 
@@ -354,9 +353,7 @@ def _stratified_folds(codes: list[list[str]], generator: Generator) -> np.ndarra
     """Fold 1..10 of each patient: patients sorted by superclasses are dealt out in turn."""
     groups = ["+".join(sorted({CLASS_OF[c] for c in some})) for some in codes]
     order = sorted(generator.permutation(len(codes)), key=lambda i: groups[i])
-    folds = np.empty(len(codes), int)
-    folds[order] = np.arange(len(codes)) % 10 + 1
-    return folds
+    return np.argsort(order) % 10 + 1  # each patient's place in that order
 
 
 def _patient(seed: int, streams: tuple, number: int, seconds: float) -> tuple[str, Simulation]:
