@@ -1,7 +1,5 @@
 """The only writer of `results/<profile>.csv`: from whole evaluations, never losing a line."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ One evaluation is one run, task, protocol and label fraction. Its rows and predi
 atomically and both carrying the evaluation's key, so numbers and predictions never mix.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -7,8 +7,6 @@ Ann. Appl. Stat. 1:386). With a single seed the interval covers the patients onl
 covers them a little too narrowly, as any bootstrap of k values does: by the factor sqrt(1 - 1/k).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The downstream tasks. A new one is its file and a line here."""
 
-from __future__ import annotations
-
 from beatssl.settings import ConfigError
 from beatssl.tasks.base import Task
 from beatssl.tasks.classify import Classification

@@ -3,8 +3,6 @@
 A new task is a file with a subclass of `Task`, and a line in `beatssl.tasks.TASKS`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

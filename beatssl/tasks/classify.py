@@ -6,8 +6,6 @@ the encoder's output; `finetune` trains encoder and linear head together; `scrat
 an untrained encoder, the supervised reference.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Mapping

@@ -7,8 +7,6 @@ repeated with other splits, the same for all methods. Both keep what each draw o
 is what the tests over repeated runs compare.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Waves of LUDB drawn by NeuroKit2's delineators: no training, a reference for task 2."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ looked up in folds 1-8. Augmented views are another population (masking moves al
 same side): they have a mean of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

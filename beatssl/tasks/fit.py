@@ -1,7 +1,5 @@
 """Training on labels and applying a network, as the tasks share it."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Sequence

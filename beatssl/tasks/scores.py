@@ -6,8 +6,6 @@ from the same lines. A score that is undefined (a class without positives) is Na
 mean over it: an undefined class is never left out of a mean unseen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np
