@@ -7,10 +7,8 @@ from beatssl.tasks.compare import LabelDraws, MoreFolds
 from beatssl.tasks.embedding import Embedding
 from beatssl.tasks.segment import Segmentation
 
-TASKS: dict[str, Task] = {
-    task.key: task
-    for task in (Classification(), Segmentation(), Embedding(), LabelDraws(), MoreFolds())
-}
+LISTED = Classification(), Segmentation(), Embedding(), LabelDraws(), MoreFolds()
+TASKS: dict[str, Task] = {task.key: task for task in LISTED}
 
 
 def task_of(name: str) -> Task:

@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from beatssl.methods.encoder import autocast
 from beatssl.progress import progress
@@ -54,12 +56,8 @@ class Fit:
         self.model, self.load, self.loss, self.plan = model, load, loss, plan
         self.generator = torch.Generator().manual_seed(seed)
         steps = plan.epochs * math.ceil(plan.n / plan.size)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=plan.rate, weight_decay=plan.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: warmup_cosine(step, steps, WARMUP)
-        )
+        self.optimizer = AdamW(model.parameters(), lr=plan.rate, weight_decay=plan.weight_decay)
+        self.schedule = LambdaLR(self.optimizer, lambda step: warmup_cosine(step, steps, WARMUP))
 
     def epoch(self) -> None:
         """One pass over all items.
