@@ -19,7 +19,7 @@ from beatssl.report import tables
 from beatssl.results import saved, uncertainty
 from beatssl.results.saved import CLASSIFY, FOLDS, HEADLINES, LABELS, SEGMENT, Evaluation
 from beatssl.tasks.compare import STACKED
-from beatssl.tasks.scores import classification_scores, segmentation_scores
+from beatssl.tasks.scores import Predictions, classification_scores, segmentation_scores
 
 BEST_LABEL = tables.label("beatssl", "soft_1", "hard", 50)  # the paper's best row
 NO_RIVALS = (*UNTRAINED, "supervised", "features", *DELINEATORS)
@@ -32,8 +32,6 @@ DESIGNS = {  # scores of the comparison: heading -> task and metric
     "LUDB Dice": (FOLDS, "dice"),
 }
 LIKE = {LABELS: CLASSIFY, FOLDS: SEGMENT}  # the task that is scored in draws or folds
-
-Predictions = Mapping[str, np.ndarray]
 
 
 # --- saved evaluations, and differences of them ---------------------------------------------------

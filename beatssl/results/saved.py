@@ -112,13 +112,12 @@ class Evaluation:
 
     def row(self, metric: str, estimate: Estimate, source: str = "") -> dict:
         """One tidy row; `source` says why there is no value where there is none."""
-        run, place = self.run, {"rhythm": "", "beat": "", "exponent": float("nan")}
-        place |= run.named()
+        run = self.run
         method = "supervised" if self.protocol == "scratch" else run.method
-        name = {"run_id": self.run_id, "method": method, "variant": run.variant}
-        score = {"metric": metric, "value": estimate.value, "n": estimate.n, "source": source}
-        limits = {"seed": str(run.seed), "ci_low": estimate.low, "ci_high": estimate.high}
-        values = {**vars(self), **place, **name, **score, **limits}
+        values = vars(self) | {"rhythm": "", "beat": "", "exponent": float("nan")} | run.named()
+        values |= {"run_id": self.run_id, "method": method, "variant": run.variant}
+        values |= {"seed": str(run.seed), "metric": metric, "n": estimate.n, "source": source}
+        values |= {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
         return {column: values[column] for column in COLUMNS}
 
 
@@ -377,7 +376,8 @@ def with_combined(profile: Profile, *tasks: str) -> pd.DataFrame:
 
 def of_today(profile: Profile, run: RunSettings, old: Evaluation) -> Evaluation:
     """A saved evaluation as the settings and the code of today name it."""
-    task, made_with = task_of(old.task), (old.protocol, old.label_fraction, old.fingerprint)
+    task = task_of(old.task)
+    made_with = old.protocol, old.label_fraction, old.fingerprint
     settings = settings_hash(run, profile, task, *made_with)
     code = code_of(run, profile, task)
     return dataclasses.replace(old, run=run, code=code, config_hash=settings, key="")
@@ -385,7 +385,8 @@ def of_today(profile: Profile, run: RunSettings, old: Evaluation) -> Evaluation:
 
 def rekey(profile: Profile, run: RunSettings, old: Evaluation, rows: Sequence[Mapping]) -> None:
     """Give a saved evaluation today's key; its predictions and rows stay as they are."""
-    predictions, new = load_predictions(profile, old), of_today(profile, run, old)
+    predictions = load_predictions(profile, old)
+    new = of_today(profile, run, old)
     write_predictions(_npz(profile, new), predictions, new.key)
     write_rows(profile, [{**row, "config_hash": new.config_hash} for row in rows], new)
 
