@@ -1,7 +1,5 @@
 """Run x task: what the pages call. Predictions are reused or made, scored and saved."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -117,9 +117,7 @@ def _settings_of(group: str, given: Mapping) -> object:
     return from_dict(kinds[group], given, f"tasks.{group}")
 
 
-def _shared(
-    common: Mapping[str, object], of_method: Mapping[str, Mapping], name: str
-) -> dict[str, dict]:
+def _shared(common: Mapping, of_method: Mapping[str, Mapping], name: str) -> dict[str, dict]:
     """Method -> settings that all its runs share. An untrained network is that of its method."""
     from_dict(TrainSettings, {"method": "", **common}, f"{name}.pretrain")  # refuses unknown keys
     for method, settings in of_method.items():
@@ -221,18 +219,15 @@ def data_root(profile: Profile) -> Path:
     return Path(root)
 
 
-def open_workspace(name: str, jobs: int = 0) -> Workspace:
+def open_workspace(name: str) -> Workspace:
     """Read the profile, prepare records and beats (or reuse them), and hand all of it over.
 
     From then on the process computes with the profile's threads and precision.
 
-    Args:
-        name: tiny | subset | full.
-        jobs: processes for the preparation; default: the cores of the machine.
+    Args: name: tiny | subset | full.
     """
     profile = load_profile(name)
     compute.use(profile.compute)
     clear_leftovers(profile.work)
-    jobs = jobs or cores()
-    store = prepare(profile.data, profile.work / "store", data_root(profile), jobs)
-    return Workspace(profile, store, prepare_beats(store, profile.work / "beats", jobs))
+    store = prepare(profile.data, profile.work / "store", data_root(profile), cores())
+    return Workspace(profile, store, prepare_beats(store, profile.work / "beats", cores()))

@@ -6,8 +6,6 @@ one prediction of its kind from the stored encoder (`Task.replay`). What differs
 replayed in minutes (fine-tuned encoders), is left stale and named; nothing is trained for it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 

@@ -19,12 +19,11 @@ from beatssl.report import tables
 from beatssl.results import saved, uncertainty
 from beatssl.results.saved import CLASSIFY, FOLDS, HEADLINES, LABELS, SEGMENT, Evaluation
 from beatssl.tasks.compare import STACKED
-from beatssl.tasks.scores import classification_scores, segmentation_scores
+from beatssl.tasks.scores import Predictions, classification_scores, segmentation_scores
 
 BEST_LABEL = tables.label("beatssl", "soft_1", "hard", 50)  # the paper's best row
-REFERENCES = [  # labels of the methods that are no rivals
-    tables.label(name) for name in (*UNTRAINED, "supervised", "features", *DELINEATORS)
-]
+NO_RIVALS = (*UNTRAINED, "supervised", "features", *DELINEATORS)
+REFERENCES = [tables.label(method) for method in NO_RIVALS]
 FRACTION = 0.1  # of the labels, in the paper's "PTB-10"
 DESIGNS = {  # scores of the comparison: heading -> task and metric
     "PTB-XL F1": (LABELS, "f1_macro"),
@@ -33,8 +32,6 @@ DESIGNS = {  # scores of the comparison: heading -> task and metric
     "LUDB Dice": (FOLDS, "dice"),
 }
 LIKE = {LABELS: CLASSIFY, FOLDS: SEGMENT}  # the task that is scored in draws or folds
-
-Predictions = Mapping[str, np.ndarray]
 
 
 # --- saved evaluations, and differences of them ---------------------------------------------------
@@ -179,13 +176,12 @@ def finetuning_gains(profile: Profile, task: str, base: str) -> pd.DataFrame:
 def block_scores(task: str, predictions: Predictions, metric: str) -> pd.Series:
     """The score of each draw (task `LABELS`, index its number) or of the records of each fold of
     each repeat (`FOLDS`, index repeat and fold), numbers from 1."""
-    found = {}
     if task == LABELS:
         draws = zip(predictions["score"], predictions["threshold"], strict=True)
-        for number, (score, threshold) in enumerate(draws, start=1):
-            draw = predictions | {"score": score, "threshold": threshold}
-            found[number] = classification_scores(draw)[metric][0]
-        return pd.Series(found)
+        each = [predictions | {"score": s, "threshold": t} for s, t in draws]
+        values = [classification_scores(draw)[metric][0] for draw in each]
+        return pd.Series(values, index=range(1, len(values) + 1))
+    found = {}
     repeats = (predictions[name] for name in ("repeat", "fold", "prediction"))
     for repeat, fold, prediction in zip(*repeats, strict=True):
         numbers = np.unique(fold)

@@ -19,7 +19,6 @@ SCORES = pd.DataFrame(HEADLINES, columns=["score", "task", "metric"])
 TABLE_1 = ("AUROC", "F1", "LUDB F1")  # the scores of the paper's Table 1
 ABLATION = ("random", "random_data", "supervised", "features", "beatssl")  # Table 1, references
 BEST, BASELINE = "beatssl-soft_1-hard-50", "beatssl-hard-none-1"  # rows of the paper
-SUPERVISED = "Supervised from scratch"  # an untrained encoder that is trained on the labels
 MAIN = ("random", "random_data", "supervised", "features", BASELINE, BEST)  # where room is short
 
 
@@ -30,7 +29,7 @@ def label(
     method: str, rhythm: str = "", beat: str = "", exponent: float = np.nan, variant: str = ""
 ) -> str:
     """A method in the words of the tables: rhythm / beat / exponent for an ablation row."""
-    text = METHODS[method].label if method in METHODS else SUPERVISED
+    text = METHODS[method].label if method in METHODS else "Supervised from scratch"
     if rhythm:
         text = f"{rhythm} / {'-' if beat == 'none' else beat} / {exponent:g}"
         marks = {"hard / - / 1": " (baseline, 3KG)", "soft_1 / hard / 50": " (paper's best)"}

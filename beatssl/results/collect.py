@@ -1,8 +1,6 @@
 """The only writer of `results/<profile>.csv`: from whole evaluations, never losing a line."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,25 +56,24 @@ def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -
         combined = (rows["seed"] == "all") & (rows["variant"] == "")
         tables.append(rows[kept | combined if task.detailed else kept])
     table = frame(pd.concat(tables).to_dict("records"))
-    listed: dict[str, set[str]] = {}
+    listed: dict[str, set[str]] = defaultdict(set)
     for run in profile.runs:
-        listed.setdefault(run.name, set()).add(str(run.seed))
+        listed[run.name].add(str(run.seed))
+        listed[run.name.replace("random", "supervised")].add(str(run.seed))
     here, there = _seeds(table), _seeds(held)
-    incomplete = {  # fine-tuned ones have as many seeds as were asked for
-        key: absent
-        for key, seeds in here.items()
-        if key[2] != "finetune" and (absent := _of(listed, key) - seeds)
-    }
+    absent = {key: listed[key[0]] - seeds for key, seeds in here.items()}
+    # fine-tuned ones have as many seeds as were asked for
+    absent = {key: seeds for key, seeds in absent.items() if seeds and key[2] != "finetune"}
     if add:
-        new = [key not in there and key not in incomplete for key in _keys(table)]
+        new = [key not in there and key not in absent for key in _keys(table)]
         table = frame([*held.to_dict("records"), *table[new].to_dict("records")])
         write_table(path, table)
         return Collection(path, table)
-    for (name, *key), absent in incomplete.items():
-        missing.append(f"{name} {_words(key)}: seeds {', '.join(sorted(absent))}")
+    for key, seeds in absent.items():
+        missing.append("{} {} {} {}: seeds ".format(*key) + ", ".join(sorted(seeds)))
     for (name, *key), seeds in sorted(there.items()):
-        lost = (seeds & _of(listed, [name])) - here.get((name, *key), set())
-        missing += [f"{name}-s{seed} {_words(key)}: not evaluated here" for seed in sorted(lost)]
+        for seed in sorted((seeds & listed[name]) - here.get((name, *key), set())):
+            missing.append("{}-s{} {} {} {}: not evaluated here".format(name, seed, *key))
     if table.empty:
         return Collection(None, table, tuple(missing) or ("nothing has been evaluated",))
     if missing:
@@ -94,15 +91,7 @@ def _keys(table: pd.DataFrame) -> list[tuple]:
 def _seeds(table: pd.DataFrame) -> dict[tuple, set[str]]:
     """`_keys` -> seeds that have rows of their own."""
     single = table[table["seed"] != "all"]
-    seeds: dict[tuple, set[str]] = {}
+    seeds: dict[tuple, set[str]] = defaultdict(set)
     for key, seed in zip(_keys(single), single["seed"]):
-        seeds.setdefault(key, set()).add(seed)
+        seeds[key].add(seed)
     return seeds
-
-
-def _of(listed: dict[str, set[str]], key: Sequence) -> set[str]:
-    return listed.get(key[0].replace("supervised", "random"), set())
-
-
-def _words(key: Sequence) -> str:
-    return " ".join(map(str, key))

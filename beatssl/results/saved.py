@@ -5,13 +5,12 @@ One evaluation is one run, task, protocol and label fraction. Its rows and predi
 atomically and both carrying the evaluation's key, so numbers and predictions never mix.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 import warnings
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from beatssl.methods import stored_run
 from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import weights_hash
 from beatssl.profile import Profile
-from beatssl.results.uncertainty import Estimate, estimate
+from beatssl.results.uncertainty import Estimate, Predictions, estimate
 from beatssl.settings import ROOT, config_hash, to_dict
 from beatssl.tasks import TASKS, task_of
 from beatssl.tasks.base import Case, Task
@@ -40,10 +39,8 @@ FLOATS = ("exponent", "label_fraction", "value", "ci_low", "ci_high")
 INTEGERS = ("n", "sampling_rate")
 METHOD = ("method", "rhythm", "beat", "exponent", "variant")  # what names a row of the tables
 
-CLASSIFY, SEGMENT, EMBED, LABELS, FOLDS = (
-    TASKS[key].name
-    for key in ("classification", "segmentation", "embedding", "label draws", "more folds")
-)
+OURS = ("classification", "segmentation", "embedding", "label draws", "more folds")
+CLASSIFY, SEGMENT, EMBED, LABELS, FOLDS = (TASKS[key].name for key in OURS)
 SCORES = {task.name: task.scores for task in TASKS.values()}
 HEADLINES = tuple(  # heading, task, metric: the columns of the main table
     (heading, task.name, metric) for task in TASKS.values() for heading, metric in task.headlines
@@ -52,8 +49,6 @@ RESULTS = ROOT / "results"
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0, ())
 
 FAULTS = ("not in its runs", "made with other settings", "made by other code")
-
-Predictions = Mapping[str, np.ndarray]
 
 
 class ResultsError(ValueError):
@@ -117,13 +112,12 @@ class Evaluation:
 
     def row(self, metric: str, estimate: Estimate, source: str = "") -> dict:
         """One tidy row; `source` says why there is no value where there is none."""
-        run, place = self.run, {"rhythm": "", "beat": "", "exponent": float("nan")}
-        place |= run.named()
+        run = self.run
         method = "supervised" if self.protocol == "scratch" else run.method
-        name = {"run_id": self.run_id, "method": method, "variant": run.variant}
-        score = {"metric": metric, "value": estimate.value, "n": estimate.n, "source": source}
-        limits = {"seed": str(run.seed), "ci_low": estimate.low, "ci_high": estimate.high}
-        values = {**vars(self), **place, **name, **score, **limits}
+        values = vars(self) | {"rhythm": "", "beat": "", "exponent": float("nan")} | run.named()
+        values |= {"run_id": self.run_id, "method": method, "variant": run.variant}
+        values |= {"seed": str(run.seed), "metric": metric, "n": estimate.n, "source": source}
+        values |= {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high}
         return {column: values[column] for column in COLUMNS}
 
 
@@ -200,17 +194,13 @@ def data_name(profile: Profile, task: Task) -> str:
     return {"ptbxl": "PTB-XL", "ludb": "LUDB"}.get(task.dataset, task.dataset) + part
 
 
-def reuse_or_make(
-    evaluation: Evaluation,
-    profile: Profile,
-    predictor: Callable[[], Callable[[float], Predictions]],
-) -> list[dict]:
+def reuse_or_make(evaluation: Evaluation, profile: Profile, predictor: Callable) -> list[dict]:
     """Rows of an evaluation, saved with its predictions.
 
     Saved predictions are used where they have the same key, and made otherwise; the scores are
     computed from them each time, so that they always follow the code of the metrics.
 
-    Args: predictor: what makes a function label fraction -> predictions.
+    Args: predictor: called without arguments, makes a function label fraction -> predictions.
     """
     try:
         predictions = load_predictions(profile, evaluation)
@@ -306,14 +296,13 @@ def fault_of(profile: Profile, evaluation: Evaluation) -> str:
     run = next((run for run in profile.runs if run.run_id == evaluation.run.run_id), None)
     if task is None or run is None:
         return FAULTS[0]
-    fraction, repeats = evaluation.label_fraction, profile.repeats_of(run)
-    if fraction not in task.fractions(task.settings(profile), repeats):
+    fractions = task.fractions(task.settings(profile), profile.repeats_of(run))
+    if evaluation.label_fraction not in fractions:
         return FAULTS[0]
-    made_with = evaluation.protocol, fraction, evaluation.fingerprint
-    if settings_hash(run, profile, task, *made_with) != evaluation.config_hash:
+    today = of_today(profile, run, evaluation)
+    if evaluation.config_hash != today.config_hash:
         return FAULTS[1]
-    other_code = evaluation.weights and evaluation.code != code_of(run, profile, task)
-    return FAULTS[2] if other_code else ""
+    return FAULTS[2] if evaluation.weights and evaluation.code != today.code else ""
 
 
 def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[dict]]]:
@@ -343,16 +332,16 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
         faulty[fault].append(path.name)
         if fault != FAULTS[0]:
             found.append((evaluation, rows))
-    foreign, stale, outdated = (", ".join(faulty[fault]) for fault in FAULTS)
-    if foreign:
-        text = f"profile {profile.name}: {FAULTS[0]}, left out: {foreign}"
+    named = {fault: ", ".join(names) for fault, names in faulty.items() if names}
+    if FAULTS[0] in named:
+        text = f"profile {profile.name}: {FAULTS[0]}, left out: {named[FAULTS[0]]}"
         warnings.warn(text, stacklevel=2)
     again = f"`python -m beatssl run --profile {profile.name}`"
     remedy = f"evaluate again ({again}) or remove these files"
     same = "or `python -m beatssl restamp` where the code gives the same numbers"
-    for fault, files in ((FAULTS[1], stale), (FAULTS[2], outdated)):
-        if files:
-            raise StaleResultsError(f"{fault}: {files}; {remedy}, {same}")
+    for fault in FAULTS[1:]:
+        if fault in named:
+            raise StaleResultsError(f"{fault}: {named[fault]}; {remedy}, {same}")
     if len({one.fingerprint for one, _ in found}) > 1:
         kinds = ", ".join(f"{one.stem}.json on {one.fingerprint}" for one, _ in found)
         raise StaleResultsError(f"made on different data: {kinds}; {remedy}")
@@ -364,11 +353,9 @@ def combine(profile: Profile, found: Iterable[tuple[Evaluation, list[dict]]]) ->
     that failed are left out; where all did, there is no such row.
 
     Args: found: `evaluations`."""
-    groups: dict[tuple, list[Evaluation]] = {}
-    for one, _ in found:
-        if one.weights:
-            key = (one.name, one.task, one.protocol, one.label_fraction)
-            groups.setdefault(key, []).append(one)
+    groups: dict[tuple, list[Evaluation]] = defaultdict(list)
+    for one in [one for one, _ in found if one.weights]:
+        groups[one.name, one.task, one.protocol, one.label_fraction].append(one)
     rows = []
     for members in groups.values():
         members.sort(key=lambda one: one.run.seed)
@@ -387,15 +374,21 @@ def with_combined(profile: Profile, *tasks: str) -> pd.DataFrame:
     return frame([row for _, rows in found for row in rows] + combine(profile, found))
 
 
-def rekey(profile: Profile, run: RunSettings, old: Evaluation, rows: Sequence[Mapping]) -> None:
-    """Give a saved evaluation today's key; its predictions and rows stay as they are."""
-    predictions, task = load_predictions(profile, old), task_of(old.task)
+def of_today(profile: Profile, run: RunSettings, old: Evaluation) -> Evaluation:
+    """A saved evaluation as the settings and the code of today name it."""
+    task = task_of(old.task)
     made_with = old.protocol, old.label_fraction, old.fingerprint
     settings = settings_hash(run, profile, task, *made_with)
     code = code_of(run, profile, task)
-    new = dataclasses.replace(old, run=run, code=code, config_hash=settings, key="")
+    return dataclasses.replace(old, run=run, code=code, config_hash=settings, key="")
+
+
+def rekey(profile: Profile, run: RunSettings, old: Evaluation, rows: Sequence[Mapping]) -> None:
+    """Give a saved evaluation today's key; its predictions and rows stay as they are."""
+    predictions = load_predictions(profile, old)
+    new = of_today(profile, run, old)
     write_predictions(_npz(profile, new), predictions, new.key)
-    write_rows(profile, [{**row, "config_hash": settings} for row in rows], new)
+    write_rows(profile, [{**row, "config_hash": new.config_hash} for row in rows], new)
 
 
 def resamples_of(profile: Profile, task: str) -> int:

@@ -7,8 +7,6 @@ Ann. Appl. Stat. 1:386). With a single seed the interval covers the patients onl
 covers them a little too narrowly, as any bootstrap of k values does: by the factor sqrt(1 - 1/k).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -111,9 +109,7 @@ def estimate(
     return {name: _estimate(s.mean, s.single, per_seed[0]) for name, s in samples.items()}
 
 
-def difference(
-    scores: Scores, first: Group, second: Group, resamples: int, seed: int = 0
-) -> dict[str, Estimate]:
+def difference(scores: Scores, first: Group, second: Group, resamples: int) -> dict[str, Estimate]:
     """Mean score of `first` minus that of `second`, paired: both see the same resamples.
 
     The same seed gives two methods the same initial weights where they share a network, the same
@@ -127,14 +123,14 @@ def difference(
         `per_seed` holds differences seed by seed where both sides have the same seeds, and is empty
         otherwise. Errors as in `estimate`.
     """
-    return against(scores, second, [first], resamples, seed)[0]
+    return against(scores, second, [first], resamples)[0]
 
 
 def against(
-    scores: Scores, base: Group, others: Sequence[Group], resamples: int, seed: int = 0
+    scores: Scores, base: Group, others: Sequence[Group], resamples: int
 ) -> list[dict[str, Estimate]]:
     """`difference` of each of `others` from the same base, which is scored only once."""
-    b, *rest = _sample(scores, [base, *others], resamples, seed)
+    b, *rest = _sample(scores, [base, *others], resamples)
     some = next(iter(base.values()))
     found = []
     for group, a in zip(others, rest, strict=True):
@@ -146,12 +142,7 @@ def against(
 
 
 def rank_agreement(
-    scores: Scores,
-    groups: Sequence[Group],
-    metric: str,
-    reference: Sequence[float],
-    resamples: int,
-    seed: int = 0,
+    scores: Scores, groups: Sequence[Group], metric: str, reference: Sequence, resamples: int
 ) -> Estimate:
     """Spearman correlation over methods: their mean score here against a published number.
 
@@ -164,7 +155,7 @@ def rank_agreement(
         metric: which of the scores.
         reference: one number a method.
     """
-    samples = _sample(scores, groups, resamples, seed)
+    samples = _sample(scores, groups, resamples)
     means = np.stack([s[metric].mean for s in samples])  # (methods, 1 + resamples)
     ours = _standardised(rankdata(means, axis=0))
     theirs = _standardised(rankdata(np.asarray(reference, float))[:, None])
@@ -212,7 +203,7 @@ class _Samples(NamedTuple):
 
 
 def _sample(
-    scores: Scores, groups: Sequence[Group], resamples: int, seed: int
+    scores: Scores, groups: Sequence[Group], resamples: int, seed: int = 0
 ) -> list[dict[str, _Samples]]:
     """Per group the samples by score name, on the same resamples everywhere."""
     every = [predictions for group in groups for predictions in group.values()]
@@ -331,7 +322,7 @@ def nemenyi(difference: np.ndarray | float, methods: int, blocks: int) -> np.nda
 
 
 class Pair(NamedTuple):
-    """Wilcoxon's signed-rank test of two methods over the blocks.
+    """Wilcoxon's signed-rank test of two methods over n blocks.
 
     Attributes:
         median: of first minus second.
@@ -339,18 +330,14 @@ class Pair(NamedTuple):
         smallest_p: 2 / 2^n, if all n differences have the same sign.
         smallest_p_holm: the same, corrected.
         rank_biserial: effect size, -1 (second better in every block) to 1.
-        blocks: n.
     """
 
-    first: int
-    second: int
     median: float
     p: float
     p_holm: float
     smallest_p: float
     smallest_p_holm: float
     rank_biserial: float
-    blocks: int
 
 
 def wilcoxon_holm(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> list[Pair]:
@@ -370,8 +357,8 @@ def wilcoxon_holm(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> list[
     floor = min(1.0, 2.0 ** (1 - n))
     corrected = holm([p for _, p, _ in tested])
     return [
-        Pair(a, b, median, p, c, floor, min(1.0, floor * len(pairs)), effect, n)
-        for (a, b), (median, p, effect), c in zip(pairs, tested, corrected, strict=True)
+        Pair(median, p, c, floor, min(1.0, floor * len(pairs)), effect)
+        for (median, p, effect), c in zip(tested, corrected, strict=True)
     ]
 
 

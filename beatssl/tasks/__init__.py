@@ -1,7 +1,5 @@
 """The downstream tasks. A new one is its file and a line here."""
 
-from __future__ import annotations
-
 from beatssl.settings import ConfigError
 from beatssl.tasks.base import Task
 from beatssl.tasks.classify import Classification
@@ -9,10 +7,8 @@ from beatssl.tasks.compare import LabelDraws, MoreFolds
 from beatssl.tasks.embedding import Embedding
 from beatssl.tasks.segment import Segmentation
 
-TASKS: dict[str, Task] = {
-    task.key: task
-    for task in (Classification(), Segmentation(), Embedding(), LabelDraws(), MoreFolds())
-}
+LISTED = Classification(), Segmentation(), Embedding(), LabelDraws(), MoreFolds()
+TASKS: dict[str, Task] = {task.key: task for task in LISTED}
 
 
 def task_of(name: str) -> Task:

@@ -3,8 +3,6 @@
 A new task is a file with a subclass of `Task`, and a line in `beatssl.tasks.TASKS`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,9 +50,7 @@ class Case:
         one_of("protocol", self.protocol, PROTOCOLS)
         method = self.run.method
         if self.protocol == "scratch" and method != "random":
-            raise ValueError(
-                f"protocol scratch starts from an untrained encoder, not from {method}"
-            )
+            raise ValueError(f"'scratch' starts from an untrained encoder, not from {method}")
         if self.protocol == "finetune" and self.run.untrained:
             raise ValueError("fine-tuning an untrained encoder is protocol 'scratch'")
 

@@ -6,8 +6,6 @@ the encoder's output; `finetune` trains encoder and linear head together; `scrat
 an untrained encoder, the supervised reference.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Mapping
@@ -185,19 +183,15 @@ def probe(features: Mapping[str, np.ndarray], parts: Parts, chosen: np.ndarray) 
     train = features["train"][chosen]
     scaler = StandardScaler().fit(train.astype(np.float64))
     train, val, test = map(scaler.transform, (train, features["validation"], features["test"]))
-    best = (-1.0,)
-    for c in progress(REGULARISATION, "regularisation", delay=5):
-        model = _logistic(C=c, max_iter=200).fit(train, y["train"])
-        val_score = model.predict_proba(val)
-        quality = macro_auroc(y["validation"], val_score)
-        if quality > best[0]:
-            best = (quality, c, val_score, model.predict_proba(test))
-    _, c, val_score, test_score = best
+    strengths = progress(REGULARISATION, "regularisation", delay=5)
+    models = [_logistic(C=c, max_iter=200).fit(train, y["train"]) for c in strengths]
+    scores = [model.predict_proba(val) for model in models]
+    best = int(np.argmax([macro_auroc(y["validation"], score) for score in scores]))
     return {
         "truth": np.asarray(y["test"], np.int8),
-        "score": np.ascontiguousarray(test_score, np.float64),
-        "threshold": thresholds(y["validation"], val_score),
-        "regularisation": np.array(c),
+        "score": np.ascontiguousarray(models[best].predict_proba(test), np.float64),
+        "threshold": thresholds(y["validation"], scores[best]),
+        "regularisation": np.array(REGULARISATION[best]),
     }
 
 
@@ -273,9 +267,8 @@ def finetune(case: Case, parts: Parts, chosen: np.ndarray) -> Predictions:
     test = parts["test"]
     check_classes(parts["train"].labels[chosen], f"training draw of {len(chosen)} records")
     train = functools.partial(tune, case, parts, chosen)
-    rate, qualities, best = best_rate(
-        case.settings.finetune_learning_rates, train, lambda tuned: max(tuned.curve)
-    )
+    rates = case.settings.finetune_learning_rates
+    rate, qualities, best = best_rate(rates, train, lambda tuned: max(tuned.curve))
     return {
         "truth": test.labels,
         "score": _score(best.model, case.store, test.rows),
@@ -297,12 +290,8 @@ def tune(case: Case, parts: Parts, chosen: np.ndarray, rate: float) -> Tuned:
     Raises:
         FloatingPointError: the loss is NaN or infinite.
     """
-    store, config, val, device = (
-        case.store,
-        case.settings,
-        parts["validation"],
-        device_of(case.encoder),
-    )
+    store, config, val = case.store, case.settings, parts["validation"]
+    device = device_of(case.encoder)
     rows, labels = parts["train"].rows[chosen], parts["train"].labels[chosen]
     model = Classifier(copy.deepcopy(case.encoder), labels.shape[1]).to(device).requires_grad_(True)
     repeat = min(MOST_PASSES, max(1, round(len(parts["train"].rows) / len(chosen))))

@@ -7,8 +7,7 @@ repeated with other splits, the same for all methods. Both keep what each draw o
 is what the tests over repeated runs compare.
 """
 
-from __future__ import annotations
-
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,11 +49,9 @@ def draw_with_all_classes(labels: np.ndarray, fraction: float, number: int) -> n
     """
     for attempt in range(REDRAWS):
         chosen = stratified_draw(labels, fraction, number + 1000 * attempt)
-        try:
+        with contextlib.suppress(MetricError):
             check_classes(labels[chosen], "draw")
-        except MetricError:
-            continue
-        return chosen
+            return chosen
     raise MetricError(
         f"{fraction:.0%} of {len(labels)} records: a class is missing in each of {REDRAWS} draws; "
         "take a larger fraction (CompareConfig.label_fractions)"
@@ -110,8 +107,7 @@ class LabelDraws(Classification):
 
 def stacked(each: Sequence[Predictions], repeats: Sequence[int]) -> Predictions:
     """Predictions of all repeats; what all have in common stands there once."""
-    own = [name for name in STACKED if name in each[0]]
-    together = {name: np.stack([one[name] for one in each]) for name in own}
+    together = {name: np.stack([one[name] for one in each]) for name in STACKED if name in each[0]}
     return each[0] | together | {"repeat": np.array(repeats)}
 
 

@@ -1,7 +1,5 @@
 """Waves of LUDB drawn by NeuroKit2's delineators: no training, a reference for task 2."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 
@@ -60,20 +58,16 @@ def delineate(lead: np.ndarray, sampling_rate: int, method: str) -> np.ndarray:
             warnings.simplefilter("ignore")
             clean = nk.ecg_clean(lead.astype(float), sampling_rate=sampling_rate)
             _, info = nk.ecg_peaks(clean, sampling_rate=sampling_rate)
-            _, found = nk.ecg_delineate(
-                clean, info["ECG_R_Peaks"], sampling_rate=sampling_rate, method=method
-            )
+            _, found = nk.ecg_delineate(clean, info["ECG_R_Peaks"], sampling_rate, method)
     except Exception as error:  # ZeroDivisionError, IndexError, ValueError: it has no type for it
         raise ValueError(f"NeuroKit2 {method}: {error}") from error
     at = {name.removeprefix("ECG_"): np.asarray(v, float) for name, v in found.items()}
     labels = np.zeros(len(lead), np.int8)
     marks = PEAK if method == "peak" else [(f"{k}_Onsets", f"{k}_Offsets", None) for k in "PRT"]
     for wave, (widest, (first, last, mirrored)) in enumerate(zip(WIDEST, marks), start=1):
-        limit = widest * sampling_rate
-        if mirrored is None:
-            borders = match_marks(at[first], at[last], limit)
-        else:  # half a wave: as far again beyond its peak
-            borders = match_marks(at[first], at[last], limit / 2)
+        limit = widest * sampling_rate / (1 if mirrored is None else 2)
+        borders = match_marks(at[first], at[last], limit)
+        if mirrored is not None:  # half a wave: as far again beyond its peak
             borders[:, mirrored] = 2 * borders[:, mirrored] - borders[:, 1 - mirrored]
         for start, end in borders:
             labels[max(0, round(start)) : round(end) + 1] = wave

@@ -6,8 +6,6 @@ looked up in folds 1-8. Augmented views are another population (masking moves al
 same side): they have a mean of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -61,17 +59,14 @@ def _views(encoder: nn.Module, store: Store, part: Part, settings: dict) -> list
     generator = torch.Generator().manual_seed(0)
     place = device_of(encoder)
     pairs: list[list[np.ndarray]] = [[], []]
+    pieces = np.array_split(part.rows, max(1, len(part.rows) // 128))
     with torch.no_grad():
-        for rows in progress(_pieces(part.rows), "batches of views", delay=5):
+        for rows in progress(pieces, "batches of views", delay=5):
             signals = torch.from_numpy(store.load(rows))
             for of_view in pairs:
                 view = augment(signals, generator, **settings)
                 of_view.append(encoder(view.to(place)).mean(dim=2).cpu().numpy())
     return [np.concatenate(of_view) for of_view in pairs]
-
-
-def _pieces(rows: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(rows, max(1, len(rows) // 128))
 
 
 def diagnose(run: Any, store: Store, encoder: nn.Module) -> Predictions:

@@ -1,7 +1,5 @@
 """Training on labels and applying a network, as the tasks share it."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Sequence
@@ -10,6 +8,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from beatssl.methods.encoder import autocast
 from beatssl.progress import progress
@@ -56,12 +56,8 @@ class Fit:
         self.model, self.load, self.loss, self.plan = model, load, loss, plan
         self.generator = torch.Generator().manual_seed(seed)
         steps = plan.epochs * math.ceil(plan.n / plan.size)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=plan.rate, weight_decay=plan.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: warmup_cosine(step, steps, WARMUP)
-        )
+        self.optimizer = AdamW(model.parameters(), lr=plan.rate, weight_decay=plan.weight_decay)
+        self.schedule = LambdaLR(self.optimizer, lambda step: warmup_cosine(step, steps, WARMUP))
 
     def epoch(self) -> None:
         """One pass over all items.
@@ -113,10 +109,7 @@ def best_rate(
 
 
 def outputs(
-    model: nn.Module,
-    pieces: Sequence[T],
-    load: Callable[[T], Tensor],
-    finish: Callable[[Tensor], Tensor] = Tensor.float,
+    model: nn.Module, pieces: Sequence, load: Callable, finish: Callable = Tensor.float
 ) -> Tensor:
     """`finish(model(load(piece)))` of all pieces in evaluation mode, float32 arithmetic, on the
     CPU."""

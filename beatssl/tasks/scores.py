@@ -6,8 +6,6 @@ from the same lines. A score that is undefined (a class without positives) is Na
 mean over it: an undefined class is never left out of a mean unseen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -131,10 +129,8 @@ def _mean_of(
     scores: Callable, predictions: Predictions, weights: np.ndarray | None, *names: str
 ) -> Scores:
     """Mean of the scores over the first axis of the arrays of these names."""
-    each = [
-        scores({**predictions, **dict(zip(names, arrays))}, weights)
-        for arrays in zip(*(predictions[name] for name in names), strict=True)
-    ]
+    sets = zip(*(predictions[name] for name in names), strict=True)
+    each = [scores({**predictions, **dict(zip(names, arrays))}, weights) for arrays in sets]
     return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
 
 

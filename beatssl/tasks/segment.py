@@ -8,8 +8,6 @@ of fine-tuning is chosen, within the training part of the first fold. Unannotate
 neither loss nor score (paper.md 2.5).
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
