@@ -4,7 +4,10 @@ The order in which a sum is taken depends on the number of threads, and bf16 rou
 same bits for the same settings on one machine, however the process was started.
 """
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import scipy.linalg  # noqa: F401  limits reach only the libraries that are loaded
 import sklearn  # noqa: F401
@@ -24,6 +27,17 @@ def use(config: ComputeConfig) -> None:
     _used, _limits = config, threadpool_limits(limits=config.threads)
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.allow_tf32 = config.precision != "float32"  # rounds as bf16 does, nearly
+
+
+def lazily(name: str) -> ModuleType:
+    """A module that is imported when something of it is first used: NeuroKit2 takes a second."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 def bf16(device: torch.device, config: ComputeConfig | None = None) -> bool:

@@ -86,11 +86,7 @@ def closure(*roots: str, root: Path = ROOT) -> dict[str, str]:
 def by_module(sources: Iterable[str], root: Path = ROOT) -> dict[str, str]:
     """Module -> hash of what code outside the package reaches in it, entries of registries too."""
     state = tuple((p, p.stat().st_mtime_ns) for p in sorted((root / "beatssl").rglob("*.py")))
-    package, texts = _package(root, state), defaultdict(list)
-    places = [place for source in sources for place in _reached(package, source)]
-    for (module, _), text in package.follow(places).items():
-        texts[module].append(text)
-    return {module: config_hash(sorted(texts[module])) for module in sorted(texts)}
+    return dict(_by_module(_package(root, state), *sources))
 
 
 def normalised(source: str) -> str:
@@ -181,6 +177,16 @@ def _definition(package: _Package, module: _Module, name: str) -> tuple[str, lis
     names = _Names(package, module)
     texts = [ast.dump(names.visit(copy.deepcopy(node))) for node in module.nodes[name]]
     return "\n".join(texts), names.reached
+
+
+@functools.cache
+def _by_module(package: _Package, *sources: str) -> dict[str, str]:
+    """See `by_module`: most pages have the same sources."""
+    texts = defaultdict(list)
+    places = [place for source in sources for place in _reached(package, source)]
+    for (module, _), text in package.follow(places).items():
+        texts[module].append(text)
+    return {module: config_hash(sorted(texts[module])) for module in sorted(texts)}
 
 
 @functools.cache

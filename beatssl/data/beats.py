@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import neurokit2 as nk
 import numpy as np
 import pandas as pd
 import torch
@@ -25,10 +25,13 @@ from sklearn.decomposition import PCA
 from torch.nn.utils.rnn import pad_sequence
 
 from beatssl.cache import read_json, replacing_folder, write_json
+from beatssl.compute import lazily
 from beatssl.data.features import HRV_FEATURES, RECORD_FEATURES, beat_features
 from beatssl.data.store import Store, in_processes, open_store
 from beatssl.fingerprint import ROOT, code_of
 from beatssl.settings import config_hash
+
+nk = lazily("neurokit2")
 
 LEAD_II = 1
 BEAT_CLASSES = ("N", "S", "V", "other")
@@ -216,7 +219,7 @@ def pretraining_rows(store: Store, beats: Beats) -> np.ndarray:
 def beats_fingerprint(store: Store, root: Path = ROOT) -> str:
     """Changes with the data, the code that analyses it or NeuroKit2's version."""
     code = code_of(_analyse_rows, cluster_beats, training_rows, root=root)
-    return config_hash(store.content, code, nk.__version__)
+    return config_hash(store.content, code, version("neurokit2"))
 
 
 def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:

@@ -2,14 +2,17 @@
 
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 
-import neurokit2 as nk
 import numpy as np
 
+from beatssl.compute import lazily
 from beatssl.data.records import LEADS
 from beatssl.data.store import Store
 from beatssl.methods import DELINEATORS
 from beatssl.progress import progress
+
+nk = lazily("neurokit2")
 
 PEAK = (  # of method `peak`: first and last mark of P, QRS, T; the column that is a peak
     ("P_Onsets", "P_Peaks", 1),
@@ -28,7 +31,7 @@ class Delineator:
     """
 
     method: str
-    version: str = nk.__version__
+    version: str = version("neurokit2")
 
     def __post_init__(self) -> None:
         if self.method not in DELINEATORS:
