@@ -15,8 +15,9 @@ from typing import Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from beatssl import compute
 from beatssl.cache import replacing
@@ -161,18 +162,8 @@ def with_data_statistics(encoder: nn.Module, signals: Iterable[Tensor]) -> nn.Mo
     Args: signals: batches (batch, 12, time); the plain mean of their statistics is taken.
 
     Returns: the copy, in evaluation mode."""
-    copied = copy.deepcopy(encoder).eval()
-    norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean, no moving one
-        norm.train()
-    with torch.no_grad():
-        for batch in signals:
-            copied(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    copied = copy.deepcopy(encoder)
+    update_bn(signals, copied)
     return copied.eval()
 
 
@@ -228,9 +219,8 @@ def weights_hash(module: nn.Module) -> str:
 
 def save_encoder(encoder: nn.Module, path: Path) -> None:
     """Weights as safetensors with the architecture beside them, written atomically."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with replacing(path) as part:
-        save_file(tensors, part, metadata={"encoder": json.dumps(to_dict(encoder.config))})
+        save_model(encoder, part, {"encoder": json.dumps(to_dict(encoder.config))})
 
 
 def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> nn.Module:
@@ -255,5 +245,5 @@ def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> 
             f"asks for {config}. Remove the run's folder to train it again."
         )
     encoder = config.build(sampling_rate)
-    encoder.load_state_dict(load_file(path))
+    load_model(encoder, path)
     return encoder.eval()
