@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from safetensors import safe_open
@@ -21,7 +21,7 @@ from torch.optim.swa_utils import update_bn
 
 from beatssl import compute
 from beatssl.cache import replacing
-from beatssl.settings import ConfigError, to_dict
+from beatssl.settings import one_of, to_dict
 
 
 class Architecture(Protocol):
@@ -43,6 +43,8 @@ class EncoderConfig:
     stem_stride: int = 2
     kernel: int = 3
 
+    standardise_leads: ClassVar[bool] = False  # a setting of `StandardisedConfig` alone
+
     @property
     def stride(self) -> int:
         """Input samples per output step."""
@@ -55,11 +57,10 @@ class EncoderConfig:
         Raises:
             ConfigError: not stem_stride times 1, 2, .. 2^(stages - 1).
         """
-        halvings = (stride // self.stem_stride).bit_length() - 1
         late = len(self.strides) - 1
-        if stride != self.stem_stride << max(halvings, 0) or halvings > late:
-            known = ", ".join(str(self.stem_stride << k) for k in range(late + 1))
-            raise ConfigError(f"encoder_stride={stride} cannot be built; known: {known}")
+        known = [self.stem_stride * 2**halvings for halvings in range(late + 1)]
+        one_of("encoder_stride", stride, known)
+        halvings = known.index(stride)
         return dataclasses.replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
 
     def build(self, sampling_rate: int) -> Encoder:
@@ -71,10 +72,7 @@ class EncoderConfig:
 class StandardisedConfig(EncoderConfig):
     """The same ResNet with leads z-scored before it. Domain-SSL pretrains on such leads."""
 
-    standardise_leads: bool = field(default=True, init=False)  # what tells it from an EncoderConfig
-
-    def build(self, sampling_rate: int) -> Encoder:
-        return StandardisedEncoder(self)
+    standardise_leads: bool = field(default=True, init=False)
 
 
 class ArchitectureError(ValueError):
@@ -108,7 +106,8 @@ class Encoder(nn.Module):
 
     `steps = ceil(time / stride)`; step j is centred on input sample `j * stride` (odd kernels,
     half padding), which is what `roi_align` relies on. The paper's encoder is unknown: this one is
-    ours.
+    ours. With a `StandardisedConfig` each lead of a record is z-scored first, in training mode too,
+    so that it is evaluated and fine-tuned on what its layers were pretrained on.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -126,7 +125,7 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, signals: Tensor) -> Tensor:
-        return self.layers(signals)
+        return self.layers(zscore(signals) if self.config.standardise_leads else signals)
 
 
 def zscore(signals: Tensor) -> Tensor:
@@ -134,14 +133,6 @@ def zscore(signals: Tensor) -> Tensor:
     centred = signals - signals.mean(dim=-1, keepdim=True)
     sd = centred.pow(2).mean(dim=-1, keepdim=True).sqrt()
     return torch.where(sd > 1e-6, centred / sd.clamp_min(1e-6), 0.0)
-
-
-class StandardisedEncoder(Encoder):
-    """`Encoder` that z-scores each lead of a record first, in training mode too, so that it is
-    evaluated and fine-tuned on what its layers were pretrained on."""
-
-    def forward(self, signals: Tensor) -> Tensor:
-        return self.layers(zscore(signals))
 
 
 def build_encoder(config: Architecture, seed: int, sampling_rate: int = 100) -> nn.Module:
