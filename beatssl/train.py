@@ -335,8 +335,7 @@ def _finish(
     """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
     save_encoder(encoder, folder / "encoder.safetensors")
     curves.to_csv(folder / "curves.csv", index=False)
-    steps = int(curves["steps"].sum()) if len(curves) else 0
-    note = {**note, "config": to_dict(config), "torch": torch.__version__, "steps": steps}
+    note = {**note, "config": to_dict(config), "torch": torch.__version__}
     write_text(folder / "run.json", json.dumps(note, indent=1))
     return Run(config, encoder, curves, note["key"])
 
