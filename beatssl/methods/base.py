@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -133,7 +132,7 @@ class BeatWindows:
     @classmethod
     def of(cls, run: RunSettings) -> BeatWindows:
         """Those of a run; the defaults where its method has none."""
-        names = [field.name for field in dataclasses.fields(cls) if hasattr(run, field.name)]
+        names = [field.name for field in fields(cls) if hasattr(run, field.name)]
         return cls(**{name: getattr(run, name) for name in names})
 
 

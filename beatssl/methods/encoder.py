@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -61,7 +59,7 @@ class EncoderConfig:
         known = [self.stem_stride * 2**halvings for halvings in range(late + 1)]
         one_of("encoder_stride", stride, known)
         halvings = known.index(stride)
-        return dataclasses.replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
+        return replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
 
     def build(self, sampling_rate: int) -> Encoder:
         """Layers are counted in samples, whatever the sampling rate."""
@@ -189,12 +187,11 @@ def roi_align(e: Tensor, start: Tensor, end: Tensor, stride: int, points: int = 
 
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` takes a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(best if name == "auto" else name)
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device) -> torch.autocast:
     """bf16 mixed precision or float32, as the setting `precision` says (`compute.bf16`)."""
     return torch.autocast(device.type, torch.bfloat16, enabled=compute.bf16(device))
 

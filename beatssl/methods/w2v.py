@@ -401,9 +401,8 @@ class W2VCmscRlm(Method):
             features.register_hook(lambda gradient: c.feature_gradient * gradient)
         tokens = tokens.float()  # (2N, C, tokens)
         masked = int(mask[0].sum())  # every row has the same number of masked tokens
-        target, codes, perplexity = model.quantizer(
-            hidden.float()[mask].unflatten(0, (rows, masked)), self.tau, generator
-        )
+        hidden = hidden.float()[mask].unflatten(0, (rows, masked))
+        target, codes, perplexity = model.quantizer(hidden, self.tau, generator)
         predicted = model.final_proj(tokens.transpose(1, 2)[mask].unflatten(0, (rows, masked)))
         negatives = draw_negatives(rows, masked, c.negatives, generator).to(device)
         contrast = info_nce(predicted, model.project_q(target), codes, negatives, c.temperature)
