@@ -75,10 +75,9 @@ class BatchSource:
         self.store, self.rows, self.batch_size = store, rows, config.batch_size
         self.windows = windows = BeatWindows.of(config)
         rate, time = store.sampling_rate, store.signals.shape[2]
-        self.record_features, self.features = (
-            torch.from_numpy(in_unit(features[rows], windows.amplitude_unit))
-            for features in (beats.record_features, beats.features)
-        )
+        unit = windows.amplitude_unit
+        self.record_features = torch.from_numpy(in_unit(beats.record_features[rows], unit))
+        self.features = torch.from_numpy(in_unit(beats.features[rows], unit))
         self.r_peak = torch.from_numpy(beats.r_peak[rows])
         self.classes = torch.from_numpy(beats.classes(windows.beat_classifier)[rows]).long()
         fits = self.r_peak + windows.beat_after * rate <= time - 1

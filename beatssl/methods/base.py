@@ -65,7 +65,7 @@ class RunSettings:
 class NoEncoder(RunSettings):
     """A reference that draws waves or is probed without an encoder."""
 
-    has_encoder: ClassVar[bool] = False
+    has_encoder = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Untrained(StridedSettings):
     """The ResNet as initialised: its batch-norm statistics are 0 and 1, so it normalises
     nothing."""
 
-    untrained: ClassVar[bool] = True
+    untrained = True
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +58,7 @@ class TS2VecConfig:
 class UntrainedTS2Vec(OwnNetwork, RunSettings):
     """Its network with random weights; there is no batch normalisation in it."""
 
-    untrained: ClassVar[bool] = True
+    untrained = True
     network: TS2VecConfig = TS2VecConfig()
 
 

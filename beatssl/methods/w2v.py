@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +78,7 @@ W2V_SMALL = W2VConfig(
 class UntrainedW2V(OwnNetwork, RunSettings):
     """Its network with random weights; there is no batch normalisation in it."""
 
-    untrained: ClassVar[bool] = True
+    untrained = True
     network: W2VConfig = W2V_SMALL
 
 
