@@ -200,8 +200,8 @@ class Method(nn.Module):
         return self.encoder
 
     def encode(self, signals: Tensor) -> Tensor:
-        """(batch, 12, time) -> (batch, channels, steps)."""
-        return self.encoder(signals)
+        """(batch, 12, time) -> (batch, channels, steps), by the encoder that is kept."""
+        return self.kept(signals)
 
     def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """`total`, to differentiate, and what is worth watching, detached; all draws hang on the

@@ -91,9 +91,8 @@ class ResidualBlock(nn.Module):
         )  # fmt: skip
         self.shortcut = nn.Identity()
         if inputs != outputs or stride != 1:
-            self.shortcut = nn.Sequential(
-                nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
-            )
+            conv = nn.Conv1d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm1d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.main(x) + self.shortcut(x))

@@ -270,12 +270,6 @@ class TS2Vec(Method):
         """The averaged encoder."""
         return self.averaged
 
-    def encode(self, signals: Tensor) -> Tensor:
-        """(batch, 12, time) -> (batch, channels, time), without a mask.
-
-        In evaluation mode by the averaged encoder, in training mode by the one being trained."""
-        return (self.encoder if self.training else self.averaged)(signals)
-
     @torch.no_grad()
     def after_step(self) -> None:
         """Take the present weights into the running mean."""
