@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from beatssl.methods.encoder import Architecture, EncoderConfig
 from beatssl.methods.targets import FeatureScale
-from beatssl.settings import ConfigError, to_dict
+from beatssl.settings import ConfigError, in_range, to_dict
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,13 @@ class RunSettings:
     row: ClassVar[tuple[str, ...]] = ()  # settings that name a row of the paper's Table 1
     has_encoder: ClassVar[bool] = True
     untrained: ClassVar[bool] = False  # random weights: there is an encoder, nothing is trained
+    limits: ClassVar[tuple[tuple, ...]] = ()  # (low, high, settings that lie there): `in_range`
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_.]*", self.variant):
             raise ConfigError(f"variant={self.variant!r}: only a-z, 0-9, _ and . may be used")
+        for low, high, *names in self.limits:
+            in_range(self, low, high, *names)
 
     @property
     def name(self) -> str:

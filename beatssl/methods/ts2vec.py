@@ -27,7 +27,6 @@ from beatssl.methods.base import (
     step_losses,
 )  # fmt: skip
 from beatssl.methods.encoder import autocast
-from beatssl.settings import in_range
 
 KERNEL = 3
 CHUNK_ELEMENTS = 2**24  # of one matrix of dot products; 64 MiB in float32
@@ -72,9 +71,7 @@ class TS2VecSettings(OwnNetwork, TrainSettings):
     mask_probability: float = 0.5  # that a time step is masked in a training view
     temporal_unit: int = 0  # first pooling level with a temporal part; level k has 2^k samples
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, 1, "alpha", "mask_probability")
+    limits = ((0, 1, "alpha", "mask_probability"),)
 
 
 class DilatedBlock(nn.Module):

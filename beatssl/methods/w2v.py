@@ -22,7 +22,6 @@ from beatssl.methods.base import (
 )  # fmt: skip
 from beatssl.methods.cmsc import cmsc_loss, halves
 from beatssl.methods.encoder import autocast
-from beatssl.settings import in_range
 
 SEGMENT = 5  # s: what ECG-FM was pretrained on
 
@@ -100,10 +99,10 @@ class W2VSettings(OwnNetwork, TrainSettings):
     tau_end: float = 0.5
     tau_decay: float = 0.999995  # a step
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, 1, "lead_mask", "mask_probability", "tau_decay")
-        in_range(self, 1e-6, math.inf, "temperature", "span", "negatives", "tau_start", "tau_end")
+    limits = (
+        (0, 1, "lead_mask", "mask_probability", "tau_decay"),
+        (1e-6, math.inf, "temperature", "span", "negatives", "tau_start", "tau_end"),
+    )
 
 
 # ---------------------------------------------------------------- the encoder
