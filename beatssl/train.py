@@ -23,9 +23,7 @@ from beatssl.data.features import in_unit
 from beatssl.data.store import Store
 from beatssl.fingerprint import ROOT, code_of
 from beatssl.methods import METHODS
-from beatssl.methods.base import (
-    Batch, BeatWindows, Method, RunSettings, Setup, UntrainedWithStatistics,
-)  # fmt: skip
+from beatssl.methods.base import Batch, BeatWindows, RunSettings, Setup, UntrainedWithStatistics
 from beatssl.methods.encoder import (
     Architecture, ArchitectureError, build_encoder, load_encoder, pick_device, save_encoder,
     weights_hash, with_data_statistics,
@@ -77,10 +75,9 @@ class BatchSource:
         self.store, self.rows, self.batch_size = store, rows, config.batch_size
         self.windows = windows = BeatWindows.of(config)
         rate, time = store.sampling_rate, store.signals.shape[2]
-        self.record_features, self.features = (
-            torch.from_numpy(in_unit(features[rows], windows.amplitude_unit))
-            for features in (beats.record_features, beats.features)
-        )
+        unit = windows.amplitude_unit
+        self.record_features = torch.from_numpy(in_unit(beats.record_features[rows], unit))
+        self.features = torch.from_numpy(in_unit(beats.features[rows], unit))
         self.r_peak = torch.from_numpy(beats.r_peak[rows])
         self.classes = torch.from_numpy(beats.classes(windows.beat_classifier)[rows]).long()
         fits = self.r_peak + windows.beat_after * rate <= time - 1
@@ -105,7 +102,6 @@ class BatchSource:
         chance = torch.rand(valid.shape, generator=generator).where(valid, -1.0)
         count = min(self.windows.beats_per_record, valid.shape[1])
         keep = chance.topk(count, dim=1).indices.sort(dim=1).values  # (N, B), in the order of time
-        wide = keep[..., None].expand(-1, -1, self.features.shape[2])
         return Batch(
             items=items,
             signals=torch.from_numpy(self.store.load(self.rows[items.numpy()])),
@@ -113,7 +109,7 @@ class BatchSource:
             r_peak=self.r_peak[items].gather(1, keep),
             beat_valid=valid.gather(1, keep),
             beat_class=self.classes[items].gather(1, keep),
-            beat_features=self.features[items].gather(1, wide),
+            beat_features=self.features[items].take_along_dim(keep[..., None], dim=1),
         )
 
 
@@ -202,7 +198,7 @@ def pretrain(
             signals = (torch.from_numpy(store.load(batch)) for batch in batches)
             encoder = with_data_statistics(encoder, signals)
         return _finish(folder, config, encoder, pd.DataFrame(), identity)
-    training = Training.begin(config, profile, store, beats, pick_device(device))
+    training = Training(config, profile, store, beats, pick_device(device))
     model, curves = training.model, []
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
@@ -234,47 +230,38 @@ def pretrain(
 def first_step(config: RunSettings, profile: Scale, store: Store, beats: Beats) -> str:
     """Digits of all weights after the first optimiser step on the processor, made anew: the same
     digits say that the code of today trains as that of then (`beatssl.restamp`)."""
-    training = Training.begin(config, profile, store, beats, torch.device("cpu"))
+    training = Training(config, profile, store, beats, torch.device("cpu"))
     training.model.train()
     training.step(next(iter(training.source.epoch(training.generator))), config.run_id)
     return weights_hash(training.model)
 
 
-@dataclass
 class Training:
-    """A method under way: all that a checkpoint holds, and one step and one epoch of it."""
+    """A method under way: all that a checkpoint holds, and one step and one epoch of it.
 
-    model: Method
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    source: BatchSource
-    generator: Generator
-    device: torch.device
+    Raises: ValueError: too few records."""
 
-    @classmethod
-    def begin(
-        cls, config: RunSettings, profile: Scale, store: Store, beats: Beats, device: torch.device
-    ) -> Training:
-        """Raises: ValueError: too few records."""
+    def __init__(
+        self, config: RunSettings, profile: Scale, store: Store, beats: Beats, device: torch.device
+    ):
         rows = pretraining_rows(store, beats)
         if len(rows) < 2:
             raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
-        source = BatchSource(store, beats, rows, config)
+        self.device, self.generator = device, Generator().manual_seed(config.seed)
+        self.source = source = BatchSource(store, beats, rows, config)
         steps = config.epochs * source.batches_per_epoch
         encoder = build_encoder(profile.encoder_of(config), config.seed, store.sampling_rate)
         scales = source.record_features, source.record_scale, source.beat_scale
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             setup = Setup(config, encoder, store.sampling_rate, *scales, steps)
-            model = METHODS[config.method].build(setup).to(device)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.model = METHODS[config.method].build(setup).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, steps, config.warmup_fraction)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: warmup_cosine(step, steps, config.warmup_fraction)
         )
-        generator = Generator().manual_seed(config.seed)
-        return cls(model, optimizer, schedule, source, generator, device)
 
     def step(self, batch: Batch, where: str) -> dict[str, Tensor]:
         """One optimiser step; losses and diagnostics, detached.
@@ -285,10 +272,9 @@ class Training:
         batch = replace(batch, **{k: v.to(self.device) for k, v in vars(batch).items()})
         losses = self.model.training_step(batch, self.generator)
         if not torch.isfinite(losses["total"]):
-            told = (
-                f"{where}: the loss is {losses['total'].item()}; the checkpoint of the epoch before"
-            )
-            raise DivergedError(f"{told} is kept. Lower learning_rate or raise temperature.")
+            told = f"{where}: the loss is {losses['total'].item()}"
+            told += "; the checkpoint of the epoch before is kept."
+            raise DivergedError(f"{told} Lower learning_rate or raise temperature.")
         self.optimizer.zero_grad()
         losses["total"].backward()
         self.optimizer.step()
@@ -325,9 +311,8 @@ class Training:
             for name in STATEFUL:
                 getattr(self, name).load_state_dict(state[name])
         except RuntimeError as error:  # of torch: names each tensor of another shape
-            place = f"the checkpoint in {path.parent.name}"
-            remedy = "remove the folder to start it again"
-            raise ArchitectureError(f"{place} is of another run; {remedy}: {error}") from error
+            told = f"the checkpoint in {path.parent.name} is of another run; remove the folder"
+            raise ArchitectureError(f"{told} to start it again: {error}") from error
         self.generator.set_state(state["generator"])
         return state["curves"]
 
@@ -349,8 +334,7 @@ def _finish(
     """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
     save_encoder(encoder, folder / "encoder.safetensors")
     curves.to_csv(folder / "curves.csv", index=False)
-    steps = int(curves["steps"].sum()) if len(curves) else 0
-    note = {**note, "config": to_dict(config), "torch": torch.__version__, "steps": steps}
+    note = {**note, "config": to_dict(config), "torch": torch.__version__}
     write_text(folder / "run.json", json.dumps(note, indent=1))
     return Run(config, encoder, curves, note["key"])
 

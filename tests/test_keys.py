@@ -258,7 +258,7 @@ def test_an_edit_that_changes_nothing_is_restamped_and_nothing_is_made_again(tra
     assert restamp(trained) == [*left, said[-1]] and "run --profile small" in said[-1]
     frozen = results.evaluations(trained.profile, results.EMBED)
     assert len(frozen) == 2
-    monkeypatch.setattr("beatssl.train.Training.begin", None)  # nothing may train again
+    monkeypatch.setattr("beatssl.train.Training.__init__", None)  # nothing may train again
     run = pretrain(trained.profile.runs[0], trained.profile, trained.store, trained.beats)
     assert run.encoder is not None
     new = [p.name for p in (trained.profile.work / "runs").iterdir()]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from beatssl.methods.encoder import Architecture, EncoderConfig
 from beatssl.methods.targets import FeatureScale
-from beatssl.settings import ConfigError, to_dict
+from beatssl.settings import ConfigError, in_range, to_dict
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,13 @@ class RunSettings:
     row: ClassVar[tuple[str, ...]] = ()  # settings that name a row of the paper's Table 1
     has_encoder: ClassVar[bool] = True
     untrained: ClassVar[bool] = False  # random weights: there is an encoder, nothing is trained
+    limits: ClassVar[tuple[tuple, ...]] = ()  # (low, high, settings that lie there): `in_range`
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_.]*", self.variant):
             raise ConfigError(f"variant={self.variant!r}: only a-z, 0-9, _ and . may be used")
+        for low, high, *names in self.limits:
+            in_range(self, low, high, *names)
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ class RunSettings:
 class NoEncoder(RunSettings):
     """A reference that draws waves or is probed without an encoder."""
 
-    has_encoder: ClassVar[bool] = False
+    has_encoder = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Untrained(StridedSettings):
     """The ResNet as initialised: its batch-norm statistics are 0 and 1, so it normalises
     nothing."""
 
-    untrained: ClassVar[bool] = True
+    untrained = True
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class BeatWindows:
     @classmethod
     def of(cls, run: RunSettings) -> BeatWindows:
         """Those of a run; the defaults where its method has none."""
-        names = [field.name for field in dataclasses.fields(cls) if hasattr(run, field.name)]
+        names = [field.name for field in fields(cls) if hasattr(run, field.name)]
         return cls(**{name: getattr(run, name) for name in names})
 
 
@@ -201,8 +203,8 @@ class Method(nn.Module):
         return self.encoder
 
     def encode(self, signals: Tensor) -> Tensor:
-        """(batch, 12, time) -> (batch, channels, steps)."""
-        return self.encoder(signals)
+        """(batch, 12, time) -> (batch, channels, steps), by the encoder that is kept."""
+        return self.kept(signals)
 
     def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """`total`, to differentiate, and what is worth watching, detached; all draws hang on the

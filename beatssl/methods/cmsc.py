@@ -23,7 +23,6 @@ from beatssl.methods.base import (
 )  # fmt: skip
 from beatssl.methods.encoder import autocast, projector
 from beatssl.methods.losses import view_health
-from beatssl.settings import in_range
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,7 @@ class CMSCSettings(StridedSettings, TrainSettings):
     projector_hidden: int = 256
     projector_out: int = 128
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 1e-6, inf, "temperature", "projector_hidden", "projector_out")
+    limits = ((1e-6, inf, "temperature", "projector_hidden", "projector_out"),)
 
 
 def halves(signals: Tensor) -> Tensor:

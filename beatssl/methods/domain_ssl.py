@@ -26,7 +26,6 @@ from beatssl.methods.base import (
 from beatssl.methods.encoder import EncoderConfig, StandardisedConfig, autocast, zscore
 from beatssl.methods.losses import soft_target_nce, view_health
 from beatssl.methods.targets import two_views
-from beatssl.settings import in_range
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,12 @@ class DomainSSLSettings(StridedSettings, TrainSettings):
     warm_share: float = 0.04  # of the training, without L_proto: 40 of 1000 epochs
     ramp_share: float = 1.0  # of the training, over which its weight then grows to 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive = "temperature", "clusters", "concentration_m", "ramp_share"
-        in_range(self, 1e-6, inf, *positive, "time_scale", "magnitude")
-        in_range(self, 0, inf, "jitter_seconds", "noise_sd", "warm_share")
-        in_range(self, 0, 1, "prototype_momentum", "cutout")
+    limits = (
+        (1e-6, inf, "temperature", "clusters", "concentration_m", "ramp_share"),
+        (1e-6, inf, "time_scale", "magnitude"),
+        (0, inf, "jitter_seconds", "noise_sd", "warm_share"),
+        (0, 1, "prototype_momentum", "cutout"),
+    )
 
     def architecture(self, resnet: EncoderConfig) -> StandardisedConfig:
         return StandardisedConfig(**vars(super().architecture(resnet)))

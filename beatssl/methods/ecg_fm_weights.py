@@ -19,8 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from beatssl.cache import replacing
-from beatssl.methods.base import Entry, RunSettings
-from beatssl.methods.encoder import EncoderConfig
+from beatssl.methods.base import Entry, OwnNetwork, RunSettings
 from beatssl.methods.w2v import EcgFm, W2VConfig, W2VEncoder
 
 RELEASED_ECG_FM = "BEATSSL_ECG_FM"  # environment variable: file of the released weights
@@ -127,11 +126,10 @@ def convert(path: Path, target: Path, trust: bool = False) -> str:
 
 
 @dataclass(frozen=True)
-class Released(RunSettings):
+class Released(OwnNetwork, RunSettings):
     """The published network with its published weights: nothing is trained."""
 
-    def architecture(self, resnet: EncoderConfig) -> W2VConfig:
-        return W2VConfig()
+    network = W2VConfig()  # no field: it is no setting
 
 
 def released(sampling_rate: int) -> EcgFm:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from beatssl import compute
 from beatssl.cache import replacing
-from beatssl.settings import ConfigError, to_dict
+from beatssl.settings import one_of, to_dict
 
 
 class Architecture(Protocol):
@@ -42,6 +41,8 @@ class EncoderConfig:
     stem_stride: int = 2
     kernel: int = 3
 
+    standardise_leads: ClassVar[bool] = False  # a setting of `StandardisedConfig` alone
+
     @property
     def stride(self) -> int:
         """Input samples per output step."""
@@ -54,12 +55,11 @@ class EncoderConfig:
         Raises:
             ConfigError: not stem_stride times 1, 2, .. 2^(stages - 1).
         """
-        halvings = (stride // self.stem_stride).bit_length() - 1
         late = len(self.strides) - 1
-        if stride != self.stem_stride << max(halvings, 0) or halvings > late:
-            known = ", ".join(str(self.stem_stride << k) for k in range(late + 1))
-            raise ConfigError(f"encoder_stride={stride} cannot be built; known: {known}")
-        return dataclasses.replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
+        known = [self.stem_stride * 2**halvings for halvings in range(late + 1)]
+        one_of("encoder_stride", stride, known)
+        halvings = known.index(stride)
+        return replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
 
     def build(self, sampling_rate: int) -> Encoder:
         """Layers are counted in samples, whatever the sampling rate."""
@@ -70,10 +70,7 @@ class EncoderConfig:
 class StandardisedConfig(EncoderConfig):
     """The same ResNet with leads z-scored before it. Domain-SSL pretrains on such leads."""
 
-    standardise_leads: bool = field(default=True, init=False)  # what tells it from an EncoderConfig
-
-    def build(self, sampling_rate: int) -> Encoder:
-        return StandardisedEncoder(self)
+    standardise_leads: bool = field(default=True, init=False)
 
 
 class ArchitectureError(ValueError):
@@ -94,9 +91,8 @@ class ResidualBlock(nn.Module):
         )  # fmt: skip
         self.shortcut = nn.Identity()
         if inputs != outputs or stride != 1:
-            self.shortcut = nn.Sequential(
-                nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
-            )
+            conv = nn.Conv1d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm1d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.main(x) + self.shortcut(x))
@@ -107,7 +103,8 @@ class Encoder(nn.Module):
 
     `steps = ceil(time / stride)`; step j is centred on input sample `j * stride` (odd kernels,
     half padding), which is what `roi_align` relies on. The paper's encoder is unknown: this one is
-    ours.
+    ours. With a `StandardisedConfig` each lead of a record is z-scored first, in training mode too,
+    so that it is evaluated and fine-tuned on what its layers were pretrained on.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -125,7 +122,7 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, signals: Tensor) -> Tensor:
-        return self.layers(signals)
+        return self.layers(zscore(signals) if self.config.standardise_leads else signals)
 
 
 def zscore(signals: Tensor) -> Tensor:
@@ -133,14 +130,6 @@ def zscore(signals: Tensor) -> Tensor:
     centred = signals - signals.mean(dim=-1, keepdim=True)
     sd = centred.pow(2).mean(dim=-1, keepdim=True).sqrt()
     return torch.where(sd > 1e-6, centred / sd.clamp_min(1e-6), 0.0)
-
-
-class StandardisedEncoder(Encoder):
-    """`Encoder` that z-scores each lead of a record first, in training mode too, so that it is
-    evaluated and fine-tuned on what its layers were pretrained on."""
-
-    def forward(self, signals: Tensor) -> Tensor:
-        return self.layers(zscore(signals))
 
 
 def build_encoder(config: Architecture, seed: int, sampling_rate: int = 100) -> nn.Module:
@@ -161,18 +150,8 @@ def with_data_statistics(encoder: nn.Module, signals: Iterable[Tensor]) -> nn.Mo
     Args: signals: batches (batch, 12, time); the plain mean of their statistics is taken.
 
     Returns: the copy, in evaluation mode."""
-    copied = copy.deepcopy(encoder).eval()
-    norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean, no moving one
-        norm.train()
-    with torch.no_grad():
-        for batch in signals:
-            copied(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    copied = copy.deepcopy(encoder)
+    update_bn(signals, copied)
     return copied.eval()
 
 
@@ -207,12 +186,11 @@ def roi_align(e: Tensor, start: Tensor, end: Tensor, stride: int, points: int = 
 
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` takes a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(best if name == "auto" else name)
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device) -> torch.autocast:
     """bf16 mixed precision or float32, as the setting `precision` says (`compute.bf16`)."""
     return torch.autocast(device.type, torch.bfloat16, enabled=compute.bf16(device))
 
@@ -228,9 +206,8 @@ def weights_hash(module: nn.Module) -> str:
 
 def save_encoder(encoder: nn.Module, path: Path) -> None:
     """Weights as safetensors with the architecture beside them, written atomically."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     with replacing(path) as part:
-        save_file(tensors, part, metadata={"encoder": json.dumps(to_dict(encoder.config))})
+        save_model(encoder, part, {"encoder": json.dumps(to_dict(encoder.config))})
 
 
 def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> nn.Module:
@@ -255,5 +232,5 @@ def load_encoder(path: Path, config: Architecture, sampling_rate: int = 100) -> 
             f"asks for {config}. Remove the run's folder to train it again."
         )
     encoder = config.build(sampling_rate)
-    encoder.load_state_dict(load_file(path))
+    load_model(encoder, path)
     return encoder.eval()

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from beatssl.settings import one_of
 
+Pairs = Tensor | None  # (M, M) bool, pairs that take part; None = all
+
 
 def soft_target_nce(
-    z: Tensor,
-    targets: Tensor,
-    temperature: float,
-    allowed: Tensor | None = None,
-    normalise: bool = True,
+    z: Tensor, targets: Tensor, temperature: float, allowed: Pairs = None, normalise: bool = True
 ) -> Tensor:
     """Cross-entropy between targets and the softmax over the other embeddings.
 
@@ -52,20 +50,18 @@ def soft_target_nce(
     return (rows * has_target).sum() / has_target.sum().clamp_min(1)
 
 
-def unnormalised(
-    z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None
-) -> Tensor:
+def unnormalised(z: Tensor, targets: Tensor, temperature: float, allowed: Pairs = None) -> Tensor:
     """`soft_target_nce` without the division by a row's targets."""
     return soft_target_nce(z, targets, temperature, allowed, normalise=False)
 
 
-def bce(z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None) -> Tensor:
+def bce(z: Tensor, targets: Tensor, temperature: float, allowed: Pairs = None) -> Tensor:
     """Binary cross-entropy of every pair, logits `z_i . z_j / temperature`."""
     cosine, targets, keep = _pairs(z, targets, allowed)
     return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])
 
 
-def mse(z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None) -> Tensor:
+def mse(z: Tensor, targets: Tensor, temperature: float, allowed: Pairs = None) -> Tensor:
     """Mean of `(z_i . z_j - T_ij)^2` over the pairs; the temperature has no part in it."""
     cosine, targets, keep = _pairs(z, targets, allowed)
     return F.mse_loss(cosine[keep], targets[keep])
@@ -80,7 +76,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def contrastive_loss(
-    form: str, z: Tensor, targets: Tensor, temperature: float, allowed: Tensor | None = None
+    form: str, z: Tensor, targets: Tensor, temperature: float, allowed: Pairs = None
 ) -> Tensor:
     """The loss in one of the forms of `LOSSES`; arguments as `soft_target_nce`.
 
@@ -91,7 +87,7 @@ def contrastive_loss(
     return LOSSES[form](z, targets, temperature, allowed)
 
 
-def _pairs(z: Tensor, targets: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(z: Tensor, targets: Tensor, allowed: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines, targets (0 where a pair takes no part) and which pairs take part: (M, M) each."""
     m = len(z)
     if targets.shape != (m, m):

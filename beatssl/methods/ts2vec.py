@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,6 @@ from beatssl.methods.base import (
     step_losses,
 )  # fmt: skip
 from beatssl.methods.encoder import autocast
-from beatssl.settings import in_range
 
 KERNEL = 3
 CHUNK_ELEMENTS = 2**24  # of one matrix of dot products; 64 MiB in float32
@@ -59,7 +57,7 @@ class TS2VecConfig:
 class UntrainedTS2Vec(OwnNetwork, RunSettings):
     """Its network with random weights; there is no batch normalisation in it."""
 
-    untrained: ClassVar[bool] = True
+    untrained = True
     network: TS2VecConfig = TS2VecConfig()
 
 
@@ -73,9 +71,7 @@ class TS2VecSettings(OwnNetwork, TrainSettings):
     mask_probability: float = 0.5  # that a time step is masked in a training view
     temporal_unit: int = 0  # first pooling level with a temporal part; level k has 2^k samples
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, 1, "alpha", "mask_probability")
+    limits = ((0, 1, "alpha", "mask_probability"),)
 
 
 class DilatedBlock(nn.Module):
@@ -270,12 +266,6 @@ class TS2Vec(Method):
     def kept(self) -> nn.Module:
         """The averaged encoder."""
         return self.averaged
-
-    def encode(self, signals: Tensor) -> Tensor:
-        """(batch, 12, time) -> (batch, channels, time), without a mask.
-
-        In evaluation mode by the averaged encoder, in training mode by the one being trained."""
-        return (self.encoder if self.training else self.averaged)(signals)
 
     @torch.no_grad()
     def after_step(self) -> None:

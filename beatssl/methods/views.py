@@ -81,9 +81,8 @@ def augment(
     n, leads, time = signals.shape
     rotation = random_rotations(n, rotation_degrees, generator)
     scale = random_scales(n, scale_max, generator)
-    transform = torch.tensor(FROM_VCG, dtype=torch.float32) @ (
-        scale[:, :, None] * rotation @ torch.tensor(TO_VCG, dtype=torch.float32)
-    )  # (n, 12, 12): the whole chain is one matrix a record
+    turned = scale[:, :, None] * rotation @ _as(TO_VCG, rotation)  # S R D^-1: (n, 3, 12)
+    transform = twelve_leads(turned)  # (n, 12, 12): the whole chain is one matrix a record
     view = transform.to(signals) @ signals
     keep = random_masks(n, leads, time, mask_fraction, generator)
     return view * keep.to(view)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,6 @@ from beatssl.methods.base import (
 )  # fmt: skip
 from beatssl.methods.cmsc import cmsc_loss, halves
 from beatssl.methods.encoder import autocast
-from beatssl.settings import in_range
 
 SEGMENT = 5  # s: what ECG-FM was pretrained on
 
@@ -79,7 +77,7 @@ W2V_SMALL = W2VConfig(
 class UntrainedW2V(OwnNetwork, RunSettings):
     """Its network with random weights; there is no batch normalisation in it."""
 
-    untrained: ClassVar[bool] = True
+    untrained = True
     network: W2VConfig = W2V_SMALL
 
 
@@ -101,10 +99,10 @@ class W2VSettings(OwnNetwork, TrainSettings):
     tau_end: float = 0.5
     tau_decay: float = 0.999995  # a step
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range(self, 0, 1, "lead_mask", "mask_probability", "tau_decay")
-        in_range(self, 1e-6, math.inf, "temperature", "span", "negatives", "tau_start", "tau_end")
+    limits = (
+        (0, 1, "lead_mask", "mask_probability", "tau_decay"),
+        (1e-6, math.inf, "temperature", "span", "negatives", "tau_start", "tau_end"),
+    )
 
 
 # ---------------------------------------------------------------- the encoder
@@ -401,9 +399,8 @@ class W2VCmscRlm(Method):
             features.register_hook(lambda gradient: c.feature_gradient * gradient)
         tokens = tokens.float()  # (2N, C, tokens)
         masked = int(mask[0].sum())  # every row has the same number of masked tokens
-        target, codes, perplexity = model.quantizer(
-            hidden.float()[mask].unflatten(0, (rows, masked)), self.tau, generator
-        )
+        hidden = hidden.float()[mask].unflatten(0, (rows, masked))
+        target, codes, perplexity = model.quantizer(hidden, self.tau, generator)
         predicted = model.final_proj(tokens.transpose(1, 2)[mask].unflatten(0, (rows, masked)))
         negatives = draw_negatives(rows, masked, c.negatives, generator).to(device)
         contrast = info_nce(predicted, model.project_q(target), codes, negatives, c.temperature)
