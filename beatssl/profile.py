@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
-import yaml
 
 from beatssl import compute
 from beatssl.cache import clear_leftovers
@@ -19,7 +18,7 @@ from beatssl.methods.base import RunSettings, TrainSettings
 from beatssl.methods.ecg_fm_weights import RELEASED_ECG_FM
 from beatssl.methods.encoder import Architecture, EncoderConfig
 from beatssl.settings import (
-    ROOT, ComputeConfig, ConfigError, DataConfig, cores, from_dict, one_of, work_dir,
+    ROOT, ComputeConfig, ConfigError, DataConfig, cores, from_dict, one_of, read_yaml, work_dir,
 )  # fmt: skip
 from beatssl.tasks import TASKS
 from beatssl.tasks.classify import ClassifyConfig
@@ -84,7 +83,7 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
     Raises:
         ConfigError: unknown profile, unknown key, wrong type, or two runs with the same id.
     """
-    profiles = yaml.safe_load(path.read_text())["profiles"]
+    profiles = read_yaml(path).get("profiles") or {}
     if name not in profiles:
         raise ConfigError(f"profile {name!r} is not in {path.name}; known: {', '.join(profiles)}")
     entry = dict(profiles[name])

@@ -14,11 +14,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type, or outside its allowed values."""
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file, which may hold plain values only.
+
+    Raises:
+        ConfigError: no readable YAML, or no mapping.
+    """
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is no readable YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path.name} is no mapping from names to settings")
+    return found
 
 
 def work_dir() -> Path:

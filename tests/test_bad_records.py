@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from beatssl.data import records, store
 from beatssl.data.records import LAYOUTS, RecordError, wave_labels
 from beatssl.data.synthetic import write_folders
-from beatssl.settings import DataConfig
+from beatssl.profile import load_profile
+from beatssl.settings import ConfigError, DataConfig
 
 READ = None  # the record is read all the same
 
@@ -365,6 +366,25 @@ def test_any_marks_give_labels_or_a_record_error(marks, ordered):
     if samples:
         outside[samples[0] : samples[-1] + 1] = False
     assert (labels[outside] == -1).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["profiles: !!python/object/apply:os.system [exit]", "\tx: 1", "- a\n- b", "", "a: [", "\x00"],
+)
+def test_settings_that_are_no_plain_yaml_are_refused(tmp_path, text):
+    path = tmp_path / "runs.yml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="runs.yml is no"):
+        load_profile("tiny", path)
+
+
+def test_a_run_whose_name_is_a_path_is_refused(tmp_path):
+    path = tmp_path / "runs.yml"
+    runs = "runs: [{method: random, seeds: [0], variant: ../x}]"
+    path.write_text(f"profiles:\n  p:\n    data: {{ptbxl: ptbxl}}\n    {runs}\n")
+    with pytest.raises(ConfigError, match="variant='../x'"):
+        load_profile("p", path)
 
 
 def test_nothing_is_unpickled():

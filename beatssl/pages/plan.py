@@ -11,10 +11,9 @@ from typing import Any
 
 import nbformat
 import papermill
-import yaml
 
 from beatssl.profile import Profile
-from beatssl.settings import ROOT, ConfigError, from_dict
+from beatssl.settings import ROOT, ConfigError, from_dict, read_yaml
 
 PER_RUN = "05_pretraining"  # executed once for every run of the profile
 RUN_NAMES = ("method", "rhythm", "beat", "exponent", "variant", "seed")  # what names a run
@@ -98,7 +97,7 @@ def read_stages(path: Path) -> list[list[str]]:
     """`stages` of runs.yml: lists of notebook names; a stage starts when the one before is done.
     The word `collect` is a stage of its own, without notebooks: an empty list. It writes
     results/<profile>.csv."""
-    entries = yaml.safe_load(path.read_text()).get("stages") or [None]
+    entries = read_yaml(path).get("stages") or [None]
     stages = [[] if entry == "collect" else entry for entry in entries]
     if not all(isinstance(stage, list) for stage in stages):
         raise ConfigError(f"{path.name}: 'stages' must be a list of lists of notebook names")
