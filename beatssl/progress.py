@@ -1,9 +1,10 @@
-"""One kind of progress bar for everything that takes longer than a breath."""
+"""One kind of progress bar, and of working in several processes, for what takes long."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 
@@ -27,3 +28,15 @@ def progress(
         **units,
     }
     return tqdm(iterable, desc, total, disable=os.environ.get("TQDM_DISABLE") == "1", **bar)
+
+
+def in_processes(work: Callable, items: Sequence, jobs: int, desc: str) -> Iterator:
+    """Results of `work` in the order of `items`, as they come; a script needs no `__main__` guard.
+
+    Args:
+        work: a function of a module (or a `partial` of one).
+        jobs: processes; one works in this one.
+        desc: what the progress bar calls it.
+    """
+    results = Parallel(jobs, return_as="generator")(delayed(work)(item) for item in items)
+    return iter(progress(results, desc, len(items)))

@@ -29,7 +29,7 @@ def content(folder):
 
 def test_same_seed_same_bytes_and_another_seed_differs(tmp_path):
     a = synthetic.write_folders(tmp_path / "a", 5, 1, 2, seed=1)
-    b = synthetic.write_folders(tmp_path / "b", 5, 1, 2, seed=1)
+    b = synthetic.write_folders(tmp_path / "b", 5, 1, 2, seed=1, jobs=2)
     c = synthetic.write_folders(tmp_path / "c", 5, 1, 2, seed=2)
     assert content(a) == content(b)
     dat = "ludb/data/1.dat"

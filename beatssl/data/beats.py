@@ -27,8 +27,9 @@ from torch.nn.utils.rnn import pad_sequence
 from beatssl.cache import read_json, replacing_folder, write_json
 from beatssl.compute import lazily
 from beatssl.data.features import HRV_FEATURES, RECORD_FEATURES, beat_features
-from beatssl.data.store import Store, in_processes, open_store
+from beatssl.data.store import Store, open_store
 from beatssl.fingerprint import ROOT, code_of
+from beatssl.progress import in_processes
 from beatssl.settings import config_hash
 
 nk = lazily("neurokit2")

@@ -28,7 +28,6 @@ import numpy as np
 import pandas as pd
 import scipy
 import wfdb
-from joblib import Parallel, delayed
 from scipy import signal as dsp
 
 from beatssl.cache import read_json, replacing_folder, write_json
@@ -36,7 +35,7 @@ from beatssl.data import overlap, records
 from beatssl.data.records import LAYOUTS, LEADS, OF_RECORD, SUPERCLASSES, Record, RecordError
 from beatssl.data.synthetic import write_folders
 from beatssl.fingerprint import ROOT, code_hash, name_of
-from beatssl.progress import progress
+from beatssl.progress import in_processes
 from beatssl.settings import DATASETS, ConfigError, DataConfig, config_hash, one_of
 
 STORE_VERSION = 2  # raise it when the meaning of a row changes: older stores are built again
@@ -309,7 +308,7 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
         raise ConfigError("no data set chosen: set ptbxl, ludb or challenge, or synthetic counts")
     if config.synthetic:
         counts = [getattr(config, f"synthetic_{name}") for name in DATASETS]
-        root = write_folders(folder.parent / "synthetic", *counts, seed=0)
+        root = write_folders(folder.parent / "synthetic", *counts, seed=0, jobs=jobs)
     tasks = _list_all(root, config)
     signature = _signature(tasks, config)
     if not _is_current(folder, signature):
@@ -440,18 +439,6 @@ def _without_overlap(done: dict, known: overlap.Known) -> dict:
     reason = f"{records.OVERLAP} (same signal as {same})"
     set_aside = [*done["set_aside"], (done["record_id"], done["dataset"], reason)]
     return done | {"rows": [], "set_aside": set_aside, "unused_s": 0.0}
-
-
-def in_processes(work: Callable, items: Sequence, jobs: int, desc: str) -> Iterator:
-    """Results of `work` in the order of `items`, as they come; a script needs no `__main__` guard.
-
-    Args:
-        work: a function of a module (or a `partial` of one).
-        jobs: processes; one works in this one.
-        desc: what the progress bar calls it.
-    """
-    results = Parallel(jobs, return_as="generator")(delayed(work)(item) for item in items)
-    return iter(progress(results, desc, len(items)))
 
 
 def _process(config: DataConfig, task: dict) -> dict:
