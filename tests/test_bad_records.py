@@ -76,6 +76,10 @@ def folder_in_place_of(path: Path) -> None:
     path.mkdir()
 
 
+def raise_first(words: list[list[str]]) -> None:
+    words[3][5] = str(int(words[3][5]) + 65536)
+
+
 def loop(path: Path) -> None:
     path.unlink()
     path.symlink_to(path.name)
@@ -138,6 +142,7 @@ OF_SIGNAL = {  # what is done to a record of PTB-XL -> the reason
     "a doubled lead": (lambda r: r.word(12, 8, "V5"), "wrong leads .*duplicate lead V5"),
     "a lead without a name": (lambda r: r.lines(lambda w: w[12].pop()), "wrong leads|header"),
     "another first sample": (lambda r: r.word(3, 5, "31000"), "first sample"),
+    "first sample 65536 too high": (lambda r: r.lines(raise_first), "first sample"),
     "another checksum": (lambda r: r.word(3, 6, "1"), "checksum"),
     "segments": (lambda r: r.word(0, 0, r.stem.name + "/2"), HEADER),
     "one sample": (lambda r: r.samples(lambda d: d[:1]), "too short"),

@@ -347,14 +347,20 @@ def read_wfdb(path: Path, name: str) -> wfdb.Record:
     _insist(path, name, files)
     with _readable(name, "truncated, or header disagrees with the data"):
         stored = wfdb.rdrecord(str(path), physical=False)
-        found = {"checksum": stored.calc_checksum(), "first sample": stored.d_signal[:1].ravel()}
+        checksums = stored.calc_checksum()
     if not stored.fs or stored.fs <= 0:
         raise RecordError(f"{name}: header states no sampling rate: {AGAIN}")
-    for what, header in (("checksum", stored.checksum), ("first sample", stored.init_value)):
-        for lead, stated, own in zip(stored.sig_name, header, found[what]):
-            if stated is not None and (stated - own) % 65536:
-                wrong = f"{what} of lead {lead}"
-                raise RecordError(f"{name}: header disagrees with the data ({wrong}): {AGAIN}")
+    for i, lead in enumerate(stored.sig_name):
+        stated, first = stored.checksum[i], stored.init_value[i]
+        if stated is not None and (stated - checksums[i]) % 65536:
+            wrong = "checksum"
+        elif first is not None and len(stored.d_signal) and first != stored.d_signal[0, i]:
+            wrong = "first sample"
+        else:
+            continue
+        raise RecordError(
+            f"{name}: header disagrees with the data ({wrong} of lead {lead}): {AGAIN}"
+        )
     return stored
 
 
