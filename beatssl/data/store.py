@@ -311,21 +311,24 @@ def prepare(config: DataConfig, folder: Path, root: Path, jobs: int = 1) -> Stor
         root = write_folders(folder.parent / "synthetic", *counts, seed=0, jobs=jobs)
     tasks = _list_all(root, config)
     signature = _signature(tasks, config)
-    if not _is_current(folder, signature):
-        with replacing_folder(folder) as part:
-            manifest = _build(config, part, tasks, jobs) | {"signature": signature}
-            write_json(part / "manifest.json", manifest)
-            if _is_current(folder, signature):  # a process beside us was faster
-                shutil.rmtree(part)
+    if (current := _same(folder, signature)) is not None:
+        return current
+    with replacing_folder(folder) as part:
+        manifest = _build(config, part, tasks, jobs) | {"signature": signature}
+        if (current := _same(folder, signature)) is not None:  # a process beside us was faster
+            shutil.rmtree(part)
+            return current
+        write_json(part / "manifest.json", manifest)
     return open_store(folder)
 
 
-def _is_current(folder: Path, signature: str) -> bool:
-    """Whether a whole store that was made from the same things lies in `folder`."""
+def _same(folder: Path, signature: str) -> Store | None:
+    """The store in `folder` if it is whole and was made from the same things."""
     try:
-        return open_store(folder).manifest["signature"] == signature
+        current = open_store(folder)
     except StoreError:  # none yet, or a damaged one
-        return False
+        return None
+    return current if current.manifest["signature"] == signature else None
 
 
 # ---------------------------------------------------------------- building
