@@ -9,7 +9,6 @@ so a stopped download goes on where it was, and a folder that came by another wa
 it would add is a sum of the archive, which PhysioNet does not publish.
 """
 
-import hashlib
 import os
 import shutil
 import time
@@ -17,18 +16,19 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import quote
 
 import requests
-import yaml
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from beatssl.cache import replacing
+from beatssl.data.records import inside
+from beatssl.data.store import sha256_of
 from beatssl.progress import progress
-from beatssl.settings import ConfigError
+from beatssl.settings import ConfigError, read_yaml
 
 HOST = "https://physionet.org"
 SUMS = "SHA256SUMS.txt"
@@ -65,7 +65,7 @@ class Published:
 
 PUBLISHED = {
     name: Published(**entry)
-    for name, entry in yaml.safe_load(Path(__file__).with_name("published.yml").read_text()).items()
+    for name, entry in read_yaml(Path(__file__).with_name("published.yml")).items()
 }
 
 
@@ -142,7 +142,7 @@ def read_sums(folder: Path, data: Published) -> dict[str, str]:
     except (OSError, ValueError) as error:
         fault = f"{path} is absent or damaged: fetch it from {HOST}{data.files}{SUMS}"
         raise DownloadError(fault) from error
-    bad = [name for name, digits in sums.items() if len(digits) != 64 or not _inside(name)]
+    bad = [name for name, digits in sums.items() if len(digits) != 64 or not _safe(name)]
     if bad or not sums:
         raise DownloadError(f"{path} is no list of sums of {data.title}: {bad[:3] or 'none in it'}")
     return sums
@@ -152,21 +152,15 @@ def differing(folder: Path, sums: dict[str, str], title: str) -> list[str]:
     """Names of the files that are missing or have another sum."""
 
     def fits(name: str) -> bool:
-        return (folder / name).is_file() and _sum_of(folder / name) == sums[name]
+        return (folder / name).is_file() and sha256_of(folder / name) == sums[name]
 
     with ThreadPoolExecutor() as pool:
         checked = progress(pool.map(fits, sums), f"checking {title}", len(sums))
         return [name for name, good in zip(sums, checked, strict=True) if not good]
 
 
-def _sum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _inside(name: str) -> bool:
-    path = PurePosixPath(name.replace("\\", "/"))
-    return not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
+def _safe(name: str) -> bool:
+    return inside(name) and ":" not in name.replace("\\", "/").partition("/")[0]  # no drive
 
 
 def _check_room(folder: Path, needed: float) -> None:
@@ -216,7 +210,7 @@ def _download(session: requests.Session, url: str, path: Path, digits: str = "")
             furthest = max(size, furthest)
     if not whole:
         raise DownloadError(f"{url}: breaks off after {furthest} bytes; run again to go on")
-    if digits and _sum_of(part) != digits:
+    if digits and sha256_of(part) != digits:
         part.unlink()
         raise WrongSumError(f"{url}: its SHA-256 is not the publisher's")
     os.replace(part, path)
@@ -227,7 +221,7 @@ def _unpack(packed: Path, folder: Path, sums: dict[str, str]) -> list[str]:
     try:
         with zipfile.ZipFile(packed) as archive:
             members = archive.namelist()
-            outside = [name for name in members if not _inside(name)]
+            outside = [name for name in members if not _safe(name)]
             if outside:
                 raise DownloadError(f"{packed} holds {outside[0]!r}: refused, nothing is unpacked")
             at = {name.partition("/")[2]: name for name in members} | {n: n for n in members}
@@ -247,7 +241,7 @@ def _placed(archive: zipfile.ZipFile, member: str, path: Path, digits: str) -> b
         with replacing(path) as part:
             with archive.open(member) as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target, BLOCK)
-            if _sum_of(part) != digits:
+            if sha256_of(part) != digits:
                 raise WrongSumError(member)
     except (zipfile.BadZipFile, zlib.error, WrongSumError):
         return False

@@ -211,7 +211,8 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _inside(filename: str) -> bool:
+def inside(filename: str) -> bool:
+    """Whether a name from a listing or an archive stays in its folder, however it is spelt."""
     path = PurePosixPath(filename.replace("\\", "/"))
     return not path.is_absolute() and ".." not in path.parts
 
@@ -303,7 +304,7 @@ class Layout:
         rows = []
         for row in self.rows(folder, sampling_rate):
             twice = row["record_id"] in names and f"listed twice in {folder.name}: remove one"
-            outside = not _inside(row["filename"]) and "its files lie outside the folder: not read"
+            outside = not inside(row["filename"]) and "its files lie outside the folder: not read"
             rows.append(row | {"files": (), "skip": twice or outside} if twice or outside else row)
             names.add(row["record_id"])
         table = pd.DataFrame(rows)

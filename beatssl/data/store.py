@@ -277,7 +277,7 @@ def open_store(folder: Path) -> Store:
         file = folder / name
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             raise StoreError(f"{name} is absent or incomplete: {remedy}")
-        if name != "signals.i2" and _sha256(file) != entry["sha256"]:
+        if name != "signals.i2" and sha256_of(file) != entry["sha256"]:
             raise StoreError(f"{name} was changed after it was written: {remedy}")
     return Store(folder, manifest)
 
@@ -417,7 +417,7 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     _refuse_empty(config, table, set_aside)
     table.to_csv(part / "table.csv", index=False, lineterminator="\n")
     set_aside.to_csv(part / "set_aside.csv", index=False, lineterminator="\n")
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in part.iterdir()}
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in part.iterdir()}
     return {
         "version": STORE_VERSION,
         "fingerprint": digest.hexdigest(),
@@ -450,7 +450,7 @@ def _process(config: DataConfig, task: dict) -> dict:
     dataset, row = task["dataset"], task["row"]
     name, rows, set_aside = row["record_id"], [], []
     done = {"dataset": dataset, "record_id": name, "rows": rows, "set_aside": set_aside}
-    done |= {"digest": _digest(task, _sha256), "unused_s": 0.0}
+    done |= {"digest": _digest(task, sha256_of), "unused_s": 0.0}
     try:
         if row.get("skip"):
             raise RecordError(row["skip"])
@@ -505,7 +505,8 @@ def _size_and_time(path: str) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _sha256(path: Path | str) -> str:
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 import scipy.io
 import wfdb
-import yaml
 from numpy.random import Generator, default_rng
 from scipy.spatial.transform import Rotation
 
@@ -32,6 +31,7 @@ from beatssl.cache import read_json, replacing_folder, write_json
 from beatssl.data.records import LEADS
 from beatssl.data.vcg import DOWER, EXPAND
 from beatssl.progress import in_processes
+from beatssl.settings import read_yaml
 
 VERSION = 1  # raise it when the written bytes change: older folders are written again
 REACH = 2.5  # a bump ends this many standard deviations from its centre
@@ -40,7 +40,7 @@ MANIFEST = "synthetic.json"
 
 STATEMENTS = Path(__file__).with_name("scp_statements.csv")  # superclasses' variants, rhythms
 CLASS_OF = pd.read_csv(STATEMENTS, index_col=0)["diagnostic_class"]
-MODEL = yaml.safe_load(Path(__file__).with_name("synthetic.yml").read_text())
+MODEL = read_yaml(Path(__file__).with_name("synthetic.yml"))
 RHYTHMS = MODEL["rhythms"]
 
 

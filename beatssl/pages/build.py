@@ -45,7 +45,7 @@ def write_sources(name: str, root: Path = ROOT) -> Path:
     """
     shown = {"shown" if p.name == SHOWN else "run": p for p in shown_profiles(name, root)}
     generated, target, notes = root / "book" / "_generated", root / "_build" / "_toc.yml", []
-    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text())
+    toc = read_yaml(root / "book" / "_toc.yml")
     toc["parts"] = [part for part in toc["parts"] if part.get("pages") in [None, *shown]]
     for part in [part for part in toc["parts"] if "pages" in part]:
         place = part.pop("pages")
