@@ -41,7 +41,9 @@ MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
 RELEASE = "take the file of the release"
 AGAIN = "download the record again"
 OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
-NOTHING = {"ecg_id": "0", "scp_codes": "{}", "strat_fold": "1", "patient_id": "0"}
+UNKNOWN = dict.fromkeys(SUPERCLASSES, -1) | {  # of a line that cannot be read
+    "patient_id": "", "fold": 0, "provenance": "", "statements": "",
+}  # fmt: skip
 PTBXL_RECORD = re.compile(r"HR\d{5}|\d{5}_[hl]r", re.IGNORECASE)  # in the Challenge, in PTB-XL
 # of ECG collections; only those that a WFDB header lists are read
 SUFFIXES = ".mat .dat .h5 .hdf5 .edf .bdf .gdf .npy .npz .dcm .scp .ecg".split()
@@ -118,7 +120,7 @@ def ptbxl_rows(folder: Path, sampling_rate: float) -> Iterator[dict]:
         except Exception as error:  # literal_eval raises many kinds
             fields = "ecg_id, patient_id, strat_fold or scp_codes"
             reason = f"unreadable {fields} ({type(error).__name__}: {error})"[:200]
-            yield _row(name, "", (), **_facts(NOTHING, {}), skip=f"{reason}: repair that row")
+            yield _row(name, "", (), **UNKNOWN, skip=f"{reason}: repair that row")
             continue
         high = row["filename_hr"] if has_hr and sampling_rate > 100 else ""
         yield _row(name, high or row["filename_lr"], ("hea", "dat"), **facts)
@@ -303,9 +305,12 @@ class Layout:
         names: set[str] = set()
         rows = []
         for row in self.rows(folder, sampling_rate):
-            twice = row["record_id"] in names and f"listed twice in {folder.name}: remove one"
-            outside = not inside(row["filename"]) and "its files lie outside the folder: not read"
-            rows.append(row | {"files": (), "skip": twice or outside} if twice or outside else row)
+            reason = ""
+            if row["record_id"] in names:
+                reason = f"listed twice in {folder.name}: remove one"
+            elif not inside(row["filename"]):
+                reason = "its files lie outside the folder: not read"
+            rows.append(row | {"files": (), "skip": reason} if reason else row)
             names.add(row["record_id"])
         table = pd.DataFrame(rows)
         if "skip" in table:
