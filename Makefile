@@ -25,7 +25,7 @@ STAMP := $(VENV)/.installed
 help: ## this list
 	@echo "Beat-SSL, reproduced. Commands (profile tiny is synthetic and needs no data):"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
-	@echo "Options: PROFILE=tiny|subset|full  DATA=folder of recordings  JOBS=pages at once"
+	@echo "Options: PROFILE=tiny|subset|full|size  DATA=folder of recordings  JOBS=pages at once"
 	@echo "         ARGS=--force with run: all pages again, the fresh ones too"
 	@echo "         SETS=\"ptbxl ludb\"  VERIFY=1  MIRROR=address  ARGS=--dry-run with data"
 	@echo "         ECG_FM=file of the released ECG-FM weights: adds its row"

@@ -1,4 +1,4 @@
-"""A scale (tiny | subset | full): what runs.yml says of it, and what all its runs share."""
+"""A scale (tiny | subset | full | size): what runs.yml says of it, and what all its runs share."""
 
 import dataclasses
 import os
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-
 
 from beatssl import compute
 from beatssl.cache import clear_leftovers
@@ -116,7 +115,9 @@ def _settings_of(group: str, given: Mapping) -> object:
     return from_dict(kinds[group], given, f"tasks.{group}")
 
 
-def _shared(common: Mapping, of_method: Mapping[str, Mapping], name: str) -> dict[str, dict]:
+def _shared(
+    common: Mapping[str, object], of_method: Mapping[str, Mapping], name: str
+) -> dict[str, dict]:
     """Method -> settings that all its runs share. An untrained network is that of its method."""
     from_dict(TrainSettings, {"method": "", **common}, f"{name}.pretrain")  # refuses unknown keys
     for method, settings in of_method.items():
@@ -223,7 +224,7 @@ def open_workspace(name: str) -> Workspace:
 
     From then on the process computes with the profile's threads and precision.
 
-    Args: name: tiny | subset | full.
+    Args: name: tiny | subset | full | size.
     """
     profile = load_profile(name)
     compute.use(profile.compute)

@@ -8,8 +8,8 @@ that a stale page is reported with its reason.
 
 import nbformat
 
-from beatssl.fingerprint import by_module, normalised
 from beatssl.cache import read_json
+from beatssl.fingerprint import by_module, normalised
 from beatssl.pages.plan import PER_RUN, Page, read_notebook
 from beatssl.profile import Profile
 from beatssl.settings import config_hash, to_dict

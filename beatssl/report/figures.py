@@ -18,7 +18,11 @@ plt.rcParams.update({"figure.dpi": 90, "savefig.bbox": "tight", "axes.titlesize"
 
 
 def waves_on_lead(
-    signal: np.ndarray, truth: np.ndarray, predictions: dict, sampling_rate: int, title: str = ""
+    signal: np.ndarray,
+    truth: np.ndarray,
+    predictions: dict[str, np.ndarray],
+    sampling_rate: int,
+    title: str = "",
 ) -> Figure:
     """One lead with annotated waves shaded and predicted ones as bars below.
 

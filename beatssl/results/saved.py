@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from beatssl import compute
+from beatssl import compute, fingerprint
 from beatssl.cache import replacing, write_text
-from beatssl import fingerprint
 from beatssl.methods import stored_run
 from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import weights_hash
@@ -194,7 +193,11 @@ def data_name(profile: Profile, task: Task) -> str:
     return {"ptbxl": "PTB-XL", "ludb": "LUDB"}.get(task.dataset, task.dataset) + part
 
 
-def reuse_or_make(evaluation: Evaluation, profile: Profile, predictor: Callable) -> list[dict]:
+def reuse_or_make(
+    evaluation: Evaluation,
+    profile: Profile,
+    predictor: Callable[[], Callable[[float], Predictions]],
+) -> list[dict]:
     """Rows of an evaluation, saved with its predictions.
 
     Saved predictions are used where they have the same key, and made otherwise; the scores are

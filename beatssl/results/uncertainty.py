@@ -142,7 +142,7 @@ def against(
 
 
 def rank_agreement(
-    scores: Scores, groups: Sequence[Group], metric: str, reference: Sequence, resamples: int
+    scores: Scores, groups: Sequence[Group], metric: str, reference: Sequence[float], resamples: int
 ) -> Estimate:
     """Spearman correlation over methods: their mean score here against a published number.
 

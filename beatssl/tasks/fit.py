@@ -109,7 +109,10 @@ def best_rate(
 
 
 def outputs(
-    model: nn.Module, pieces: Sequence, load: Callable, finish: Callable = Tensor.float
+    model: nn.Module,
+    pieces: Sequence[T],
+    load: Callable[[T], Tensor],
+    finish: Callable[[Tensor], Tensor] = Tensor.float,
 ) -> Tensor:
     """`finish(model(load(piece)))` of all pieces in evaluation mode, float32 arithmetic, on the
     CPU."""
