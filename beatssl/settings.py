@@ -1,7 +1,7 @@
 """Settings as frozen dataclasses: an unknown key or a wrong type is an error, never ignored.
 
-`runs.yml` holds one mapping per profile (tiny | subset | full | size); `load_profile` turns it into a
-`Profile`. Every default that the paper does not state is ours and is listed in the book's page
+`runs.yml` holds one mapping per profile (tiny | subset | full | size); `load_profile` turns it into
+a `Profile`. Every default that the paper does not state is ours and is listed in the book's page
 "What the paper does not say".
 """
 

@@ -16,7 +16,7 @@ from beatssl.pages.run import SHOWN, executed_profiles, page_problems, profile_p
 from beatssl.profile import Profile, load_profile
 from beatssl.report import comparison, tables
 from beatssl.results import saved
-from beatssl.settings import ROOT, config_hash
+from beatssl.settings import ROOT, config_hash, read_yaml
 
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
