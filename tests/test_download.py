@@ -253,6 +253,27 @@ def test_a_damaged_member_comes_by_itself(server, tmp_path, monkeypatch):
     assert whole(tmp_path) and server.asked[LUDB.files + "records/009.dat"] == 1
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_archive_whose_unpacking_was_stopped_is_not_fetched_again(
+    server, tmp_path, monkeypatch, stop
+):
+    monkeypatch.setattr(download, "FEW", 0)
+    copied, copy = [], download.shutil.copyfileobj
+
+    def until_the_fifth(*arguments):
+        copied.append(arguments)
+        if len(copied) == 5:
+            raise stop
+        return copy(*arguments)
+
+    monkeypatch.setattr(download.shutil, "copyfileobj", until_the_fifth)
+    with pytest.raises(type(stop)):
+        fetch(LUDB, tmp_path, server.address)
+    assert len(check(LUDB, tmp_path)[1]) == 8 and (tmp_path / "ludb.zip").is_file()
+    fetch(LUDB, tmp_path, server.address)
+    assert whole(tmp_path) and server.asked[LUDB.archive] == 1 and len(copied) == 5 + 8
+
+
 @pytest.mark.parametrize("name", ["../../out.dat", "/out.dat", "a/../../../out.dat", "..\\out.dat"])
 def test_names_that_leave_the_folder_are_refused(server, tmp_path, monkeypatch, name):
     monkeypatch.setattr(download, "FEW", 0)

@@ -100,10 +100,12 @@ def fetch(data: Published, root: Path, host: str = HOST) -> int:
             sums = read_sums(folder, data)
             lost = differing(folder, sums, data.title)
             pack = bool(data.archive) and len(lost) > FEW
-            _check_room(folder, (data.gb[0] + pack * data.gb[1]) * 1e9 * len(lost) / len(sums))
-            if pack:
-                packed = folder.with_name(f"{data.folder}.zip")
+            packed = folder.with_name(f"{data.folder}.zip")
+            fetched = pack and not packed.is_file()  # else a stopped unpacking left it
+            _check_room(folder, (data.gb[0] + fetched * data.gb[1]) * 1e9 * len(lost) / len(sums))
+            if fetched:
                 _download(session, f"{host}{data.archive}", packed)
+            if pack:
                 lost = _unpack(packed, folder, {name: sums[name] for name in lost})
             _fetch_each(session, files, folder, {name: sums[name] for name in lost})
         except (requests.ConnectionError, requests.Timeout) as error:
@@ -223,16 +225,18 @@ def _unpack(packed: Path, folder: Path, sums: dict[str, str]) -> list[str]:
             members = archive.namelist()
             outside = [name for name in members if not _safe(name)]
             if outside:
+                packed.unlink()
                 raise DownloadError(f"{packed} holds {outside[0]!r}: refused, nothing is unpacked")
             at = {name.partition("/")[2]: name for name in members} | {n: n for n in members}
-            bar = progress(sums, f"unpacking {packed.name}")
-            return [
-                n for n in bar if n not in at or not _placed(archive, at[n], folder / n, sums[n])
-            ]
+            lost = []
+            for name in progress(sums, f"unpacking {packed.name}"):
+                if name not in at or not _placed(archive, at[name], folder / name, sums[name]):
+                    lost.append(name)
     except zipfile.BadZipFile as error:
-        raise DownloadError(f"{packed} is damaged and was removed; run again") from error
-    finally:
         packed.unlink()
+        raise DownloadError(f"{packed} is damaged and was removed; run again") from error
+    packed.unlink()
+    return lost
 
 
 def _placed(archive: zipfile.ZipFile, member: str, path: Path, digits: str) -> bool:
