@@ -15,6 +15,7 @@ from notebook_functions import page
 from torch import nn
 
 from beatssl.data.records import wave_marks
+from beatssl.methods.encoder import EncoderConfig
 from beatssl.methods import METHODS, make_run
 from beatssl.methods.base import Entry, NoEncoder, RunSettings
 from beatssl.profile import Profile
@@ -387,6 +388,18 @@ def test_results_of_other_settings_do_not_hinder_other_tasks(profile, tmp_path):
     found = write_results(dataclasses.replace(changed, runs=(BASELINE[0],)), tmp_path)
     assert found.missing[0].startswith("ludb_segmentation: made with other settings")
     assert set(found.table["task"]) == {CLASSIFY} and found.path.name == "fake.partial.csv"
+
+
+def test_results_that_a_later_page_makes_anew_do_not_hinder_an_earlier_one(profile):
+    """Fine-tuned evaluations of older code, which page 12 makes, when page 06 shows the frozen."""
+    save(profile, BASELINE[0])
+    changed = dataclasses.replace(profile, encoder=EncoderConfig(blocks=1))
+    save(changed, BASELINE[0], protocol="finetune")
+    for show in (results.with_combined, results.evaluations):
+        with pytest.raises(ResultsError, match="other settings: beatssl-hard-none-1-s0.*finetune"):
+            show(profile, CLASSIFY)
+        assert len(show(profile, CLASSIFY, protocols=("frozen", "scratch")))
+    assert list(comparison.groups(profile, CLASSIFY)) == ["beatssl-hard-none-1"]
 
 
 def test_results_of_other_settings_or_other_data_are_not_mixed(profile):

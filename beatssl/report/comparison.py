@@ -62,9 +62,9 @@ def groups(
         fraction: of the labels of task 1.
     """
     lines = []
-    for evaluation, rows in saved.evaluations(profile, task):
+    for evaluation, rows in saved.evaluations(profile, task, protocols=(protocol, "scratch")):
         fits = LIKE.get(task, task) == SEGMENT or np.isclose(evaluation.label_fraction, fraction)
-        if fits and evaluation.weights and evaluation.protocol in (protocol, "scratch"):
+        if fits and evaluation.weights:
             method = [rows[0][column] for column in tables.METHOD]
             lines.append([*method, evaluation.run.seed, evaluation])
     table = pd.DataFrame(lines, columns=[*tables.METHOD, "seed", "evaluation"])

@@ -11,7 +11,7 @@ import json
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -308,9 +308,11 @@ def fault_of(profile: Profile, evaluation: Evaluation) -> str:
     return FAULTS[2] if evaluation.weights and evaluation.code != today.code else ""
 
 
-def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[dict]]]:
-    """Saved evaluations of the profile's runs on these tasks (without any: on all), ordered by
-    file name.
+def evaluations(
+    profile: Profile, *tasks: str, protocols: Collection[str] = ()
+) -> list[tuple[Evaluation, list[dict]]]:
+    """Saved evaluations of the profile's runs on these tasks in these protocols (without any: on
+    all, in all), ordered by file name.
 
     Files of runs, tasks or label fractions that are no longer listed are left out with a warning.
     A run that failed has rows without a value.
@@ -321,8 +323,8 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
         ConfigError: an unknown task.
         ResultsError: a file cannot be read.
         StaleResultsError: a file was made with other settings or other data than the rest; the
-            message names it. Files of other tasks do not count: later pages may still have to make
-            them.
+            message names it. Files of other tasks and protocols do not count: later pages may
+            still have to make them.
     """
     wanted = {task_of(task).name for task in tasks}
     found = []
@@ -330,6 +332,8 @@ def evaluations(profile: Profile, *tasks: str) -> list[tuple[Evaluation, list[di
     for path in sorted((profile.work / "results").glob("*.json")):
         evaluation, rows = read_rows(path)
         if wanted and evaluation.task not in wanted:
+            continue
+        if protocols and evaluation.protocol not in protocols:
             continue
         fault = fault_of(profile, evaluation)
         faulty[fault].append(path.name)
@@ -370,10 +374,9 @@ def combine(profile: Profile, found: Iterable[tuple[Evaluation, list[dict]]]) ->
     return rows
 
 
-def with_combined(profile: Profile, *tasks: str) -> pd.DataFrame:
-    """All saved rows of the profile on these tasks (without any: on all), single seeds and
-    combined."""
-    found = evaluations(profile, *tasks)
+def with_combined(profile: Profile, *tasks: str, protocols: Collection[str] = ()) -> pd.DataFrame:
+    """All rows of `evaluations`, single seeds and combined."""
+    found = evaluations(profile, *tasks, protocols=protocols)
     return frame([row for _, rows in found for row in rows] + combine(profile, found))
 
 
