@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from beatssl import train as p
 from beatssl.methods import make_run
@@ -178,11 +179,49 @@ def test_batches_hold_only_beats_whose_window_is_inside(work):
     generator = torch.Generator().manual_seed(0)
     rate, time = work.store.sampling_rate, work.store.signals.shape[2]
     for batch in source.epoch(generator):
-        r = batch.r_peak[batch.beat_valid]
+        r = batch.r_peak.flatten()[batch.beats]
         assert (r >= CONFIG.beat_before * rate).all()
         assert (r <= time - 1 - CONFIG.beat_after * rate).all()
-        assert (batch.beat_valid.sum(dim=1) <= CONFIG.beats_per_record).all()
-        assert batch.beat_features[batch.beat_valid].shape[1] == 28
+        assert batch.r_peak.shape == (len(batch.items), CONFIG.beats_per_record)
+        assert batch.beats.unique().equal(batch.beats) and len(batch.beats) == len(batch.beat_class)
+        for place, features in zip(batch.beats.tolist(), batch.beat_features):
+            record, peak = divmod(place, CONFIG.beats_per_record)  # each beat has its own features
+            row, peak = rows[batch.items[record]], batch.r_peak[record, peak]
+            (own,) = np.flatnonzero(work.beats.r_peak[row] == peak.item())
+            expected = work.beats.features[row, own]
+            np.testing.assert_array_equal(features, expected)
+        expected = torch.from_numpy(work.store.load(rows[batch.items]))
+        assert torch.equal(batch.signals, expected)
+
+
+class Waits(TorchDispatchMode):
+    """Lists the operations in which the processor would have to wait for a GPU: those that hand a
+    value over, and those whose result has a size that only the values tell."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, flat = str(func), torch.utils._pytree.tree_leaves(args)
+        masks = name.startswith("aten.index") and any(
+            isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in flat[1:]
+        )
+        if masks or name.startswith(("aten._local_scalar", "aten.nonzero", "aten.masked_select")):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, *({"loss": loss} for loss in LOSSES), {"beat_scope": "record"}]
+)
+def test_a_step_never_waits_for_the_device(work, settings):
+    config = make_run(rhythm="soft_1", beat="soft_2", exponent=50, epochs=1, **settings)
+    training = p.Training(config, work.profile, work.store, work.beats, torch.device("cpu"))
+    batch = next(training.source.epoch(training.generator))
+    with Waits() as waits:
+        waits.seen = []
+        losses = training.model.training_step(batch, training.generator)
+        losses["total"].backward()
+        assert waits.seen == []
+        losses["total"].item(), batch.signals[batch.signals > 0]
+        assert len(waits.seen) == 2
 
 
 def test_the_unit_of_amplitudes_matters_to_the_raw_cosine_only(work):

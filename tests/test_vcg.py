@@ -106,12 +106,15 @@ def test_scales_are_inverted_half_of_the_time():
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5])
 def test_masks_zero_the_stated_part_of_each_lead_in_one_wrapping_run(fraction):
-    keep = vcg.random_masks(50, 12, 101, fraction, torch.Generator().manual_seed(0))
-    assert ((~keep).sum(dim=2) == int(101 * fraction)).all()
-    borders = (keep != keep.roll(1, dims=2)).sum(dim=2)
+    hidden = vcg.random_masks(50, 12, 101, fraction, torch.Generator().manual_seed(0))
+    assert (hidden.sum(dim=2) == int(101 * fraction)).all()
+    borders = (hidden != hidden.roll(1, dims=2)).sum(dim=2)
     assert (borders == (2 if fraction else 0)).all()
+    start = torch.randint(101, (50, 12, 1), generator=torch.Generator().manual_seed(0))
+    assert hidden.gather(2, start).all() == (fraction > 0)  # from the drawn sample on
+    assert not hidden.gather(2, (start - 1) % 101).any()
     if fraction:
-        assert (keep[:, 0] != keep[:, 1]).any(dim=1).float().mean() > 0.9  # drawn for each lead
+        assert (hidden[:, 0] != hidden[:, 1]).any(dim=1).float().mean() > 0.9  # for each lead
 
 
 def test_same_generator_same_view_and_other_leads_are_refused():

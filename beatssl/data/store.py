@@ -13,6 +13,7 @@ store whose inputs (settings, code, index rows, sizes and times of the files) di
 opened at once.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -203,14 +204,23 @@ class Store:
         """(len(rows), 12, time) float32, mV."""
         return self.signals[np.asarray(rows, int)].astype(np.float32) / np.float32(1000)
 
+    @functools.cached_property
+    def sd(self) -> np.ndarray:
+        """(rows,) float32, microvolts: SD of each row over all leads and time, at least 0.001."""
+        count = math.prod(self.signals.shape[1:])
+        sd = np.empty(len(self))
+        for row, signal in enumerate(self.signals):  # one at a time: the store may be large
+            flat = signal.reshape(-1).astype(np.float64)  # whole numbers: their sums are exact
+            sd[row] = flat @ flat / count - (flat.sum() / count) ** 2
+        return np.maximum(np.sqrt(sd.clip(0)), 1e-3).astype(np.float32)
+
     def load(self, rows: Sequence[int]) -> np.ndarray:
         """(len(rows), 12, time) float32, each row divided by its own SD over all leads and time.
 
         One factor a row keeps the ratios between leads, so the Dower matrices stay valid.
         """
-        signal = self.millivolts(rows)
-        scale = signal.std(axis=(1, 2), keepdims=True, dtype=np.float64)
-        return signal / np.maximum(scale, 1e-6).astype(np.float32)
+        rows = np.asarray(rows, int)
+        return self.signals[rows].astype(np.float32) / self.sd[rows, None, None]
 
     def wave_targets(self, rows: Sequence[int], lead: str = "II") -> np.ndarray:
         """(len(rows), time) int8: 0 background, 1 P, 2 QRS, 3 T, -1 not annotated.
@@ -514,4 +524,4 @@ def sha256_of(path: Path | str) -> str:
 def _map(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
     if not math.prod(shape):
         return np.zeros(shape, dtype)  # an empty file cannot be mapped
-    return np.memmap(path, dtype, "r", shape=tuple(shape))
+    return np.memmap(path, dtype, "c", shape=tuple(shape))  # "c": torch wants what can be written

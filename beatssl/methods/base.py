@@ -163,23 +163,23 @@ class Setup:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees. N records, up to B beats each (`beat_valid` marks the real ones).
+    """What one step sees: N records with K beats in all, at most B of one record.
 
     Attributes:
         items: (N,) numbers of the records among all that are pretrained on.
         signals: (N, 12, time) float32, scaled per record.
         record_features: (N, 54), raw, may hold NaN.
-        r_peak: (N, B) samples.
-        beat_valid: (N, B) bool.
-        beat_class: (N, B) integer.
-        beat_features: (N, B, 28), raw, may hold NaN.
+        r_peak: (N, B) samples; places without a beat hold any number.
+        beats: (K,) places of the beats among all N * B, in ascending order.
+        beat_class: (K,) integer.
+        beat_features: (K, 28), raw, may hold NaN.
     """
 
     items: Tensor
     signals: Tensor
     record_features: Tensor
     r_peak: Tensor
-    beat_valid: Tensor
+    beats: Tensor
     beat_class: Tensor
     beat_features: Tensor
 

@@ -16,7 +16,9 @@ from beatssl.methods.base import (
 )  # fmt: skip
 from beatssl.methods.encoder import autocast, projector, roi_align
 from beatssl.methods.losses import LOSSES, contrastive_loss, view_health
-from beatssl.methods.targets import MEASURES, beat_targets, record_targets, row_entropy, same_record
+from beatssl.methods.targets import (
+    MEASURES, beat_targets, off_diagonal, record_targets, row_entropy, same_record,
+)  # fmt: skip
 from beatssl.methods.views import augment
 from beatssl.settings import ConfigError, one_of
 
@@ -107,8 +109,8 @@ class BeatSSL(Method):
             z = self.rhythm_projector(e.mean(dim=2)).float()  # (2N, dim)
         targets = self.rhythm_targets(batch)
         rhythm = contrastive_loss(c.loss, z, targets, c.temperature)
-        different = targets[:n, :n][~torch.eye(n, dtype=torch.bool, device=z.device)]
-        quantiles = different.quantile(torch.tensor([0.05, 0.5, 0.95]).to(targets))
+        different = off_diagonal(targets[:n, :n])
+        quantiles = different.quantile(targets.new_tensor([0.05, 0.5, 0.95]))
         losses = {"rhythm": rhythm, **view_health(z[:n], z[n:])}
         losses |= zip(("target_low", "target_mid", "target_high"), quantiles)
         losses["row_entropy"] = row_entropy(targets)
@@ -116,10 +118,10 @@ class BeatSSL(Method):
             losses["rhythm_kl"] = losses["rhythm"] - losses["row_entropy"]
         total = c.rhythm_weight * rhythm
         if self.beat_projector is not None:
-            valid = batch.beat_valid.repeat(2, 1)
+            beats = torch.cat([batch.beats, batch.beats + batch.r_peak.numel()])
             with autocast(e.device):
                 vectors = self.beat_vectors(e, batch.r_peak.repeat(2, 1))  # (2N, B, C)
-                z = self.beat_projector(vectors[valid]).float()  # (2K, dim)
+                z = self.beat_projector(vectors.flatten(0, 1)[beats]).float()  # (2K, dim)
             targets, allowed = self.beat_targets(batch)
             beat = contrastive_loss(c.loss, z, targets, c.temperature, allowed)
             total = total + c.beat_weight * beat
@@ -134,14 +136,13 @@ class BeatSSL(Method):
         return record_targets(c.target(c.rhythm), features, self.record_scale, c.exponent)
 
     def beat_targets(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """What should be alike among the K valid beats: (2K, 2K), and which pairs take part (all
-        where None)."""
-        c, valid = self.config, batch.beat_valid
-        classes, features = batch.beat_class[valid], batch.beat_features[valid]
-        targets = beat_targets(c.target(c.beat), classes, features, self.beat_scale, c.exponent)
+        """What should be alike among the K beats: (2K, 2K), and which pairs take part (all where
+        None)."""
+        c, of_beats = self.config, (batch.beat_class, batch.beat_features)
+        targets = beat_targets(c.target(c.beat), *of_beats, self.beat_scale, c.exponent)
         if c.beat_scope == "batch":
             return targets, None
-        allowed = same_record(valid.nonzero()[:, 0])
+        allowed = same_record(batch.beats // batch.r_peak.shape[1])
         return targets * allowed, allowed
 
 

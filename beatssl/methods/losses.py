@@ -58,13 +58,15 @@ def unnormalised(z: Tensor, targets: Tensor, temperature: float, allowed: Pairs 
 def bce(z: Tensor, targets: Tensor, temperature: float, allowed: Pairs = None) -> Tensor:
     """Binary cross-entropy of every pair, logits `z_i . z_j / temperature`."""
     cosine, targets, keep = _pairs(z, targets, allowed)
-    return F.binary_cross_entropy_with_logits(cosine[keep] / temperature, targets[keep])
+    return _mean(
+        F.binary_cross_entropy_with_logits(cosine / temperature, targets, reduction="none"), keep
+    )
 
 
 def mse(z: Tensor, targets: Tensor, temperature: float, allowed: Pairs = None) -> Tensor:
     """Mean of `(z_i . z_j - T_ij)^2` over the pairs; the temperature has no part in it."""
     cosine, targets, keep = _pairs(z, targets, allowed)
-    return F.mse_loss(cosine[keep], targets[keep])
+    return _mean((cosine - targets).square(), keep)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -97,6 +99,11 @@ def _pairs(z: Tensor, targets: Tensor, allowed: Pairs) -> tuple[Tensor, Tensor, 
     if allowed is not None:
         keep = keep & allowed
     return z @ z.T, targets * keep, keep
+
+
+def _mean(values: Tensor, keep: Tensor) -> Tensor:
+    """Mean over the pairs that take part; a device need not tell the processor how many."""
+    return (values * keep).sum() / keep.sum().clamp_min(1)
 
 
 def alignment(z_1: Tensor, z_2: Tensor) -> Tensor:

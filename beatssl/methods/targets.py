@@ -165,16 +165,19 @@ def same_record(record: Tensor) -> Tensor:
     return twice[:, None] == twice[None, :]
 
 
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """All elements of an (n, n) matrix but its diagonal: (n - 1, n)."""
+    n = len(matrix)
+    return matrix.flatten()[1:].view(n - 1, n + 1)[:, :-1]
+
+
 def row_entropies(targets: Tensor) -> Tensor:
-    """Entropy of each row of normalised targets in nats, rows without a target left out: log of the
+    """Entropy of each row of normalised targets in nats, 0 for one without a target: log of the
     row's effective number of positives. Args: targets (M, M) with zero diagonal."""
-    mass = targets.sum(dim=1, keepdim=True)
-    p = targets / mass.clamp_min(1e-12)
-    entropy = -(p * p.clamp_min(1e-12).log()).sum(dim=1)
-    return entropy[mass[:, 0] > 0]
+    p = targets / targets.sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.special.entr(p).sum(dim=1)
 
 
 def row_entropy(targets: Tensor) -> Tensor:
-    """Mean of `row_entropies`; 0 where no row has a target."""
-    entropies = row_entropies(targets)
-    return entropies.sum() / max(1, len(entropies))
+    """Mean of `row_entropies` over the rows with a target; 0 where there is none."""
+    return row_entropies(targets).sum() / (targets.sum(dim=1) > 0).sum().clamp_min(1)

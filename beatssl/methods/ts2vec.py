@@ -271,9 +271,9 @@ class TS2Vec(Method):
     def after_step(self) -> None:
         """Take the present weights into the running mean."""
         self.averages += 1
-        share = 1 / self.averages.item()
+        share = 1 / self.averages
         for mean, weight in zip(self.averaged.parameters(), self.encoder.parameters(), strict=True):
-            mean.lerp_(weight, share)
+            mean.lerp_(weight, share.to(mean))
 
     def training_step(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Losses of one batch; of `batch` only the signals are used.

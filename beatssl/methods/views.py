@@ -10,6 +10,8 @@ from torch import Generator, Tensor
 
 from beatssl.data.vcg import FROM_VCG, TO_VCG
 
+Device = torch.device | str
+
 
 def vcg(signals: Tensor) -> Tensor:
     """VCG of 12-lead signals by the inverse Dower matrix: (batch, 12, time) -> (batch, 3, time)."""
@@ -48,12 +50,17 @@ def random_scales(n: int, scale_max: float, generator: Generator) -> Tensor:
     return torch.where(invert, 1 / scale, scale)
 
 
-def random_masks(n: int, leads: int, time: int, fraction: float, generator: Generator) -> Tensor:
-    """Samples to keep: per lead, floor(fraction * time) samples from a random start are False,
-    wrapping from the end to the beginning. (n, leads, time) bool on the CPU."""
-    start = torch.randint(time, (n, leads, 1), generator=generator)
-    since_start = (torch.arange(time) - start) % time
-    return since_start >= int(time * fraction)
+def random_masks(
+    n: int, leads: int, time: int, fraction: float, generator: Generator, device: Device = "cpu"
+) -> Tensor:
+    """Samples to hide: per lead, floor(fraction * time) samples from a random start are True,
+    wrapping from the end to the beginning. (n, leads, time) bool on the device."""
+    start = torch.randint(time, (n, leads, 1), generator=generator).int().to(device)
+    since, width = (
+        torch.arange(time, dtype=torch.int32, device=device) - start,
+        int(time * fraction),
+    )
+    return (since < width - time) | ((since >= 0) & (since < width))
 
 
 def augment(
@@ -65,7 +72,8 @@ def augment(
 ) -> Tensor:
     """One 3KG view of each record: `mask(D S R D^-1 x)` (3KG, section 3).
 
-    Random numbers are drawn on the CPU from `generator`, so a view does not depend on the device.
+    Random numbers are drawn on the CPU from `generator`, so a view does not depend on the device;
+    all else happens where the signals are.
     The result is a rank-3 projection: without rotation, scale and mask it is still not `x`.
 
     Args:
@@ -84,8 +92,8 @@ def augment(
     turned = scale[:, :, None] * rotation @ _as(TO_VCG, rotation)  # S R D^-1: (n, 3, 12)
     transform = twelve_leads(turned)  # (n, 12, 12): the whole chain is one matrix a record
     view = transform.to(signals) @ signals
-    keep = random_masks(n, leads, time, mask_fraction, generator)
-    return view * keep.to(view)
+    hidden = random_masks(n, leads, time, mask_fraction, generator, view.device)
+    return view.masked_fill_(hidden, 0.0)
 
 
 def _as(matrix: np.ndarray, like: Tensor) -> Tensor:

@@ -390,7 +390,8 @@ class W2VCmscRlm(Method):
         c, model, device = self.config, self.model, signals.device
         segments = mask_leads(halves(signals), c.lead_mask, generator)  # (2N, 12, half)
         rows, length = len(segments), segments.shape[2] // model.stride
-        mask = span_mask(rows, length, c.mask_probability, c.span, generator).to(device)
+        mask = span_mask(rows, length, c.mask_probability, c.span, generator)
+        masked, mask = int(mask[0].sum()), mask.to(device)  # every row has as many masked tokens
         with dropout_from(generator, device), autocast(device):
             features = model.feature_extractor(segments)
             tokens = model.tokens(features, mask)
@@ -398,7 +399,6 @@ class W2VCmscRlm(Method):
         if features.requires_grad:
             features.register_hook(lambda gradient: c.feature_gradient * gradient)
         tokens = tokens.float()  # (2N, C, tokens)
-        masked = int(mask[0].sum())  # every row has the same number of masked tokens
         hidden = hidden.float()[mask].unflatten(0, (rows, masked))
         target, codes, perplexity = model.quantizer(hidden, self.tau, generator)
         predicted = model.final_proj(tokens.transpose(1, 2)[mask].unflatten(0, (rows, masked)))
