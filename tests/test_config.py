@@ -73,21 +73,21 @@ def test_an_unknown_row_target_or_loss_lists_the_known_ones(key, known):
         make_run(**{key: "new"})
 
 
-def test_stride_is_set_by_the_later_stages():
+def test_the_step_is_set_by_the_later_stages():
     default = EncoderConfig()
-    assert default.with_stride(default.stride) == default
-    assert [default.with_stride(s).stride for s in (2, 4, 8, 16)] == [2, 4, 8, 16]
-    assert default.with_stride(16).strides == (1, 2, 2, 2)
-    for stride in (0, 1, 3, 6, 32):
-        with pytest.raises(ConfigError, match="known: 2, 4, 8, 16"):
-            default.with_stride(stride)
+    assert default.with_step(default.step_ms) == default
+    assert [default.with_step(s).step_ms for s in (20, 40, 80, 160)] == [20, 40, 80, 160]
+    assert default.with_step(160).strides == (1, 2, 2, 2)
+    for step in (0, 10, 30, 60, 320):
+        with pytest.raises(ConfigError, match="known: 20.0, 40.0, 80.0, 160.0"):
+            default.with_step(step)
 
 
 def test_variants_change_the_base_and_have_names_of_their_own(tmp_path):
     (tmp_path / "runs.yml").write_text(
         "profiles: {a: {pretrain: {epochs: 7}, runs: [{rhythm: soft_1, beat: hard}], variants: "
         "{base: {rhythm: soft_1, beat: hard, seeds: [0, 1]}, mse: {loss: mse}, "
-        "coarse: {method: random, encoder_stride: 8}}}}"
+        "coarse: {method: random, encoder_step_ms: 80}}}}"
     )
     row, *bases, mse, coarse = load_profile("a", tmp_path / "runs.yml").runs
     same = {"rhythm": "soft_1", "beat": "hard", "epochs": 7}
@@ -95,7 +95,7 @@ def test_variants_change_the_base_and_have_names_of_their_own(tmp_path):
     assert mse == make_run(**same, variant="mse", loss="mse")
     ids = ["beatssl-soft_1-hard-1-s0", "beatssl-soft_1-hard-1-mse-s0", "random-coarse-s0"]
     assert [row.run_id, mse.run_id, coarse.run_id] == ids
-    assert coarse == make_run("random", encoder_stride=8, variant="coarse")
+    assert coarse == make_run("random", encoder_step_ms=80.0, variant="coarse")
 
 
 def test_every_setting_of_every_method_can_be_set_in_runs_yml(tmp_path):

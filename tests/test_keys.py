@@ -84,7 +84,7 @@ def test_nothing_is_stale_without_an_edit(tmp_path, before):
 # every edit here changes numbers: exactly what depends on it is made again
 MUTATIONS = {
     "what the store loads is doubled": (
-        ("data/store.py", "return signal / np.maximum(", "return 2 * signal / np.maximum("),
+        ("data/store.py", "return np.maximum(np.sqrt(", "return 2 * np.maximum(np.sqrt("),
         of(("run",), TRAINED)
         | of(NAMES)
         | {("beats",), ("no encoder", "neurokit_dwt"), ("no encoder", "features")},
@@ -98,7 +98,7 @@ MUTATIONS = {
         of(("run",), TRAINED),
     ),
     "the augmentation, which health looks at too": (
-        ("methods/views.py", "return view * keep.to(view)", "return view"),
+        ("methods/views.py", "return view.masked_fill_(hidden, 0.0)", "return view"),
         of(("run",), ("beatssl",)) | of((results.EMBED,)),
     ),
     "the folds of PTB-XL": (
@@ -273,7 +273,7 @@ def test_an_edit_that_changes_the_training_or_the_task_is_left_stale(trained, mo
     step = Training.step
     monkeypatch.setattr(
         "beatssl.train.Training.step",
-        lambda self, batch, where: step(self, replace(batch, signals=1.01 * batch.signals), where),
+        lambda self, batch: step(self, replace(batch, signals=1.01 * batch.signals)),
     )
     monkeypatch.setattr("beatssl.tasks.embedding.NEIGHBOURS", 3)
     monkeypatch.setattr("beatssl.train.Training.epoch", None)  # nothing is trained for it

@@ -6,6 +6,7 @@ import torch
 
 from beatssl.methods import encoder as models
 from beatssl.methods.encoder import EncoderConfig
+from beatssl.settings import ConfigError
 from beatssl.tasks import TASKS
 from beatssl.train import pretrain
 
@@ -14,7 +15,7 @@ CONFIG = EncoderConfig(widths=(8, 8, 16), strides=(1, 2, 1), dilations=(1, 1, 2)
 
 def test_default_encoder_keeps_a_time_axis_of_at_most_40_ms():
     config = EncoderConfig()
-    assert config.stride / 100 <= 0.040  # s per step at the default 100 Hz
+    assert config.step_ms <= 40
     e = models.build_encoder(config, 0).eval()(torch.zeros(2, 12, 1000))
     assert e.shape == (2, config.widths[-1], 250)
 
@@ -23,6 +24,50 @@ def test_default_encoder_keeps_a_time_axis_of_at_most_40_ms():
 def test_steps_are_the_ceiling_of_time_over_stride(time):
     encoder = models.build_encoder(CONFIG, 0).eval()
     assert encoder(torch.zeros(1, 12, time)).shape[2] == -(-time // encoder.stride)
+
+
+def smooth(rate):
+    """(1, 12, 4 s) of sines below 8 Hz, at any sampling rate the same signal."""
+    t = torch.arange(4 * rate) / rate
+    return torch.stack([torch.sin(2 * np.pi * (1 + 0.6 * k) * t + k) for k in range(12)])[None]
+
+
+@pytest.mark.parametrize("rate", [250, 500])
+def test_the_encoder_sees_the_same_time_at_any_sampling_rate(rate):
+    """As many steps, each of the same time; with the first kernel stretched it says the same."""
+    one, other = (models.build_encoder(EncoderConfig(), 0, hz).eval() for hz in (100, rate))
+    assert (one.stride, other.stride) == (4, 4 * rate // 100)
+    assert other.layers[0].kernel_size[0] == {250: 37, 500: 75}[rate]
+    weights = one.state_dict()
+    first = other.layers[0].weight
+    here = (np.arange(first.shape[2]) - first.shape[2] // 2) * 1000 / rate  # ms from its middle
+    there = (np.arange(15) - 7) * 10
+    name, by = "layers.0.weight", 100 / rate
+    stretched = [[np.interp(here, there, w) * by for w in out] for out in weights[name]]
+    weights[name] = torch.tensor(np.array(stretched)).float()
+    other.load_state_dict(weights)
+    a, b = one(smooth(100)), other(smooth(rate))
+    assert a.shape == b.shape == (1, 128, 100)
+    inner = slice(10, -10)  # at the ends both see zeros
+    assert (a - b)[..., inner].norm() < 0.12 * (a - a.mean(dim=2, keepdim=True))[..., inner].norm()
+
+
+def test_a_rate_at_which_steps_are_no_whole_samples_is_refused():
+    with pytest.raises(ConfigError, match="stem_stride_ms=20 is 2.56 samples at 128 Hz"):
+        EncoderConfig().build(128)
+    with pytest.raises(ConfigError, match="norm='layer' is not known; known: batch, group, none"):
+        EncoderConfig(norm="layer")
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_an_encoder_without_batch_norm_is_the_same_in_training_and_in_evaluation(norm):
+    encoder = models.build_encoder(EncoderConfig(norm=norm), 0)
+    x = torch.randn(4, 12, 200, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(encoder.train()(x), encoder.eval()(x)) and len(list(encoder.buffers())) == 0
+    torch.testing.assert_close(encoder(x)[:1], encoder(x[:1]))  # no record depends on the others
+    found = [m for m in encoder.modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert len(found) == (0 if norm == "none" else 1 + 8 * 2 + 2)
+    assert encoder(x).std() > 1e-3  # nothing dies on the way
 
 
 def test_same_seed_same_weights_and_the_global_generator_is_left_alone():

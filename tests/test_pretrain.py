@@ -67,7 +67,7 @@ def first_files(work):
         {"loss": "unnormalised"},
         {"loss": "bce"},
         {"loss": "mse"},
-        {"soft_1": "cosine_minmax", "encoder_stride": 2},
+        {"soft_1": "cosine_minmax", "encoder_step_ms": 20.0},
     ],
 )
 def test_kinds_of_row_train_and_the_loss_falls(work, change):
@@ -122,9 +122,9 @@ def test_a_diverged_run_is_not_tried_again_and_says_so(work, monkeypatch):
 
 
 def test_a_run_may_have_its_own_stride(work):
-    run = go(work, make_run(method="random", encoder_stride=2))
-    assert run.encoder.stride == 2 != work.profile.encoder.stride
-    assert go(work, make_run(method="random", encoder_stride=2)).encoder.stride == 2
+    run = go(work, make_run(method="random", encoder_step_ms=20.0))
+    assert run.encoder.stride == 2 and work.profile.encoder.step_ms == 40
+    assert go(work, make_run(method="random", encoder_step_ms=20.0)).encoder.stride == 2
 
 
 def test_features_cannot_be_pretrained(work):

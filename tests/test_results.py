@@ -708,7 +708,7 @@ def varied(profile) -> Profile:
         dataclasses.replace(one, variant="exponent_1", exponent=1.0): 3.5,
         dataclasses.replace(one, variant="loss_mse", loss="mse"): 0.2,
         dataclasses.replace(one, variant="warm", temperature=0.2): 2.02,
-        make_run(method="random", variant="coarse", encoder_stride=8): 1.0,
+        make_run(method="random", variant="coarse", encoder_step_ms=80.0): 1.0,
         dataclasses.replace(one, rhythm="soft_2", soft_2="cosine_minmax", variant="both"): 2.0,
     }
     never = dataclasses.replace(one, variant="never", exponent=2.0)
@@ -724,7 +724,12 @@ def test_variants_stay_out_of_the_rows_and_are_compared_with_their_base(varied, 
     assert set(rows["name"]) == {"beatssl-hard-none-1", "beatssl-soft_1-hard-50", "random"}
     table, absent = SENSITIVITY.sensitivity(varied, rows=["beatssl-soft_1-hard-50"])
     auroc = table.query("score == 'AUROC'").set_index("first")
-    left_open = ["epochs = 20", "loss = mse", "temperature = 0.2", "untrained: encoder_stride = 8"]
+    left_open = [
+        "epochs = 20",
+        "loss = mse",
+        "temperature = 0.2",
+        "untrained: encoder_step_ms = 80",
+    ]
     in_table_1 = ["exponent = 1", "rhythm = soft_2, soft_2 = cosine_minmax"]
     assert list(auroc.index) == [*left_open, *in_table_1]
     assert list(auroc["block"]) == [SENSITIVITY.BLOCKS[0]] * 4 + [SENSITIVITY.BLOCKS[1]] * 2

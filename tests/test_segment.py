@@ -128,6 +128,18 @@ def test_decoder_reaches_twelve_samples_either_way_at_every_stride():
         assert touched.tolist() == list(range(20 - reach, 20 + reach + 1))
 
 
+@pytest.mark.parametrize("rate, samples", [(100, 9), (250, 23), (500, 45), (1000, 89)])
+def test_the_decoder_reaches_as_far_in_time_at_any_sampling_rate(rate, samples):
+    """Three kernels of 90 ms, to the sample; they have an odd number of samples."""
+    decoder = segment.build_decoder(3, 1, 8, seed=0, sampling_rate=rate).eval()
+    assert {c.kernel_size[0] for c in decoder.layers if hasattr(c, "kernel_size")} == {samples, 1}
+    e = torch.zeros(1, 3, 401, requires_grad=True)
+    (gradient,) = torch.autograd.grad(decoder(e, 401)[0, :, 200].sum(), e)
+    touched = gradient.abs().sum(dim=(0, 1)).nonzero().ravel() - 200
+    assert touched.min() == -touched.max() == -3 * (samples // 2)
+    assert abs(1000 * samples / rate - 90) <= 1000 / rate
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 7])
 def test_interpolation_is_numpys_at_the_samples_of_the_steps(stride):
     x = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -160,7 +172,8 @@ def test_number_of_weights_is_that_of_the_decoder():
     inner = 3 * (width * width * 9 + 2 * width)
     last = width * 4 + 4
     for stride in (1, 4):
-        assert segment.decoder_parameters(channels, stride, width) == first + inner + last
+        decoder = segment.build_decoder(channels, stride, width, seed=0)
+        assert sum(p.numel() for p in decoder.parameters()) == first + inner + last
 
 
 def test_decoder_is_reproducible_and_leaves_the_global_generator_alone():

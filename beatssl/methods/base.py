@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -72,17 +72,20 @@ class NoEncoder(RunSettings):
 
 
 @dataclass(frozen=True)
-class StridedSettings(RunSettings):
-    """A run with the profile's ResNet."""
+class ResNetSettings(RunSettings):
+    """A run with the profile's ResNet, but for what is set here."""
 
-    encoder_stride: int = 0  # input samples per encoder step; 0: as the profile's encoder
+    encoder_step_ms: float = 0.0  # from one encoder step to the next; 0: as the profile's encoder
+    encoder_norm: str = ""  # batch | group | none; empty: as the profile's encoder
 
     def architecture(self, resnet: EncoderConfig) -> Architecture:
-        return resnet.with_stride(self.encoder_stride) if self.encoder_stride else resnet
+        if self.encoder_step_ms:
+            resnet = resnet.with_step(self.encoder_step_ms)
+        return replace(resnet, norm=self.encoder_norm or resnet.norm)
 
 
 @dataclass(frozen=True)
-class Untrained(StridedSettings):
+class Untrained(ResNetSettings):
     """The ResNet as initialised: its batch-norm statistics are 0 and 1, so it normalises
     nothing."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from beatssl.methods.base import (
-    Batch, BeatWindows, Entry, Method, Setup, StridedSettings, TrainSettings, step_losses,
+    Batch, BeatWindows, Entry, Method, Setup, ResNetSettings, TrainSettings, step_losses,
 )  # fmt: skip
 from beatssl.methods.encoder import autocast, projector, roi_align
 from beatssl.methods.losses import LOSSES, contrastive_loss, view_health
@@ -27,7 +27,7 @@ BEAT_TARGETS = ("none", *RHYTHM_TARGETS)
 
 
 @dataclass(frozen=True)
-class BeatSSLSettings(BeatWindows, StridedSettings, TrainSettings):
+class BeatSSLSettings(BeatWindows, ResNetSettings, TrainSettings):
     """An ablation row of the paper is (rhythm, beat, exponent)."""
 
     method: str = "beatssl"

@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from beatssl.methods.base import (
-    Batch, Entry, Method, Setup, StridedSettings, TrainSettings, step_losses,
+    Batch, Entry, Method, Setup, ResNetSettings, TrainSettings, step_losses,
 )  # fmt: skip
 from beatssl.methods.encoder import autocast, projector
 from beatssl.methods.losses import view_health
 
 
 @dataclass(frozen=True)
-class CMSCSettings(StridedSettings, TrainSettings):
+class CMSCSettings(ResNetSettings, TrainSettings):
     """The temperature is CLOCS's."""
 
     method: str = "cmsc"

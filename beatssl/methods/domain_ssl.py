@@ -21,7 +21,7 @@ from sklearn.cluster import KMeans
 from torch import Generator, Tensor, nn
 
 from beatssl.methods.base import (
-    Batch, Entry, Method, Setup, StridedSettings, TrainSettings, step_losses,
+    Batch, Entry, Method, Setup, ResNetSettings, TrainSettings, step_losses,
 )  # fmt: skip
 from beatssl.methods.encoder import EncoderConfig, StandardisedConfig, autocast, zscore
 from beatssl.methods.losses import soft_target_nce, view_health
@@ -29,7 +29,7 @@ from beatssl.methods.targets import two_views
 
 
 @dataclass(frozen=True)
-class DomainSSLSettings(StridedSettings, TrainSettings):
+class DomainSSLSettings(ResNetSettings, TrainSettings):
     """The defaults are the source's."""
 
     method: str = "domain_ssl"

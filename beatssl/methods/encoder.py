@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 
 from beatssl import compute
 from beatssl.cache import replacing
-from beatssl.settings import one_of, to_dict
+from beatssl.settings import ConfigError, one_of, to_dict
 
 
 class Architecture(Protocol):
@@ -29,41 +29,58 @@ class Architecture(Protocol):
         """The encoder with random weights. Args: sampling_rate: Hz of the records it will see."""
 
 
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm1d,
+    "group": lambda width: nn.GroupNorm(math.gcd(8, width), width),
+    "none": lambda width: nn.Identity(),  # its convolutions have a bias
+}
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A 1-D ResNet whose output keeps a time axis (stem stride x product of strides)."""
+    """A 1-D ResNet whose output keeps a time axis. What touches the signal is in ms, so that at any
+    sampling rate the first convolution hands on the same steps of the same time."""
 
     widths: tuple[int, ...] = (32, 64, 128, 128)
     strides: tuple[int, ...] = (1, 2, 1, 1)
     dilations: tuple[int, ...] = (1, 1, 2, 4)
     blocks: int = 2  # residual blocks per stage
-    stem_kernel: int = 15
-    stem_stride: int = 2
-    kernel: int = 3
+    stem_kernel_ms: float = 150.0
+    stem_stride_ms: float = 20.0
+    kernel: int = 3  # steps
+    norm: str = "batch"  # batch | group | none
 
     standardise_leads: ClassVar[bool] = False  # a setting of `StandardisedConfig` alone
 
-    @property
-    def stride(self) -> int:
-        """Input samples per output step."""
-        return self.stem_stride * math.prod(self.strides)
+    def __post_init__(self) -> None:
+        one_of("norm", self.norm, NORMS)
 
-    def with_stride(self, stride: int) -> EncoderConfig:
-        """The same layers with another stride: stages after the first halve the time axis, early
+    @property
+    def step_ms(self) -> float:
+        """Time from one output step to the next."""
+        return self.stem_stride_ms * math.prod(self.strides)
+
+    def with_step(self, step_ms: float) -> EncoderConfig:
+        """The same layers with another step: stages after the first halve the time axis, early
         ones first, until it is reached.
 
         Raises:
-            ConfigError: not stem_stride times 1, 2, .. 2^(stages - 1).
+            ConfigError: not stem_stride_ms times 1, 2, .. 2^(stages - 1).
         """
         late = len(self.strides) - 1
-        known = [self.stem_stride * 2**halvings for halvings in range(late + 1)]
-        one_of("encoder_stride", stride, known)
-        halvings = known.index(stride)
+        known = [self.stem_stride_ms * 2**halvings for halvings in range(late + 1)]
+        one_of("encoder_step_ms", step_ms, known)
+        halvings = known.index(step_ms)
         return replace(self, strides=(1, *[2] * halvings, *[1] * (late - halvings)))
 
     def build(self, sampling_rate: int) -> Encoder:
-        """Layers are counted in samples, whatever the sampling rate."""
-        return Encoder(self)
+        """Raises: ConfigError: as `Encoder`."""
+        return Encoder(self, sampling_rate)
+
+
+def kernel_samples(ms: float, sampling_rate: float) -> int:
+    """The odd number of samples nearest to a length in ms, from below where two are as near."""
+    return 2 * math.ceil(ms * sampling_rate / 2000 - 1) + 1
 
 
 @dataclass(frozen=True)
@@ -78,21 +95,23 @@ class ArchitectureError(ValueError):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with batch normalisation and a shortcut (ResNet's basic block)."""
+    """Two convolutions with normalisation and a shortcut (ResNet's basic block)."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int, norm: str
+    ):
         super().__init__()
-        pad = dilation * (kernel // 2)
+        bias, pad, norms = norm == "none", dilation * (kernel // 2), NORMS[norm]
         self.main = nn.Sequential(
-            nn.Conv1d(inputs, outputs, kernel, stride, pad, dilation, bias=False),
-            nn.BatchNorm1d(outputs), nn.ReLU(),
-            nn.Conv1d(outputs, outputs, kernel, 1, pad, dilation, bias=False),
-            nn.BatchNorm1d(outputs),
+            nn.Conv1d(inputs, outputs, kernel, stride, pad, dilation, bias=bias),
+            norms(outputs), nn.ReLU(),
+            nn.Conv1d(outputs, outputs, kernel, 1, pad, dilation, bias=bias),
+            norms(outputs),
         )  # fmt: skip
         self.shortcut = nn.Identity()
         if inputs != outputs or stride != 1:
-            conv = nn.Conv1d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.BatchNorm1d(outputs))
+            conv = nn.Conv1d(inputs, outputs, 1, stride, bias=bias)
+            self.shortcut = nn.Sequential(conv, norms(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.main(x) + self.shortcut(x))
@@ -105,19 +124,30 @@ class Encoder(nn.Module):
     half padding), which is what `roi_align` relies on. The paper's encoder is unknown: this one is
     ours. With a `StandardisedConfig` each lead of a record is z-scored first, in training mode too,
     so that it is evaluated and fine-tuned on what its layers were pretrained on.
+
+    Args: sampling_rate: Hz of the signals.
+
+    Attributes: stride: input samples a step.
+
+    Raises: ConfigError: the first convolution's stride is no whole number of samples.
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, sampling_rate: float = 100):
         super().__init__()
-        self.config, self.stride, self.channels = config, config.stride, config.widths[-1]
-        width = config.widths[0]
-        kernel, stride = config.stem_kernel, config.stem_stride
-        stem = nn.Conv1d(12, width, kernel, stride, kernel // 2, bias=False)
-        layers: list[nn.Module] = [stem, nn.BatchNorm1d(width), nn.ReLU()]
+        stem = config.stem_stride_ms * sampling_rate / 1000
+        if stem < 1 or stem % 1:
+            ms = f"stem_stride_ms={config.stem_stride_ms:g}"
+            raise ConfigError(f"{ms} is {stem:g} samples at {sampling_rate:g} Hz, not a whole one")
+        self.config, self.channels, width = config, config.widths[-1], config.widths[0]
+        self.stride = int(stem) * math.prod(config.strides)
+        kernel, bias = kernel_samples(config.stem_kernel_ms, sampling_rate), config.norm == "none"
+        first = nn.Conv1d(12, width, kernel, int(stem), kernel // 2, bias=bias)
+        layers: list[nn.Module] = [first, NORMS[config.norm](width), nn.ReLU()]
         stages = config.widths, config.strides, config.dilations
         for outputs, stride, dilation in zip(*stages, strict=True):
             for step in (stride, *[1] * (config.blocks - 1)):
-                layers.append(ResidualBlock(width, outputs, config.kernel, step, dilation))
+                sizes = width, outputs, config.kernel, step, dilation
+                layers.append(ResidualBlock(*sizes, config.norm))
                 width = outputs
         self.layers = nn.Sequential(*layers)
 

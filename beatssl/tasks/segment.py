@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from beatssl.data.records import WAVES
 from beatssl.data.store import Store
 from beatssl.methods.base import dropout_from
+from beatssl.methods.encoder import kernel_samples
 from beatssl.progress import progress
 from beatssl.settings import some_rates
 from beatssl.tasks.base import Case, Headlines, Pair, Predictions, Task, ids_of
@@ -31,7 +32,7 @@ CLASSES = 1 + len(WAVES)
 DEPTH = 3  # convolutions of the decoder at the input rate
 WEIGHT_DECAY = 1.0e-2
 INNER_FOLDS = 5  # one of them chooses the learning rate of fine-tuning
-KERNEL = 9  # samples, of the decoder's convolutions at the input rate
+KERNEL_MS = 90.0  # of the decoder's convolutions at the input rate
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,15 @@ class Decoder(nn.Module):
         channels: of the encoder's output.
         stride: input samples per step.
         width: of the decoder.
+        sampling_rate: Hz of the input.
     """
 
-    def __init__(self, channels: int, stride: int, width: int):
+    def __init__(self, channels: int, stride: int, width: int, sampling_rate: float = 100):
         super().__init__()
-        self.stride = stride
+        self.stride, kernel = stride, kernel_samples(KERNEL_MS, sampling_rate)
         inner: list[nn.Module] = []
         for _ in range(DEPTH):
-            convolution = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, bias=False)
+            convolution = nn.Conv1d(width, width, kernel, padding=kernel // 2, bias=False)
             inner += [convolution, nn.BatchNorm1d(width), nn.GELU()]
         # made first: one seed gives every encoder the same ones
         self.layers = nn.Sequential(*inner, nn.Conv1d(width, CLASSES, 1))
@@ -96,16 +98,13 @@ class Decoder(nn.Module):
         return self.layers(upsample(self.narrow(e), self.stride, time))
 
 
-def build_decoder(channels: int, stride: int, width: int, seed: int) -> Decoder:
+def build_decoder(
+    channels: int, stride: int, width: int, seed: int, sampling_rate: float = 100
+) -> Decoder:
     """A decoder with random weights; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Decoder(channels, stride, width)
-
-
-def decoder_parameters(channels: int, stride: int, width: int) -> int:
-    """Number of trained weights of the decoder."""
-    return sum(p.numel() for p in Decoder(channels, stride, width).parameters())
+        return Decoder(channels, stride, width, sampling_rate)
 
 
 class Segmenter(nn.Module):
@@ -233,7 +232,8 @@ def fitted(case: Case, inputs: Tensor, target: Tensor, rate: float, seed: int) -
         rate: learning rate after the warm-up.
     """
     encoder, config = case.encoder, case.settings
-    decoder = build_decoder(encoder.channels, encoder.stride, config.decoder_width, seed)
+    sizes = encoder.channels, encoder.stride, config.decoder_width
+    decoder = build_decoder(*sizes, seed, case.store.sampling_rate)
     own = copy.deepcopy(encoder).requires_grad_(True) if case.trainable else None
     model = Segmenter(own, decoder, target.shape[1]).to(device_of(encoder))
     plan = Plan(len(inputs), config.batch_size, config.epochs, rate, WEIGHT_DECAY)
