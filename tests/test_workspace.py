@@ -69,6 +69,30 @@ def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
     assert results.evaluations(small.profile)
 
 
+@pytest.mark.slow
+def test_the_whole_chain_at_500_hz(small, tmp_path, monkeypatch):
+    """`sampling_rate` is the one setting that changes; an encoder step stays as long. Not TS2Vec,
+    whose steps are samples: its loss at 5,000 of them takes minutes."""
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    data = replace(small.profile.data, sampling_rate=500)
+    steps = {"beatssl": 40, "cmsc": 40, "domain_ssl": 40, "w2v": 32}  # ms
+    own = {method: small.profile.methods.get(method, {}) for method in steps}
+    own["beatssl"] = {"beat": "hard"}
+    runs = [make_run(m, **{**own[m], "epochs": 1, "batch_size": 16}) for m in steps]
+    profile = replace(small.profile, name="fast", data=data, runs=tuple(runs))
+    store = workspace.prepare(data, profile.work / "store", profile.work)
+    beats = workspace.prepare_beats(store, profile.work / "beats")
+    assert store.sampling_rate == 500 and store.signals.shape[2] == 5000
+    both = np.intersect1d(store.table["record_id"], small.store.table["record_id"])
+    assert len(both) > 150
+    for run, step_ms in zip(runs, steps.values()):
+        done = evaluate.train(workspace.Workspace(profile, store, beats), run)
+        assert 1000 * done.encoder.stride / 500 == step_ms and len(done.curves) == 1
+        for task in ("classification", "segmentation", "embedding"):
+            rows = evaluate.evaluate_run(workspace.Workspace(profile, store, beats), done, task)
+            assert set(rows["sampling_rate"]) == {500} and rows["value"].notna().any()
+
+
 def test_a_run_that_diverges_is_reported_and_the_others_go_on(small, tmp_path, monkeypatch):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
     step = BeatSSL.training_step
