@@ -10,6 +10,7 @@ have one; what stays NaN is replaced by the training median only inside the targ
 
 import functools
 import hashlib
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ nk = lazily("neurokit2")
 LEAD_II = 1
 BEAT_CLASSES = ("N", "S", "V", "other")
 N_CLUSTERS = 8
+AT_ONCE = 20_000  # beats whose shapes are in memory: 30 MB
 TRAINING_FOLDS = {"ptbxl": range(1, 9), "challenge": None}  # of a layout; None: all
 MIN_BEATS = 4  # records with 3 R peaks or fewer take no part in pretraining (paper.md 1.4)
 QUALITY = {"Excellent": 1.0, "Barely acceptable": 0.5, "Unacceptable": 0.0}
@@ -163,24 +165,28 @@ def _noted(trouble: list[str], step: str) -> Iterator[None]:
         trouble.append(f"{step}: {type(error).__name__}: {error}")
 
 
-def beat_windows(store: Store, r_peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Beat shapes for clustering: 12 leads, -0.2..+0.4 s, at 50 Hz, each beat scaled to unit norm.
+def shape_offsets(sampling_rate: int) -> np.ndarray:
+    """Samples of a beat's shape, from its R peak: -0.2..+0.4 s, at 50 Hz."""
+    window = -round(0.2 * sampling_rate), round(0.4 * sampling_rate)
+    return np.arange(*window, max(1, sampling_rate // 50))
 
-    Returns:
-        windows (beats, 12 * points) float32, and (beats, 2) their (row, beat) index; beats whose
-        window leaves the record are left out.
-    """
-    rate = store.sampling_rate
-    offsets = np.arange(-round(0.2 * rate), round(0.4 * rate), max(1, rate // 50))
-    first, last = r_peak + offsets[0], r_peak + offsets[-1]
-    rows, beats = np.nonzero((r_peak >= 0) & (first >= 0) & (last < store.signals.shape[2]))
-    out = np.empty((len(rows), 12 * len(offsets)), np.float32)
-    for row, mine in pd.RangeIndex(len(rows)).groupby(rows).items():
+
+def whole_beats(r_peak: np.ndarray, offsets: np.ndarray, time: int) -> np.ndarray:
+    """(beats, 2): (row, beat) of the beats whose shape lies inside a record of `time` samples."""
+    inside = (r_peak + offsets[0] >= 0) & (r_peak + offsets[-1] < time)
+    return np.argwhere((r_peak >= 0) & inside)
+
+
+def beat_shapes(
+    store: Store, r_peak: np.ndarray, index: np.ndarray, offsets: np.ndarray
+) -> np.ndarray:
+    """(beats, 12 * points) float32: shapes for clustering, each beat scaled to unit norm."""
+    out = np.empty((len(index), 12 * len(offsets)), np.float32)
+    for row, mine in pd.RangeIndex(len(index)).groupby(index[:, 0]).items():
         signal = store.millivolts([row])[0]
-        shapes = signal[:, r_peak[row, beats[mine]][:, None] + offsets]
+        shapes = signal[:, r_peak[row, index[mine, 1]][:, None] + offsets]
         out[mine] = shapes.transpose(1, 0, 2).reshape(len(mine), -1)
-    out /= np.linalg.norm(out, axis=1, keepdims=True).clip(1e-6)
-    return out, np.stack([rows, beats], axis=1)
+    return out / np.linalg.norm(out, axis=1, keepdims=True).clip(1e-6)
 
 
 def cluster_beats(store: Store, r_peak: np.ndarray, training_rows: np.ndarray) -> np.ndarray:
@@ -189,16 +195,20 @@ def cluster_beats(store: Store, r_peak: np.ndarray, training_rows: np.ndarray) -
     Returns:
         (rows, max_beats) int8; clusters numbered by decreasing size among training beats.
     """
-    windows, index = beat_windows(store, r_peak)
+    offsets = shape_offsets(store.sampling_rate)
+    index = whole_beats(r_peak, offsets, store.signals.shape[2])
     classes = np.full(r_peak.shape, -1, np.int8)
     train = np.isin(index[:, 0], training_rows)
     if not train.any():
         return classes
-    few = np.random.default_rng(0).permutation(np.flatnonzero(train))[:20_000]
-    pca = PCA(min(16, len(few)), random_state=0).fit(windows[few])
-    means = KMeans(min(N_CLUSTERS, len(few)), n_init=4, random_state=0)
-    means.fit(pca.transform(windows[few]))
-    labels = means.predict(pca.transform(windows))
+    few = np.random.default_rng(0).permutation(np.flatnonzero(train))[:AT_ONCE]
+    shapes = beat_shapes(store, r_peak, index[few], offsets)
+    pca = PCA(min(16, len(few)), random_state=0).fit(shapes)
+    means = KMeans(min(N_CLUSTERS, len(few)), n_init=4, random_state=0).fit(pca.transform(shapes))
+    parts = np.array_split(index, math.ceil(len(index) / AT_ONCE))
+    labels = np.concatenate(
+        [means.predict(pca.transform(beat_shapes(store, r_peak, p, offsets))) for p in parts]
+    )
     by_size = np.argsort(-np.bincount(labels[train], minlength=means.n_clusters), kind="stable")
     classes[index[:, 0], index[:, 1]] = np.argsort(by_size)[labels]
     return classes
