@@ -4,7 +4,7 @@ papermill executes, jupyter-book only renders what was executed. A page that fai
 a good one; a page that is still fresh is not executed again.
 """
 
-import itertools
+import fcntl
 import os
 import re
 import shutil
@@ -12,18 +12,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
 import yaml
 
 from beatssl.cache import clear_leftovers, write_text
-from beatssl.pages import fresh
+from beatssl.pages import fresh, workers
 from beatssl.pages.plan import Page, plan, read_notebook, read_stages
 from beatssl.pages.scrub import content_problems, scrub
 from beatssl.profile import load_profile
-from beatssl.settings import ROOT, ConfigError, config_hash, cores, one_of
+from beatssl.settings import ROOT, ConfigError, config_hash, one_of
 
 MAX_PAGE_BYTES = 500_000
 SHOWN = "subset"  # the profile whose executed pages are committed and always shown
@@ -32,13 +33,17 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 QUIET = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
-def python(words: list[str], root: Path, **environment: str) -> tuple[int, str]:
+def python(
+    words: list[str], root: Path, *inherited: int, **environment: str
+) -> tuple[int, str]:
     """Run `python` with these words in the root folder, with one thread unless OMP_NUM_THREADS says
-    otherwise. Returns: exit status, what it printed."""
-    env = {"OMP_NUM_THREADS": "1", **os.environ, **QUIET, **environment}
+    otherwise; it inherits these file descriptors. Returns: exit status, what it printed."""
+    own = getattr(workers.own, "environment", {})
+    env = {"OMP_NUM_THREADS": "1", **os.environ, **QUIET, **own, **environment}
     done = subprocess.run(
-        [sys.executable, *words], cwd=root, env=env, input="", capture_output=True, text=True
-    )
+        [sys.executable, *words], cwd=root, env=env, input="", capture_output=True, text=True,
+        pass_fds=inherited,
+    )  # fmt: skip
     return done.returncode, ANSI.sub("", done.stdout + done.stderr).strip()
 
 
@@ -121,12 +126,23 @@ def execute(page: Page) -> str:
     """Execute one page; returns an empty text, or what went wrong.
 
     A good page is scrubbed and replaces the old one; a failed one stays in work/<profile>/failed/.
+    It waits while another process executes the page. papermill holds the lock too: where only the
+    process that started it is killed, there is still one writer of what the page makes.
     """
+    path = page.profile.work / "locks" / page.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        with suppress(OSError):  # a file system without locks: every file is still replaced whole
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return _execute(page, lock.fileno())
+
+
+def _execute(page: Page, lock: int) -> str:
     stamp = fresh.stamp(page)  # before: an edit meanwhile makes it stale
     raw = page.profile.work / "failed" / f"{page.name}.ipynb"
     raw.parent.mkdir(parents=True, exist_ok=True)
     raw.unlink(missing_ok=True)
-    status, said = python(command(page, raw), page.root)
+    status, said = python(command(page, raw), page.root, lock)
     if not raw.is_file():
         return "\n    ".join(["the kernel did not start", *said.splitlines()[-12:]])
     notebook = read_notebook(raw)
@@ -167,21 +183,51 @@ def _why(pages: list[Page], force: bool = False) -> dict[str, str]:
     return why
 
 
+def _say(start: float, text: str) -> None:
+    """Print with the time since the start; a worker of a cluster prints where `run` does, too."""
+    say = getattr(sys.modules.get("distributed"), "print", print)
+    say(f"[{time.time() - start:7.1f} s] {text}", flush=True)
+
+
+def _work(page: Page, why: str, start: float) -> tuple[str, float]:
+    """Execute a page: what went wrong, and how many seconds it took."""
+    began = time.monotonic()
+    _say(start, f"start  {page.name} ({why})")
+    return execute(page), time.monotonic() - began
+
+
+def _result(future: Future, hint: str) -> tuple[str, float]:
+    """What `_work` returned; where it could not (its workers were lost), why, and a hint."""
+    try:
+        return future.result()
+    except ConfigError as error:
+        return str(error), 0.0
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).split(chr(10))[0]}{hint}", 0.0
+
+
 def run(
-    name: str, only: Sequence[str] = (), jobs: int = 0, force: bool = False, root: Path = ROOT
+    name: str,
+    only: Sequence[str] = (),
+    jobs: int = 0,
+    force: bool = False,
+    scheduler: str = "",
+    root: Path = ROOT,
 ) -> int:
     """Execute the pages of a profile that are not fresh, stage by stage; 1 if one failed.
 
-    The pages of a stage run side by side (`jobs` at once, default one for each core). A failed
-    page does not stop its stage, but the stages after it do not start.
+    The pages of a stage run side by side: on this machine (see `workers.threads` for `jobs`), or on
+    the Dask cluster whose `scheduler` has this address. A failed page does not stop its stage, but
+    the stages after it do not start.
 
     Raises:
-        ConfigError: anything wrong with runs.yml or a notebook; found before the first execution.
+        ConfigError: anything wrong with runs.yml or a notebook, or no such scheduler; found before
+            the first execution.
     """
-    start, jobs, finished = time.monotonic(), jobs or cores(), itertools.count(1)
+    start = time.time()
 
     def say(text: str) -> None:
-        print(f"[{time.monotonic() - start:7.1f} s] {text}", flush=True)
+        _say(start, text)
 
     profile = load_profile(name, root / "runs.yml")
     pages = plan(profile, root)
@@ -197,31 +243,36 @@ def run(
     why = _why(asked, force)
     todo = [page for page in asked if page.name in why]
     print("".join(f"fresh: {page.name}\n" for page in asked if page not in todo), end="")
-    say(f"profile {name}: {len(todo)} of {len(pages)} pages to execute, {jobs} at once")
     if not todo:
+        say(f"profile {name}: 0 of {len(pages)} pages to execute")
         say(f"nothing to compute; all of it again: python -m beatssl run --profile {name} --force")
         return 0
-
-    def work(page: Page) -> bool:
-        began = time.monotonic()
-        say(f"start  {page.name} ({why[page.name]})")
-        problem, took = execute(page), time.monotonic() - began
-        done = f"done   {page.name} in {took:.1f} s ({next(finished)}/{len(todo)})"
-        say(f"FAILED {page.name}, {problem}" if problem else done)
-        return not problem
-
-    for stage, notebooks in enumerate(read_stages(root / "runs.yml")):
-        if not notebooks and (not only or stage < todo[-1].stage):
-            say(python(["-m", "beatssl", "collect", "--profile", name], root)[1])
-        with ThreadPoolExecutor(max_workers=jobs) as pool:
-            pending = {pool.submit(work, page): page for page in todo if page.stage == stage}
-            while wait(pending, timeout=HEARTBEAT_S).not_done:
-                running = sorted(page.name for future, page in pending.items() if future.running())
-                say(f"...    {', '.join(running)}")
-        failed = sum(not future.result() for future in pending)
-        if failed:
-            rest = ", ".join(page.name for page in todo if page.stage > stage)
-            say(f"{failed} page(s) failed" + (f"; not started: {rest}" if rest else ""))
-            return 1
+    opened = workers.cluster(scheduler, profile) if scheduler else workers.threads(jobs)
+    with opened as at_work:
+        say(f"profile {name}: {len(todo)} of {len(pages)} pages to execute, {at_work.at_once}")
+        finished = 0
+        for stage, notebooks in enumerate(read_stages(root / "runs.yml")):
+            if not notebooks and (not only or stage < todo[-1].stage):
+                say(python(["-m", "beatssl", "collect", "--profile", name], root)[1])
+            pending = {
+                at_work.submit(_work, page, why[page.name], start): page
+                for page in todo
+                if page.stage == stage
+            }
+            left, failed = set(pending), 0
+            while left:
+                done, left = wait(left, HEARTBEAT_S, FIRST_COMPLETED)
+                for future in done:
+                    page, (problem, took) = pending[future], _result(future, at_work.hint)
+                    failed, finished = failed + bool(problem), finished + 1
+                    good = f"done   {page.name} in {took:.1f} s ({finished}/{len(todo)})"
+                    say(f"FAILED {page.name}, {problem}" if problem else good)
+                if not done:
+                    names = sorted(pending[future].name for future in left if future.running())
+                    say(f"...    {', '.join(names) or f'{len(left)} pages'}")
+            if failed:
+                rest = ", ".join(page.name for page in todo if page.stage > stage)
+                say(f"{failed} page(s) failed" + (f"; not started: {rest}" if rest else ""))
+                return 1
     say(f"all pages of profile {name} are executed")
     return 0
