@@ -144,6 +144,7 @@ def test_the_page_of_a_killed_worker_is_done_again_and_failures_stop_later_stage
         assert "start  12_summary" not in out
 
 
+@pytest.mark.slow
 def test_workers_with_another_package_are_a_clear_failure(
     root: Path, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture
 ) -> None:
