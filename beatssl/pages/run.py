@@ -138,7 +138,7 @@ def execute(page: Page) -> str:
     raw = page.profile.work / "failed" / f"{page.name}.ipynb"
     raw.parent.mkdir(parents=True, exist_ok=True)
     with raw.with_name(f".{page.name}.lock").open("a") as lock:
-        with suppress(OSError):  # a file system without locks: every file is still replaced whole
+        with suppress(OSError):  # a file system without locks: see the book's page on the build
             fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = fresh.stamp(page)  # before: an edit meanwhile makes it stale
         raw.unlink(missing_ok=True)
