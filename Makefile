@@ -5,6 +5,7 @@ PROFILE ?= tiny
 DATA    ?=
 ECG_FM  ?=
 JOBS    ?=
+SCHEDULER ?=
 ARGS    ?=
 SETS    ?=
 MIRROR  ?=
@@ -27,6 +28,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo "Options: PROFILE=tiny|subset|full|size  DATA=folder of recordings  JOBS=pages at once"
 	@echo "         ARGS=--force with run: all pages again, the fresh ones too"
+	@echo "         SCHEDULER=tcp://host:port with run: on the workers of a Dask cluster"
 	@echo "         SETS=\"ptbxl ludb\"  VERIFY=1  MIRROR=address  ARGS=--dry-run with data"
 	@echo "         ECG_FM=file of the released ECG-FM weights: adds its row"
 	@echo "Real recordings: make book PROFILE=subset DATA=../shared/data"
@@ -53,7 +55,8 @@ book: run ## run the notebooks of PROFILE, then build the book
 	@$(PY) -m beatssl build --profile $(PROFILE)
 
 run: $(STAMP) ## execute the notebooks of PROFILE that are not fresh
-	@$(PY) -m beatssl run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+	@$(PY) -m beatssl run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS)) \
+	  $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(ARGS)
 
 check: $(STAMP) ## name the pages that are stale, failed or missing
 	@$(PY) -m beatssl check

@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
 
     option = command(run.run, "execute the notebooks that are not fresh", profile, folder)
     option("--only", nargs="+", default=(), metavar="PAGE", help="pages or notebooks to execute")
-    option("--jobs", type=int, default=0, help="pages at once (default: one for each core)")
+    option("--jobs", type=int, default=0, help="at once (default: one a core; training: one a GPU)")
+    option("--scheduler", default="", help="tcp://host:port of a Dask cluster that executes them")
     option("--force", action="store_true", help="execute fresh pages too")
     option = command(run.check, "name the pages that are stale, failed or missing")
     option("--profile", dest="name", help="default: every profile that has executed pages")

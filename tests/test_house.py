@@ -118,7 +118,7 @@ def project() -> dict:
 def test_requirements_txt_sets_up_the_core_and_all_extras(project):
     lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").open())
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["book"], *extras["dev"]]
+    asked = [*project["dependencies"], *extras["book"], *extras["dev"], *extras["cluster"]]
     assert named([line for line in lines if line]) == named(asked)
 
 
