@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 from beatssl import compute
+from beatssl import estimate as estimates
 from beatssl import restamp as replay
 from beatssl.data import download
 from beatssl.data.download import HOST, PUBLISHED
-from beatssl.pages import build, run
+from beatssl.pages import build
+from beatssl.pages import run as pages
 from beatssl.profile import load_profile, open_workspace
 from beatssl.results import collect as results
 from beatssl.settings import ConfigError
@@ -27,12 +29,13 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(function=function)
         return added.add_argument
 
-    option = command(run.run, "execute the notebooks that are not fresh", profile, folder)
+    option = command(run, "execute the notebooks that are not fresh", profile, folder)
     option("--only", nargs="+", default=(), metavar="PAGE", help="pages or notebooks to execute")
     option("--jobs", type=int, default=0, help="at once (default: one a core; training: one a GPU)")
     option("--scheduler", default="", help="tcp://host:port of a Dask cluster that executes them")
     option("--force", action="store_true", help="execute fresh pages too")
-    option = command(run.check, "name the pages that are stale, failed or missing")
+    option("--estimate", action="store_true", help="only say what it would take on this machine")
+    option = command(pages.check, "name the pages that are stale, failed or missing")
     option("--profile", dest="name", help="default: every profile that has executed pages")
     option = command(collect, "write results/<profile>.csv", profile)
     option("--add", action="store_true", help="only put methods into it that the file lacks")
@@ -78,6 +81,15 @@ def data(into: str, sets: list[str], mirror: str, verify: bool, dry_run: bool) -
     return int(bad > 0)
 
 
+def run(name: str, estimate: bool, **options) -> int:
+    """Execute pages, or print what all of them would take."""
+    if not estimate:
+        return pages.run(name, **options)
+    table, told = estimates.estimate(load_profile(name))
+    print(table.round(2).to_string(), told, sep="\n")
+    return 0
+
+
 def restamp(name: str) -> int:
     """Replay and re-stamp; says what was done."""
     print("\n".join(replay.restamp(open_workspace(name))) or f"{name}: no product of older code")
@@ -89,7 +101,7 @@ def main(words: list[str] | None = None) -> int:
     options = vars(parser().parse_args(words))
     try:
         if "data" in options:
-            run.use_data(options.pop("data"))
+            pages.use_data(options.pop("data"))
         return options.pop("function")(**options)
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

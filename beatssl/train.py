@@ -235,7 +235,7 @@ def pretrain(
     first = first_step(config, profile, store, beats)
     note = {**identity, "records": len(rows), "first_step": first}
     run = _finish(folder, config, model.kept.cpu().eval(), pd.DataFrame(curves), note)
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)  # where two processes trained it
     return run
 
 
@@ -346,7 +346,7 @@ def _finish(
 ) -> Run:
     """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
     save_encoder(encoder, folder / "encoder.safetensors")
-    curves.to_csv(folder / "curves.csv", index=False)
+    write_text(folder / "curves.csv", curves.to_csv(index=False))
     note = {**note, "config": to_dict(config), "torch": torch.__version__}
     write_text(folder / "run.json", json.dumps(note, indent=1))
     return Run(config, encoder, curves, note["key"])

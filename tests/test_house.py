@@ -23,7 +23,7 @@ ROOMS = [  # from left to right; a room imports only rooms to its left
     ("profile",),
     ("results",),
     ("evaluate",),
-    ("restamp",),
+    ("restamp", "estimate"),
     ("report",),
     ("pages",),
     ("__main__",),
