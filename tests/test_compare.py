@@ -169,7 +169,9 @@ def test_number_of_folds_and_draws_are_part_of_the_evaluation(small):
 
 @pytest.mark.parametrize("method", DELINEATORS)
 def test_delineators_find_the_waves_of_a_simulated_heart(small, method):
-    found, failed = delineate.delineated(delineate.Delineator(method), small.store, "II")
+    found, failed = delineate.delineated(
+        delineate.Delineator(method), small.store, small.store.rows("ludb"), "II"
+    )
     rows = np.asarray(small.store.rows("ludb"))
     truth = small.store.wave_targets(rows, lead="II")
     assert found.shape == truth.shape and len(failed) < len(rows) / 2

@@ -15,6 +15,7 @@ from beatssl.evaluate import evaluate_run, train
 from beatssl.methods import make_run
 from beatssl.methods.encoder import build_encoder
 from beatssl.profile import Profile
+from beatssl.settings import ConfigError
 from beatssl.tasks import segment
 from beatssl.tasks.base import Case
 from beatssl.tasks.scores import MetricError, segmentation_scores
@@ -174,6 +175,22 @@ def test_number_of_weights_is_that_of_the_decoder():
     for stride in (1, 4):
         decoder = segment.build_decoder(channels, stride, width, seed=0)
         assert sum(p.numel() for p in decoder.parameters()) == first + inner + last
+
+
+def test_halves_of_ludb_are_disjoint_and_cross_validated_by_themselves(small):
+    whole, first, second = (
+        segment.shared(small.store, SegmentConfig(folds=2, records=part))
+        for part in ("all", "first", "second")
+    )
+    ids = [*first["record_id"], *second["record_id"]]
+    assert ids == list(whole["record_id"]) and len(first["record_id"]) == len(ids) // 2
+    assert set(first["fold"]) == set(second["fold"]) == {1, 2}
+    for part, where in ((first, slice(4)), (second, slice(4, None))):
+        np.testing.assert_array_equal(part["truth"], whole["truth"][where])
+    with pytest.raises(
+        ConfigError, match="records='third' is not known; known: all, first, second"
+    ):
+        SegmentConfig(records="third")
 
 
 def test_decoder_is_reproducible_and_leaves_the_global_generator_alone():

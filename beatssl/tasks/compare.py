@@ -23,7 +23,9 @@ from beatssl.tasks.base import Case, Pair, Predictions
 from beatssl.tasks.classify import Classification, Parts, features_of, probe, split, stratified_draw
 from beatssl.tasks.delineate import Delineator, delineated
 from beatssl.tasks.scores import MetricError, check_classes, draw_scores, fold_scores
-from beatssl.tasks.segment import Segmentation, SegmentConfig, cross_validate, shared
+from beatssl.tasks.segment import (
+    Segmentation, SegmentConfig, cross_validate, ludb_rows, shared,
+)  # fmt: skip
 
 REDRAWS = 100
 STACKED = ("fold", "prediction", "learning_rate", "repeat")  # arrays with a first axis of repeats
@@ -148,7 +150,8 @@ class MoreFolds(Segmentation):
     def _made(self, case: Case, only: Sequence[int] = ()) -> Predictions:
         if not isinstance(case.encoder, Delineator):
             return repeated(case, only)
-        waves, failed = delineated(case.encoder, case.store, case.settings.lead)
+        rows = ludb_rows(case.store, case.settings)
+        waves, failed = delineated(case.encoder, case.store, rows, case.settings.lead)
         common = [shared(case.store, case.settings, k) for k in case.repeats]
         each = [one | {"prediction": waves} for one in common]
         return stacked(each, case.repeats) | {"failed": np.array(failed, dtype=str)}

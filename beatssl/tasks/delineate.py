@@ -97,14 +97,15 @@ def match_marks(first: np.ndarray, last: np.ndarray, limit: float) -> np.ndarray
     return np.stack([first, partner], axis=1)[kept]
 
 
-def delineated(delineator: Delineator, store: Store, lead: str) -> tuple[np.ndarray, list[str]]:
-    """Waves of all LUDB records in one lead.
+def delineated(
+    delineator: Delineator, store: Store, rows: np.ndarray, lead: str
+) -> tuple[np.ndarray, list[str]]:
+    """Waves of these rows of the store in one lead.
 
     Returns:
         (rows, time) int8, all background where the delineator failed, and the records where it did,
         each with the reason.
     """
-    rows = np.asarray(store.rows("ludb"))
     signals = store.load(rows)[:, LEADS.index(lead)]
     waves, failed = np.zeros(signals.shape, np.int8), []
     method = delineator.method.removeprefix("neurokit_")

@@ -23,7 +23,7 @@ from beatssl.data.store import Store
 from beatssl.methods.base import dropout_from
 from beatssl.methods.encoder import kernel_samples
 from beatssl.progress import progress
-from beatssl.settings import some_rates
+from beatssl.settings import one_of, some_rates
 from beatssl.tasks.base import Case, Headlines, Pair, Predictions, Task, ids_of
 from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
 from beatssl.tasks.scores import MetricError, f1, segmentation_scores, wave_counts
@@ -40,6 +40,7 @@ class SegmentConfig:
     """Task 2, LUDB waves."""
 
     lead: str = "II"
+    records: str = "all"  # all | first | second: half of LUDB, in the order of its numbers
     folds: int = 5
     epochs: int = 40
     batch_size: int = 16
@@ -51,6 +52,7 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         some_rates(self.finetune_learning_rates)
+        one_of("records", self.records, ("all", "first", "second"))
 
 
 def upsample(x: Tensor, stride: int, time: int) -> Tensor:
@@ -156,6 +158,13 @@ def _apply(model: nn.Module, inputs: Tensor) -> Tensor:
     return outputs(model, inputs.split(64), lambda piece: piece)
 
 
+def ludb_rows(store: Store, config: SegmentConfig) -> np.ndarray:
+    """Row numbers of the records that the settings choose."""
+    rows = np.asarray(store.rows("ludb"))
+    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    return {"all": rows, "first": first, "second": second}[config.records]
+
+
 def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
     """What the predictions of all methods have in common; `split` is a number of `folds`.
 
@@ -167,7 +176,7 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
     Raises:
         MetricError: fewer records than folds.
     """
-    rows = np.asarray(store.rows("ludb"))
+    rows = ludb_rows(store, config)
     ids, fold = ids_of(store, rows), np.zeros(len(rows), dtype=np.int8)
     for k, (_, unseen) in enumerate(folds(ids["record_id"], config.folds, split), start=1):
         fold[unseen] = k
@@ -206,7 +215,7 @@ def cross_validate(
     truth, fold = made["truth"], made["fold"]
     check_waves(truth, f"LUDB lead {config.lead}")
     target = torch.from_numpy(truth.astype(np.int64))
-    inputs = torch.from_numpy(store.load(store.rows("ludb")))
+    inputs = torch.from_numpy(store.load(ludb_rows(store, config)))
     if not case.trainable:
         inputs = _apply(case.encoder, inputs)
     rate = None if case.trainable else config.learning_rate
