@@ -333,7 +333,7 @@ def _finish(
 ) -> Run:
     """Save a run; `run.json` comes last, so that its presence says that the run is complete."""
     save_encoder(encoder, folder / "encoder.safetensors")
-    curves.to_csv(folder / "curves.csv", index=False)
+    write_text(folder / "curves.csv", curves.to_csv(index=False))
     note = {**note, "config": to_dict(config), "torch": torch.__version__}
     write_text(folder / "run.json", json.dumps(note, indent=1))
     return Run(config, encoder, curves, note["key"])
