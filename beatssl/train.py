@@ -187,7 +187,9 @@ def pretrain(
     if entry.load:  # released weights: nothing to train, no copy kept
         return Run(config, entry.load(store.sampling_rate), pd.DataFrame(), key)
     folder = profile.work / "runs" / f"{config.run_id}-{key}"
+    checkpoint = folder / "checkpoint.pt"
     if (done := _read_done(folder, config, architecture, key, store.sampling_rate)) is not None:
+        checkpoint.unlink(missing_ok=True)  # killed right after its last file
         return done
     rows = pretraining_rows(store, beats)
     if not entry.build:
@@ -200,7 +202,6 @@ def pretrain(
         return _finish(folder, config, encoder, pd.DataFrame(), identity)
     training = Training(config, profile, store, beats, pick_device(device))
     model, curves = training.model, []
-    checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         curves = training.restore(checkpoint, key)
     model.train()
@@ -223,7 +224,7 @@ def pretrain(
     first = first_step(config, profile, store, beats)
     note = {**identity, "records": len(rows), "first_step": first}
     run = _finish(folder, config, model.kept.cpu().eval(), pd.DataFrame(curves), note)
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)
     return run
 
 
