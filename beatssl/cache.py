@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HOST = re.sub(r"\W", "", socket.gethostname())
@@ -27,10 +27,14 @@ def _told(path: Path, part: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number, named = getattr(error, "errno", None), getattr(error, "filename", None) or part
+        number, named = (
+            getattr(error, "errno", None),
+            Path(getattr(error, "filename", None) or part),
+        )
         if number is None and shutil.disk_usage(part.parent).free < 2**16:
             number = errno.ENOSPC
-        if number not in (*NO_ROOM, *NO_ACCESS) or not str(named).startswith(str(part)):
+        ours = part.is_relative_to(named) or named.is_relative_to(part)  # else it could not be read
+        if number not in (*NO_ROOM, *NO_ACCESS) or not ours:
             raise
         needed = "make room on its disk" if number in NO_ROOM else "make its folder writable"
         told = f"{os.strerror(number)} ({needed}, or set BEATSSL_WORK to another folder)"
@@ -43,14 +47,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The folder is made where it is missing; what an error leaves behind is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
     try:
         with _told(path, part):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()  # here no library has words of its own for a locked folder
             yield part
             os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or the folder is locked
+            part.unlink()
 
 
 @contextmanager

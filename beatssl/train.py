@@ -189,7 +189,8 @@ def pretrain(
     folder = profile.work / "runs" / f"{config.run_id}-{key}"
     checkpoint = folder / "checkpoint.pt"
     if (done := _read_done(folder, config, architecture, key, store.sampling_rate)) is not None:
-        checkpoint.unlink(missing_ok=True)  # killed right after its last file
+        if checkpoint.is_file():  # killed right after its last file
+            checkpoint.unlink(missing_ok=True)
         return done
     rows = pretraining_rows(store, beats)
     if not entry.build:

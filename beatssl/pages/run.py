@@ -129,7 +129,10 @@ def execute(page: Page) -> str:
     status, said = python(command(page, raw), page.root)
     if not raw.is_file():
         return "\n    ".join(["the kernel did not start", *said.splitlines()[-12:]])
-    notebook = read_notebook(raw)
+    try:
+        notebook = read_notebook(raw)
+    except ConfigError:  # the disk is full, and papermill's last line says so
+        return "\n    ".join(["what it shows could not be kept", *said.splitlines()[-1:]])
     made = {"made": date.today().isoformat(), "data": fresh.data_fingerprint(page.profile)}
     text = "" if status else scrub(notebook, page, {**stamp, **made})
     problems = content_problems(notebook)
@@ -187,7 +190,8 @@ def run(
     pages = plan(profile, root)
     for word in only:
         one_of("page", word, sorted({known for p in pages for known in (p.name, p.notebook)}))
-    clear_leftovers(profile.work)
+    for folder in (profile.work, root / "book", root / "results"):
+        clear_leftovers(folder)
     for path in _strays(pages):
         old = profile.work / "old" / path.name
         old.parent.mkdir(parents=True, exist_ok=True)
