@@ -19,6 +19,8 @@ endif
 VENV  := .venv
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# tests in as many processes as there are cores, at most four
+SPREAD := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data book run check build lint format test test-all clean
@@ -73,10 +75,10 @@ format: $(STAMP) ## format the code and the notebooks
 	@$(VENV)/bin/ruff check --quiet --fix . ; $(VENV)/bin/ruff format .
 
 test: $(STAMP) ## the fast tests
-	@OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest $(SPREAD) $(ARGS)
 
 test-all: $(STAMP) ## the slow tests too
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow or not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest $(SPREAD) -m "slow or not slow" $(ARGS)
 
 clean: ## remove the built book and the working files of PROFILE
 	rm -rf _build book/_generated work/$(PROFILE)

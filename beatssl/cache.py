@@ -1,16 +1,18 @@
 """Writing so that a killed run leaves the old file or the new one, never half of one."""
 
+import errno
 import json
 import os
 import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HOST = re.sub(r"\W", "", socket.gethostname())
 PART = re.compile(rf"\..*\.{HOST}-(\d+)\.part")
+NO_ROOM, NO_ACCESS = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES)
 
 
 def part_of(path: Path) -> Path:
@@ -19,18 +21,42 @@ def part_of(path: Path) -> Path:
 
 
 @contextmanager
+def _told(path: Path, part: Path) -> Iterator[None]:
+    """Where there is no room or no access, the error names `path` and what helps, whatever a
+    library called it (torch, safetensors and NumPy have words of their own for a full disk)."""
+    try:
+        yield
+    except Exception as error:
+        number, named = (
+            getattr(error, "errno", None),
+            Path(getattr(error, "filename", None) or part),
+        )
+        if number is None and shutil.disk_usage(part.parent).free < 2**16:
+            number = errno.ENOSPC
+        ours = part.is_relative_to(named) or named.is_relative_to(part)  # else it could not be read
+        if number not in (*NO_ROOM, *NO_ACCESS) or not ours:
+            raise
+        needed = "make room on its disk" if number in NO_ROOM else "make its folder writable"
+        told = f"{os.strerror(number)} ({needed}, or set BEATSSL_WORK to another folder)"
+        raise OSError(number, told, str(path)) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the place of `path` when the block ends well.
 
     The folder is made where it is missing; what an error leaves behind is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
     try:
-        yield part
-        os.replace(part, path)
+        with _told(path, part):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()  # here no library has words of its own for a locked folder
+            yield part
+            os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or the folder is locked
+            part.unlink()
 
 
 @contextmanager
@@ -42,13 +68,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     part, old = part_of(path), part_of(path.with_name(f"{path.name}.old"))
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        yield part
-        if part.exists():
-            if path.exists():
-                os.replace(path, old)
-            os.replace(part, path)
+        with _told(path, part):
+            part.mkdir(parents=True)
+            yield part
+            if part.exists():
+                if path.exists():
+                    os.replace(path, old)
+                os.replace(part, path)
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)

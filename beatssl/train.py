@@ -199,7 +199,10 @@ def pretrain(
     if entry.load:  # released weights: nothing to train, no copy kept
         return Run(config, entry.load(store.sampling_rate), pd.DataFrame(), key)
     folder = profile.work / "runs" / f"{config.run_id}-{key}"
+    checkpoint = folder / "checkpoint.pt"
     if (done := _read_done(folder, config, architecture, key, store.sampling_rate)) is not None:
+        if checkpoint.is_file():  # killed right after its last file
+            checkpoint.unlink(missing_ok=True)
         return done
     rows = pretraining_rows(store, beats)
     if not entry.build:
@@ -212,7 +215,6 @@ def pretrain(
         return _finish(folder, config, encoder, pd.DataFrame(), identity)
     training = Training(config, profile, store, beats, pick_device(device))
     model, curves = training.model, []
-    checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         curves = training.restore(checkpoint, key)
     model.train()

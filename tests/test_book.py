@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from PIL import Image
 
 from beatssl import settings as config
 from beatssl.__main__ import main
+from beatssl.cache import HOST
 from beatssl.methods import make_run
 from beatssl.methods.encoder import StandardisedConfig
 from beatssl.pages import build, fresh, run
@@ -146,6 +148,17 @@ def test_fresh_page_runs_again_when_its_products_are_needed(root: Path) -> None:
     write_notebook(root, "12_summary", "print('other')")
     why = run._why(pages.plan(profile, root))
     assert "its notebook changed" in why["12_summary"] and "not in work/" in why["01_data"]
+
+
+def test_what_killed_runs_left_beside_pages_and_results_is_cleared(root: Path) -> None:
+    fake_run(root)
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    for place in ("book/runs/tiny", "results", "work/tiny"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (root / place / f".01_data.ipynb.{HOST}-{done.pid}.part").write_text("half")
+    assert run.run("tiny", root=root) == 0
+    assert not list(root.rglob(".*.part"))
 
 
 def test_missing_data_folder_and_unknown_page(root: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from beatssl import evaluate
+from beatssl.data.beats import pretraining_rows
 from beatssl.data.records import wave_marks, wave_runs
 from beatssl.methods import DELINEATORS, make_run
 from beatssl.results import saved as results
@@ -249,6 +250,8 @@ def go(w, config, **options):
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_every_method_trains_resumes_exactly_and_is_read_back(small, tmp_path, monkeypatch, method):
+    few = pretraining_rows(small.store, small.beats)[:48]
+    monkeypatch.setattr("beatssl.train.pretraining_rows", lambda *_: few)
     config = small.profile.run(method, epochs=2, batch_size=16, learning_rate=0.003)
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "a"))
     whole = go(small, config)
@@ -298,6 +301,8 @@ def test_methods_have_keys_of_their_own_and_are_worth_an_evaluation(small, tmp_p
     run = small.profile.run
     runs = tuple(run(m, epochs=1, batch_size=32) for m in ("cmsc", "ts2vec"))
     w = replace(small, profile=replace(small.profile, runs=runs))
+    few = pretraining_rows(small.store, small.beats)[:64]
+    monkeypatch.setattr("beatssl.train.pretraining_rows", lambda *_: few)
     for task in ("classification", "segmentation", "embedding"):
         rows = evaluate.evaluate_all(w, task)
         assert set(rows["method"]) == {"cmsc", "ts2vec"}

@@ -156,6 +156,13 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(work, monkeypatch):
     assert len(go(work).curves) == CONFIG.epochs
 
 
+def test_a_checkpoint_that_a_kill_left_beside_the_finished_run_is_removed(work):
+    whole = go(work)
+    (folder,) = (work.profile.work / "runs").iterdir()
+    (folder / "checkpoint.pt").write_bytes(b"left")
+    assert same(whole, go(work)) and not (folder / "checkpoint.pt").exists()
+
+
 def test_too_few_records_is_an_error(work, monkeypatch):
     monkeypatch.setattr(p, "pretraining_rows", lambda *a: np.array([0]))
     with pytest.raises(ValueError, match="nothing to contrast"):

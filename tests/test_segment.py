@@ -241,7 +241,7 @@ def test_too_few_records_and_a_missing_wave_are_named():
 
 @pytest.mark.parametrize("protocol, run", [("frozen", TRAINED), ("scratch", RANDOM)])
 def test_waves_that_are_in_the_signal_are_found(protocol, run):
-    config = dataclasses.replace(CONFIG, epochs=60, decoder_width=16)
+    config = dataclasses.replace(CONFIG, epochs=30, decoder_width=16)
     case = Case(run, config, FakeStore(24), TinyEncoder(), protocol)
     found = segment.Segmentation().predictor(case)(1.0)
     scores = segmentation_scores(found)

@@ -1,5 +1,6 @@
 """`build` renders the executed pages into the book; nothing is computed."""
 
+import os
 import re
 import shutil
 import textwrap
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from beatssl.cache import write_text
+from beatssl.cache import clear_leftovers, replacing_folder, write_text
 from beatssl.pages import fresh
 from beatssl.pages.plan import Page, plan, read_notebook, read_stages, template
 from beatssl.pages.run import SHOWN, executed_profiles, page_problems, profile_problems, python
@@ -20,7 +21,8 @@ from beatssl.settings import ROOT, config_hash, read_yaml
 
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
-RENDER = "build book --config _config.yml --path-output . --all -W -n --keep-going -q --toc"
+RENDER = "build book --config _config.yml --all -W -n --keep-going -q"
+OF_SYSTEM = re.compile(r"^\w+Error: \[Errno \d+\].*", re.M)  # no space left on device
 CELL = re.compile(r"<td\b.*?</td>", re.S)
 INTERVAL = re.compile(r"(\[[+−-]?\d*\.\d+,) (?=[+−-]?\d*\.\d+\])")
 FOREIGN = re.compile(
@@ -142,19 +144,23 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
     profile. A page that is older than the code is shown, and says so; a committed page that is bad
     or not executed yet is left out and named.
     """
-    start, html, profiles = time.monotonic(), root / "_build" / "html", shown_profiles(name, root)
+    start, profiles = time.monotonic(), shown_profiles(name, root)
+    book, new = root / "_build" / "html", root / "_build" / "new"
+    html = new / "_build" / "html"  # takes the place of `book` when it is good
     problems = {p.name: profile_problems(p.name, root, stale=False) for p in profiles}
     print("".join(f"left out: {line}\n" for line in problems.pop(SHOWN, [])), end="")
     again = f"`python -m beatssl run --profile {name}` makes them again"
     if problems.get(name):
         return _not_built(problems[name], again)
     toc = write_sources(name, root)
-    shutil.rmtree(html, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
+    clear_leftovers(book.parent)
     print("building the book ...", flush=True)
-    words = ["-c", JUPYTER_BOOK, *RENDER.split(), str(toc.resolve())]
-    status, said = python(words, root, PYTHONWARNINGS="ignore")
+    words = [*RENDER.split(), "--toc", str(toc.resolve()), "--path-output", str(new)]
+    status, said = python(["-c", JUPYTER_BOOK, *words], root, PYTHONWARNINGS="ignore")
     if status or not (html / "index.html").is_file():
-        return _not_built([said[-6000:]], "jupyter-book failed (warnings are errors)")
+        lines = OF_SYSTEM.findall(said)[-1:] or [said[-6000:]]
+        return _not_built(lines, "jupyter-book failed (warnings are errors)")
     keep_intervals_whole(html)
     for profile in profiles:
         older = say_how_old(profile, html, root)
@@ -163,7 +169,10 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
     foreign = foreign_hosts(html)
     if foreign:
         return _not_built(foreign[:20], "it loads something from another host")
-    print(f"built in {time.monotonic() - start:.1f} s; open\n  {(html / 'index.html').as_uri()}")
+    with replacing_folder(book) as part:
+        os.replace(html, part)
+    shutil.rmtree(new)
+    print(f"built in {time.monotonic() - start:.1f} s; open\n  {(book / 'index.html').as_uri()}")
     return 0
 
 

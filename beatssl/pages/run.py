@@ -140,24 +140,31 @@ def execute(page: Page) -> str:
     with raw.with_name(f".{page.name}.lock").open("a") as lock:
         with suppress(OSError):  # a file system without locks: see the book's page on the build
             fcntl.flock(lock, fcntl.LOCK_EX)
-        stamp = fresh.stamp(page)  # before: an edit meanwhile makes it stale
-        raw.unlink(missing_ok=True)
-        status, said = python(command(page, raw), page.root, lock.fileno())
-        if not raw.is_file():
-            return "\n    ".join(["the kernel did not start", *said.splitlines()[-12:]])
+        return _executed(page, raw, lock.fileno())
+
+
+def _executed(page: Page, raw: Path, lock: int) -> str:
+    stamp = fresh.stamp(page)  # before: an edit meanwhile makes it stale
+    raw.unlink(missing_ok=True)
+    status, said = python(command(page, raw), page.root, lock)
+    if not raw.is_file():
+        return "\n    ".join(["the kernel did not start", *said.splitlines()[-12:]])
+    try:
         notebook = read_notebook(raw)
-        made = {"made": date.today().isoformat(), "data": fresh.data_fingerprint(page.profile)}
-        text = "" if status else scrub(notebook, page, {**stamp, **made})
-        problems = content_problems(notebook)
-        if status:
-            cells = [line for line in problems if " failed: " in line]
-            problems = [*(cells or ["the kernel did not finish"]), *said.splitlines()[-12:]]
-        if problems:
-            return "\n    ".join([*problems, f"kept as {os.path.relpath(raw, page.root)}"])
-        write_text(page.path, text)
-        write_text(_done(page, stamp), "")
-        raw.unlink()
-        return ""
+    except ConfigError:  # the disk is full, and papermill's last line says so
+        return "\n    ".join(["what it shows could not be kept", *said.splitlines()[-1:]])
+    made = {"made": date.today().isoformat(), "data": fresh.data_fingerprint(page.profile)}
+    text = "" if status else scrub(notebook, page, {**stamp, **made})
+    problems = content_problems(notebook)
+    if status:
+        cells = [line for line in problems if " failed: " in line]
+        problems = [*(cells or ["the kernel did not finish"]), *said.splitlines()[-12:]]
+    if problems:
+        return "\n    ".join([*problems, f"kept as {os.path.relpath(raw, page.root)}"])
+    write_text(page.path, text)
+    write_text(_done(page, stamp), "")
+    raw.unlink()
+    return ""
 
 
 def _done(page: Page, stamp: dict) -> Path:
@@ -276,7 +283,8 @@ def run(
     pages = plan(profile, root)
     for word in only:
         one_of("page", word, sorted({known for p in pages for known in (p.name, p.notebook)}))
-    clear_leftovers(profile.work)
+    for folder in (profile.work, root / "book", root / "results"):
+        clear_leftovers(folder)
     for path in _strays(pages):
         old = profile.work / "old" / path.name
         old.parent.mkdir(parents=True, exist_ok=True)
