@@ -14,18 +14,18 @@ from beatssl.methods.encoder import EncoderConfig
 SMALL = bench.Sizes(
     repeats=1,
     quick_repeats=1,
-    simulated=20,
+    simulated=12,
     batches=(8,),
     encoder=EncoderConfig(widths=(4, 4), strides=(1, 2), dilations=(1, 2), blocks=1),
     loss_shape=(2, 4),
     steps=(5,),
-    growth=(20, 45),
+    growth=(12, 27),
 )
 
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    """Folder of 20 simulated records, and store and beats made of them."""
+    """Folder of a few simulated records, and store and beats made of them."""
     folder = tmp_path_factory.mktemp("bench")
     root = bench.write_folders(folder / "simulated", SMALL.simulated, 0, 0, seed=0)
     store = bench.prepare(bench.DATA, folder / "store", root)
@@ -60,27 +60,23 @@ def test_both_losses_have_one_value_and_gradient(steps):
 def test_the_plain_loop_finds_what_the_preparation_finds(simulated, tmp_path):
     root, store, beats = simulated
     ours, reference = bench.prepare_all(root, tmp_path, 1), bench.plain_loop(root)
-    assert reference[0].sum() == beats.count.sum() > 100
+    assert reference[0].sum() == beats.count.sum() > 60
     assert bench.difference(ours, reference) < 1e-6
 
 
 def test_without_signal_work_the_same_store_and_beats_are_written(simulated, tmp_path):
     root, store, beats = simulated
+    once, more = len(store), 2 * len(store) + 3
     with bench.without_signal_work(store, beats):
-        for n in (20, 45):
+        for n in (once, more):
             bench.write_repeated(root / "ptbxl", tmp_path / f"{n}" / "ptbxl", n)
             again = bench.prepare(bench.DATA, tmp_path / f"{n}" / "store", tmp_path / f"{n}")
             found = bench.prepare_beats(again, tmp_path / f"{n}" / "beats")
-            assert len(again) == n and np.array_equal(
-                again.signals[n - 1], store.signals[(n - 1) % 20]
-            )
-            same = again.content == store.content, found.content == beats.content
-            assert same == ((True, True) if n == 20 else (False, False))
-    patients = again.table["patient_id"].nunique()
-    assert (
-        patients
-        == 2 * store.table["patient_id"].nunique() + again.table["patient_id"][40:].nunique()
-    )
+            assert np.array_equal(again.signals, store.signals[np.arange(n) % once])
+            assert (again.content == store.content) == (n == once)
+            assert (found.content == beats.content) == (n == once)
+    patients = [again.table["patient_id"][k::once].nunique() for k in range(once)]
+    assert patients == [3] * 3 + [2] * (once - 3)  # each copy is of another person
 
 
 def test_difference_is_relative_and_nan_must_meet_nan():
