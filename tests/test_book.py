@@ -562,7 +562,7 @@ def test_default_parameters_are_hidden(built: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["index", "method", "choices", "tasks", "build", "limits", "runs/tiny/01_data"]
+    "page", ["index", "method", "choices", "tasks", "build", "bench", "limits", "runs/tiny/01_data"]
 )
 def test_page_fits_a_phone(built: Path, tmp_path: Path, page: str) -> None:
     """In a frame of 390 pixels nothing is wider than the page (wide things scroll in their box)."""

@@ -85,6 +85,36 @@ def numpy_hierarchical(a, b, alpha, temporal_unit):
     return (total + alpha * numpy_instance(a, b)) / (level + 1)
 
 
+def full_matrices(z_1, z_2):
+    """One level's contrast as its equation reads: all (2n)^2 dot products of all groups at once.
+
+    Args: z_1, z_2: (groups, n, channels)."""
+    both, n = torch.cat([z_1, z_2], dim=1), z_1.shape[1]
+    itself = torch.eye(2 * n, dtype=torch.bool)
+    raw = torch.einsum("gtc,gsc->gts", both, both).masked_fill(itself, -torch.inf)
+    log_p = raw.log_softmax(dim=2)
+    return -(log_p.diagonal(n, 1, 2).mean() + log_p.diagonal(-n, 1, 2).mean()) / 2
+
+
+def full_hierarchical(z_1, z_2):
+    """Instance and temporal loss over all levels of the pyramid, from `full_matrices`."""
+    instance, temporal = [], []
+    while True:
+        instance.append(full_matrices(z_1.transpose(0, 1), z_2.transpose(0, 1)))
+        if z_1.shape[1] == 1:
+            return sum(instance) / len(instance), sum(temporal) / len(instance)
+        temporal.append(full_matrices(z_1, z_2))
+        z_1, z_2 = (torch.nn.functional.max_pool1d(z.mT, 2).mT for z in (z_1, z_2))
+
+
+def test_full_matrices_equal_the_equations():
+    z_1, z_2 = views(3, 5)
+    found = full_hierarchical(z_1, z_2)
+    a, b = z_1.numpy(), z_2.numpy()
+    for weight, value in zip((1.0, 0.0), found, strict=True):
+        assert value.item() == pytest.approx(numpy_hierarchical(a, b, weight, 0), abs=1e-9)
+
+
 @pytest.mark.parametrize("t", [1, 5, 8])
 @pytest.mark.parametrize(("alpha", "unit"), [(0.5, 0), (0.3, 1), (0.5, 9)])
 def test_loss_equals_the_equations(t, alpha, unit):
@@ -119,11 +149,7 @@ def test_gradient_in_chunks_equals_the_one_in_one_piece(monkeypatch, elements):
     """7 steps: a matrix has 14^2 elements, so the 5 records go in 5, 2 (uneven) and 1 chunks."""
     monkeypatch.setattr(ts2vec, "CHUNK_ELEMENTS", elements)
     z = torch.stack(views(5, 7)).requires_grad_()
-    both = torch.cat([z[0], z[1]], dim=1)
-    raw = torch.einsum("ntc,nsc->nts", both, both)
-    share = raw.exp() * (1 - torch.eye(14, dtype=z.dtype))
-    log_p = raw - share.sum(dim=2, keepdim=True).log()
-    naive = -(log_p.diagonal(7, 1, 2).mean() + log_p.diagonal(-7, 1, 2).mean()) / 2
+    naive = full_matrices(z[0], z[1])
     chunked = ts2vec.temporal_loss(z[0], z[1])
     torch.testing.assert_close(chunked, naive)
     expected, got = (torch.autograd.grad(loss, z)[0] for loss in (naive, chunked))

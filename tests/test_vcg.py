@@ -53,33 +53,43 @@ def test_no_rotation_scale_or_mask_is_the_dower_projection():
     torch.testing.assert_close(same, vcg.twelve_leads(vcg.vcg(x)), atol=1e-5, rtol=1e-4)
 
 
-def test_augmentation_equals_a_record_by_record_derivation():
-    """D S R D^-1 x then the mask, re-derived with NumPy from the same draws."""
-    n, time, x = 3, 40, signals(3, 40)
-    out = vcg.augment(x, torch.Generator().manual_seed(7), mask_fraction=0.25)
-    g = torch.Generator().manual_seed(7)
-    angles = ((2 * torch.rand(n, 3, generator=g) - 1) * np.pi / 4).numpy().astype(float)
-    order = torch.rand(n, 3, generator=g).argsort(dim=1).numpy()
-    scale = 1 + 0.5 * torch.rand(n, 3, generator=g).numpy()
-    invert = torch.rand(n, 3, generator=g).numpy() < 0.5
-    start = torch.randint(time, (n, 12, 1), generator=g).numpy()
+def record_by_record(x, generator, degrees=45.0, scale_max=1.5, mask_fraction=0.5):
+    """mask(D S R D^-1 x) by a loop over records in plain NumPy, from the same draws as `augment`.
+
+    Args: x (n, 12, time) array, generator as for `augment`. Returns: the same shape and type."""
+    (n, _, time), g = x.shape, {"generator": generator}
+    angles = np.deg2rad(degrees) * (2 * torch.rand(n, 3, **g) - 1).numpy().astype(float)
+    order = torch.rand(n, 3, **g).argsort(dim=1).numpy()
+    scale = 1 + (scale_max - 1) * torch.rand(n, 3, **g).numpy()
+    invert = torch.rand(n, 3, **g).numpy() < 0.5
+    start = torch.randint(time, (n, 12, 1), **g).numpy()
+    gone, out = np.arange(int(time * mask_fraction)), np.empty_like(x)
+    to_vcg, from_vcg = INVERSE_DOWER.astype(x.dtype), DOWER.astype(x.dtype)
     for i in range(n):
-        eight = x[i].numpy()[[0, 1, 6, 7, 8, 9, 10, 11]]
-        heart = INVERSE_DOWER @ eight
+        heart = to_vcg @ x[i, [0, 1, 6, 7, 8, 9, 10, 11]]
         for axis in order[i]:
             c, s = np.cos(angles[i, axis]), np.sin(angles[i, axis])
-            heart = {
-                0: np.array([[1, 0, 0], [0, c, -s], [0, s, c]]),
-                1: np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]),
-                2: np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]),
-            }[axis] @ heart
+            turn = {
+                0: [[1, 0, 0], [0, c, -s], [0, s, c]],
+                1: [[c, 0, s], [0, 1, 0], [-s, 0, c]],
+                2: [[c, -s, 0], [s, c, 0], [0, 0, 1]],
+            }[axis]
+            heart = np.array(turn, x.dtype) @ heart
         heart = np.where(invert[i], 1 / scale[i], scale[i])[:, None] * heart
-        i_, ii, *chest = DOWER @ heart
-        leads = np.stack([i_, ii, ii - i_, -(i_ + ii) / 2, i_ - ii / 2, ii - i_ / 2, *chest])
-        for lead in range(12):
-            for k in range(10):  # floor(40 * 0.25) samples, wrapping
-                leads[lead, (start[i, lead, 0] + k) % time] = 0
-        np.testing.assert_allclose(out[i].numpy(), leads, atol=2e-5)
+        i_, ii, *chest = from_vcg @ heart
+        out[i] = np.stack([i_, ii, ii - i_, -(i_ + ii) / 2, i_ - ii / 2, ii - i_ / 2, *chest])
+        np.put_along_axis(out[i], (start[i] + gone) % time, 0, axis=1)  # wrapping
+    return out
+
+
+@pytest.mark.parametrize("settings", [(45.0, 1.5, 0.25), (20.0, 1.2, 0.5)])
+def test_augmentation_equals_a_record_by_record_derivation(settings):
+    """D S R D^-1 x then the mask, re-derived with NumPy from the same draws."""
+    x = signals(3, 40)
+    out = vcg.augment(x, torch.Generator().manual_seed(7), *settings)
+    expected = record_by_record(x.numpy(), torch.Generator().manual_seed(7), *settings)
+    np.testing.assert_allclose(out.numpy(), expected, atol=2e-5)
+    assert ((out == 0).sum(dim=2) == int(40 * settings[2])).all()
 
 
 def test_rotations_are_rotations_within_the_angle_and_in_random_order():
