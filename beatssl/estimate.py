@@ -94,8 +94,8 @@ def _small(profile: Profile) -> Workspace:
     small = replace(
         profile, name=f"{profile.name}-estimate", data=data,
         classify=replace(profile.classify, finetune_epochs=1, **rate),
-        segment=replace(profile.segment, epochs=1, **rate),
-        compare=replace(profile.compare, repeats=1),
+        segment=replace(profile.segment, epochs=1, folds=2, **rate),
+        compare=replace(profile.compare, repeats=1, folds=2),
     )  # fmt: skip
     shutil.rmtree(small.work, ignore_errors=True)
     store = prepare(small.data, small.work / "store", small.work, cores())
@@ -134,7 +134,8 @@ def _evaluation(
             seconds = first - again + again * sum(shares)
             if task.dataset == "ludb":
                 rates = len(segment.finetune_learning_rates) / segment.folds  # tried in one fold
-                seconds *= records["ludb"] / WAVES * segment.epochs * (1 + trained * rates)
+                seconds *= records["ludb"] / WAVES * segment.epochs * (segment.folds - 1)
+                seconds *= 1 + trained * rates
             else:
                 rates = len(classify.finetune_learning_rates)
                 seconds *= records["training"] / len(training_rows(w.store))

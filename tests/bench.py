@@ -179,7 +179,7 @@ def training_steps(sizes: Sizes, store: Store, beats: Beats) -> Iterator[dict]:
         views = torch.cat([ours.model.view(batch.signals, ours.generator) for _ in range(2)])
         of = f"batch {size}", len(batch.signals)
         cases = [
-            Case("ours", "soft_1 / hard / 50", *of, lambda t=ours, b=batch: t.step(b, "bench")),
+            Case("ours", "soft_1 / hard / 50", *of, lambda t=ours, b=batch: t.step(b)),
             Case("reference", "its encoder alone", *of, bare_step(sizes, views)),
         ]
         yield from lines("training step", cases, take_turns(cases, sizes.repeats)[0], 1)
