@@ -131,7 +131,7 @@ def measured(table: pd.DataFrame) -> str:
     text += f"{line['memory_gb']} GB, {line['system']}, Python {line['python']}, torch "
     share = (table["cpu_seconds"] / table["seconds"]).median()
     text += f"{line['torch']}; {many}, {line['precision']}. The measured process had a core for "
-    text += f"{100 * min(share, 1):.0f} % of the time: near 100 % says that nothing else was running."
+    text += f"{100 * min(share, 1):.0f} % of the time: near 100 % says that nothing else ran."
     tables = comparison_texts(table), growth_texts(table)
     return "\n\n".join([text, *map(markdown, tables)])
 
