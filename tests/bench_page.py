@@ -129,7 +129,9 @@ def measured(table: pd.DataFrame) -> str:
     line, many = table.iloc[0], "one thread" if table["threads"][0] == 1 else "several threads"
     text = f"Measured on {line['date']}: {line['machine']}, {line['cores']} cores, "
     text += f"{line['memory_gb']} GB, {line['system']}, Python {line['python']}, torch "
-    text += f"{line['torch']}; {many}, {line['precision']}."
+    share = (table["cpu_seconds"] / table["seconds"]).median()
+    text += f"{line['torch']}; {many}, {line['precision']}. The measured process had a core for "
+    text += f"{100 * min(share, 1):.0f} % of the time: near 100 % says that nothing else ran."
     tables = comparison_texts(table), growth_texts(table)
     return "\n\n".join([text, *map(markdown, tables)])
 

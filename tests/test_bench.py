@@ -137,12 +137,13 @@ def check(table: pd.DataFrame, repeats: int) -> None:
     steps = table[table["measure"] == "training step"]
     assert (steps["size"] == "batch " + steps["records"].astype(str)).all()  # batches are full
     losses = table[table["measure"] == "TS2Vec loss"]
-    assert (losses["extra_mb"] > 0).all()
+    assert (losses["extra_mb"] >= 0).all()  # a small one fits into what the process held
 
 
 def test_the_committed_file_is_whole():
     table = pd.read_csv(bench.RESULTS)
     check(table, 5)
+    assert (table["extra_mb"].dropna() > 100).all()
     sizes = set(table["size"])
     assert {f"{n:,} records" for n in bench.Sizes().growth} <= sizes
     assert {f"batch {n}" for n in bench.Sizes().batches} <= sizes
