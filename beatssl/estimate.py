@@ -79,8 +79,8 @@ def _records(profile: Profile) -> dict[str, int]:
     if data.synthetic:
         counts = {name: getattr(data, f"synthetic_{name}") for name in PUBLISHED}
     used = Counter()
-    for source in data.all_sources:
-        used[source.layout] += counts[source.layout]
+    for layout in {source.name: source.layout for source in data.all_sources}.values():
+        used[layout] += counts[layout]
     training = round(0.8 * used["ptbxl"]) + used["challenge"]
     return {"rows": used.total(), "training": training, "ludb": used["ludb"]}
 

@@ -69,7 +69,7 @@ class DataConfig:
     `DATASETS` are written by `beatssl.data.synthetic` first, into what is the data root then.
 
     Raises:
-        ConfigError: two data sets have one name, or rows have no length.
+        ConfigError: two data sets have one name, a folder is named twice, or rows have no length.
     """
 
     synthetic: bool = False
@@ -78,7 +78,7 @@ class DataConfig:
     synthetic_challenge: int = 0
     ptbxl: str = ""
     ludb: str = ""
-    challenge: str = ""
+    challenge: tuple[str, ...] = ()  # several folders are one data set
     sources: tuple[Source, ...] = ()  # further data sets, each in a known layout
     sampling_rate: int = 100  # Hz
     seconds: float = 10.0  # length of a row; longer recordings give several rows
@@ -92,14 +92,17 @@ class DataConfig:
         names = [*DATASETS, *(source.name for source in self.sources)]
         if len(set(names)) < len(names):
             raise ConfigError(f"sources: each needs a name of its own, got {', '.join(names)}")
+        folders = [os.path.normpath(source.folder) for source in self.all_sources]
+        if twice := [folder for folder in folders if folders.count(folder) > 1]:
+            raise ConfigError(f"folder {twice[0]!r} is named twice under data: name it once")
 
     @property
     def all_sources(self) -> tuple[Source, ...]:
-        """Every data set that takes part; a simulated one does where its count is above 0."""
-        folders = {name: getattr(self, name) for name in DATASETS}
+        """Every folder that takes part; a simulated one does where its count is above 0."""
+        folders = {"ptbxl": (self.ptbxl,), "ludb": (self.ludb,), "challenge": self.challenge}
         if self.synthetic:
-            folders = {name: name for name in DATASETS if getattr(self, f"synthetic_{name}")}
-        own = tuple(Source(name, name, folder) for name, folder in folders.items() if folder)
+            folders = {name: (name,) for name in DATASETS if getattr(self, f"synthetic_{name}")}
+        own = tuple(Source(n, n, f) for n, some in folders.items() for f in some if f)
         return own + self.sources
 
 

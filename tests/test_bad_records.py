@@ -225,7 +225,7 @@ def prepared(tmp_path_factory):
     (bad / "ludb" / "RECORDS").write_bytes(
         "\n".join([*listed, "../../x/77", "/data/78", listed[-1]]).encode() + b"\ndata/\xff\xfe\n"
     )
-    config = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge="challenge")
+    config = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge=("challenge",))
     made = {
         folder.name: store.prepare(config, root / f"store-{folder.name}", folder)
         for folder in (whole, bad)
@@ -295,7 +295,7 @@ def outcome(layout: str, row: dict, files: dict[str, bytes], folder: Path) -> No
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    config = DataConfig(ptbxl="", ludb="", challenge="")
+    config = DataConfig(ptbxl="", ludb="", challenge=())
     task = {"dataset": layout, "layout": layout, "folder": str(folder), "row": row}
     done = store._process(config, task)
     assert bool(done["rows"]) != bool(done["set_aside"])

@@ -20,7 +20,7 @@ from beatssl.data.store import StoreError, open_store, prepare
 from beatssl.data.synthetic import write_folders
 from beatssl.settings import ConfigError, DataConfig, Source, from_dict
 
-CONFIG = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge="challenge")
+CONFIG = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge=("challenge",))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_fingerprint_follows_content_not_place_or_time(copy, prepared, tmp_path)
 
 
 def test_reused_when_nothing_changed_and_rebuilt_when_a_file_did(copy, tmp_path, monkeypatch):
-    folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge="")
+    folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge=())
     first = prepare(config, folder, copy)
     monkeypatch.setattr(store, "_build", lambda *_: 1 / 0)
     assert prepare(config, folder, copy).fingerprint == first.fingerprint
@@ -251,7 +251,7 @@ def test_signal_files_without_a_reader_are_counted_and_named(copy, tmp_path):
 
 
 def test_interrupted_write_leaves_the_previous_store(copy, tmp_path, monkeypatch):
-    folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge="")
+    folder, config = tmp_path / "store", replace(CONFIG, ludb="", challenge=())
     prepare(config, folder, copy)
     before = data_bytes(folder)
     calls, read = [], records.read_wfdb
@@ -293,7 +293,7 @@ def test_a_process_beside_us_may_finish_first(copy, tmp_path, monkeypatch):
 
 
 def test_damage_is_detected_and_repaired(copy, tmp_path):
-    folder, config = tmp_path / "store", replace(CONFIG, ptbxl="", challenge="")
+    folder, config = tmp_path / "store", replace(CONFIG, ptbxl="", challenge=())
     with pytest.raises(StoreError, match="run prepare first"):
         open_store(folder)
     prepare(config, folder, copy)
@@ -319,44 +319,60 @@ def test_every_record_set_aside_is_an_error_with_reasons(copy, tmp_path):
     assert not (tmp_path / "store" / "manifest.json").exists()
 
 
-def test_a_further_data_set_in_a_known_layout_is_one_line_of_settings(root, prepared, tmp_path):
+def test_a_further_data_set_in_a_known_layout_is_one_line_of_settings(copy, prepared, tmp_path):
     """Its rows have its own name; PTB-XL's recordings are set aside in it, too."""
-    more = {"name": "georgia_2", "layout": "challenge", "folder": "challenge"}
-    copy = {"name": "copy", "layout": "ptbxl", "folder": "ptbxl"}
-    plain = {"ptbxl": "ptbxl", "ludb": "ludb", "challenge": "challenge"}
-    config = from_dict(DataConfig, {**plain, "sources": [more, copy, copy | {"name": "third"}]})
-    made = prepare(config, tmp_path / "store", root)
-    own, further = prepared.rows("challenge"), made.rows("georgia_2")
-    assert made.table["dataset"].drop_duplicates().tolist() == [*plain, "georgia_2"]
+    more = {"name": "georgia_2", "layout": "challenge", "folder": "mine"}
+    again = {"name": "copy", "layout": "ptbxl", "folder": "copy"}
+    own = {"ptbxl": "ptbxl", "ludb": "ludb", "challenge": ["challenge"]}
+    made_of = write_folders(tmp_path / "made", 0, 0, 6, seed=9)
+    alone = prepare(DataConfig(challenge=("challenge",)), tmp_path / "alone", made_of)
+    shutil.copytree(made_of / "challenge", copy / "mine")
+    for name in ("copy", "third"):
+        shutil.copytree(copy / "ptbxl", copy / name)
+    third = again | {"name": "third", "folder": "third"}
+    config = from_dict(DataConfig, {**own, "sources": [more, again, third]})
+    made = prepare(config, tmp_path / "store", copy)
+    further = made.rows("georgia_2")
+    assert made.table["dataset"].drop_duplicates().tolist() == [*own, "georgia_2"]
     assert made.layouts == {
-        **dict(zip(plain, plain)),
+        **{name: name for name in own},
         "georgia_2": "challenge",
         "copy": "ptbxl",
         "third": "ptbxl",
     }
-    np.testing.assert_array_equal(made.signals[further], prepared.signals[own])
+    np.testing.assert_array_equal(made.signals[further], alone.signals)
     names = made.table["record_id"]
-    assert names[further].tolist() == ("georgia_2-" + names[own]).tolist()
+    assert names[further].tolist() == ("georgia_2-" + alone.table["record_id"]).tolist()
     assert names.is_unique and made.table["patient_id"][further].str.startswith("georgia_2-").all()
     pd.testing.assert_frame_equal(made.table.iloc[: len(prepared)], prepared.table)
     np.testing.assert_array_equal(
         training_rows(made), np.concatenate([training_rows(prepared), further])
     )
-    aside = made.set_aside.groupby("dataset")["reason"].value_counts()
+    aside = made.set_aside_counts().set_index(["dataset", "reason"])["records"]
     assert aside["georgia_2"].to_dict() == aside["challenge"].to_dict()
-    assert aside["copy"].sum() == 12 and aside["copy"].index.str.startswith("overlaps PTB-XL").all()
+    assert aside["copy"].to_dict() == aside["third"].to_dict() == {records.OVERLAP: 12}
 
 
 def test_sources_that_cannot_work_are_refused(root, tmp_path):
-    other = Source("other", "challange", "challenge")
+    other = Source("other", "challange", "more")
     with pytest.raises(ConfigError, match="other.*'challange'.*known: ptbxl, ludb, challenge"):
         prepare(replace(CONFIG, sources=(other,)), tmp_path / "store", root)
     with pytest.raises(ConfigError, match="a name of its own"):
-        replace(CONFIG, sources=(Source("ludb", "challenge", "challenge"),))
+        replace(CONFIG, sources=(Source("ludb", "challenge", "more"),))
+    for twice in ({"challenge": ("a", "b", "./a/")}, {"ptbxl": "a", "challenge": ("a",)}):
+        with pytest.raises(ConfigError, match="folder 'a' is named twice"):
+            DataConfig(**twice)
+    with pytest.raises(ConfigError, match="folder 'ludb' is named twice"):
+        replace(CONFIG, sources=(Source("mine", "ludb", "ludb"),))
+    with pytest.raises(ConfigError, match="challenge: expected a list, got 'challenge'"):
+        from_dict(DataConfig, {"challenge": "challenge"})
     with pytest.raises(RecordError, match="absent.*not found"):
         prepare(
             DataConfig(sources=(replace(other, layout="ludb", folder="absent"),)), tmp_path, root
         )
+    for folders in (("absent",), ("challenge", "absent")):
+        with pytest.raises(RecordError, match="absent.*not found"):
+            prepare(DataConfig(challenge=folders), tmp_path, root)
 
 
 def test_missing_folder_and_no_data_set(tmp_path, root):

@@ -41,6 +41,7 @@ MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
 RELEASE = "take the file of the release"
 AGAIN = "download the record again"
 OVERLAP = "overlaps PTB-XL"  # why a Challenge record is left out
+DUPLICATE = "duplicate"  # the same of one that LUDB has or that was read before
 UNKNOWN = dict.fromkeys(SUPERCLASSES, -1) | {  # of a line that cannot be read
     "patient_id": "", "fold": 0, "provenance": "", "statements": "",
 }  # fmt: skip

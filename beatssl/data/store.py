@@ -39,7 +39,7 @@ from beatssl.fingerprint import ROOT, code_hash, name_of
 from beatssl.progress import in_processes
 from beatssl.settings import DATASETS, ConfigError, DataConfig, config_hash, one_of
 
-STORE_VERSION = 2  # raise it when the meaning of a row changes: older stores are built again
+STORE_VERSION = 3  # raise it when the meaning of a row changes: older stores are built again
 FILTER_ORDER = 2  # of the Butterworth filter, applied forwards and backwards
 TABLE_TYPES = {
     **dict.fromkeys(("record_id", "dataset", "patient_id"), str),
@@ -352,8 +352,8 @@ def _settings(config: DataConfig) -> str:
 
 def _list_all(root: Path, config: DataConfig) -> list[dict]:
     """One task a record: `dataset`, `layout`, `folder` and the row of its listing; signal files
-    that the listing does not name follow, to be set aside. PTB-XL comes first."""
-    tasks = []
+    that the listing does not name follow, to be set aside. PTB-XL comes first, then LUDB."""
+    tasks, names = [], set()
     for source in config.all_sources:
         one_of(f"{source.name}: layout", source.layout, tuple(LAYOUTS))
         folder = root / source.folder
@@ -361,6 +361,9 @@ def _list_all(root: Path, config: DataConfig) -> list[dict]:
         if source.name != source.layout:  # names that no other data set in this layout has
             for column in table.columns.intersection(["record_id", "patient_id"]):
                 table[column] = f"{source.name}-" + table[column]
+        elif (taken := table["record_id"].isin(names)).any():  # by another folder of the data set
+            table.loc[taken, "record_id"] = f"{folder.name}-" + table["record_id"]
+        names |= set(table["record_id"])
         others = records.unlisted(folder, table["filename"]).items()
         rows = [{"record_id": name, "files": (), "skip": reason} for name, reason in others]
         task = {"dataset": source.name, "layout": source.layout, "folder": str(folder)}
@@ -399,18 +402,22 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     """Write the data files into `part`; returns the manifest without signature."""
     length = round(config.seconds * config.sampling_rate)
     digest = hashlib.sha256(_settings(config).encode())
-    lines, set_aside, marks, wave_rows, unused, known = [], [], [np.zeros((0, 5))], 0, 0.0, None
-    with open(part / "signals.i2", "wb") as signals, open(part / "waves.i1", "wb") as waves:
+    shape, lines, set_aside, marks = (len(LEADS), length), [], [], [np.zeros((0, 5))]
+    wave_rows, unused, path = 0, 0.0, part / "signals.i2"
+    with open(path, "wb") as signals, open(part / "waves.i1", "wb") as waves:
+
+        def written(row: int) -> np.ndarray:
+            signals.flush()
+            size = math.prod(shape)
+            return np.fromfile(path, "<i2", size, offset=2 * size * row).reshape(shape)
+
+        known = overlap.Known(shape, written)
         for done in in_processes(partial(_process, config), tasks, jobs, "records"):
             digest.update(done["digest"].encode())
-            if done["dataset"] not in ("ptbxl", "ludb"):
-                if known is None:
-                    signals.flush()
-                    names = [line["record_id"] for line in lines if line["dataset"] == "ptbxl"]
-                    rows = _map(part / "signals.i2", "<i2", (len(names), len(LEADS), length))
-                    known = overlap.Known(rows, names)
-                done = _without_overlap(done, known)
+            if done["dataset"] not in ("ptbxl", "ludb"):  # whose rows have labels and are all kept
+                done = _without_copies(done, known, lines)
             for line, microvolts, annotated in done["rows"]:
+                known.add(microvolts)
                 signals.write(microvolts.tobytes())
                 line["wave_row"] = wave_rows if annotated else -1
                 if annotated:
@@ -444,12 +451,14 @@ def _build(config: DataConfig, part: Path, tasks: list[dict], jobs: int) -> dict
     }
 
 
-def _without_overlap(done: dict, known: overlap.Known) -> dict:
-    """What `_process` found of a record, its rows set aside if one of them is a row of PTB-XL."""
-    same = next(filter(None, (known.same(microvolts) for _, microvolts, _ in done["rows"])), "")
-    if not same:
+def _without_copies(done: dict, known: overlap.Known, lines: list[dict]) -> dict:
+    """What `_process` found of a record, its rows set aside if one of them was read before; they
+    are not compared with each other."""
+    found = (known.find(microvolts) for _, microvolts, _ in done["rows"])
+    if (row := next((row for row in found if row is not None), None)) is None:
         return done
-    reason = f"{records.OVERLAP} (same signal as {same})"
+    kind = records.OVERLAP if lines[row]["dataset"] == "ptbxl" else records.DUPLICATE
+    reason = f"{kind} (same signal as {lines[row]['record_id']})"
     set_aside = [*done["set_aside"], (done["record_id"], done["dataset"], reason)]
     return done | {"rows": [], "set_aside": set_aside, "unused_s": 0.0}
 
@@ -494,11 +503,12 @@ def _process(config: DataConfig, task: dict) -> dict:
 
 def _refuse_empty(config: DataConfig, table: pd.DataFrame, set_aside: pd.DataFrame) -> None:
     """Raise when a data set has no row left."""
-    for dataset in [source.name for source in config.all_sources]:
+    for dataset in {source.name: None for source in config.all_sources}:
         refused = set_aside[set_aside["dataset"] == dataset]
         kinds = refused["reason"].map(reason_kind)
-        if (table["dataset"] == dataset).any() or (kinds == records.OVERLAP).all():
-            continue  # nothing is wrong with records that overlap: they are there as PTB-XL's
+        copies = kinds.isin([records.OVERLAP, records.DUPLICATE])
+        if (table["dataset"] == dataset).any() or copies.all():
+            continue  # nothing is wrong with copies: the recordings are there
         listed = "; ".join(f"{kind} ({n})" for kind, n in kinds.value_counts().items())
         raise RecordError(
             f"{dataset}: all {len(refused)} records were set aside: {listed}. First: "
