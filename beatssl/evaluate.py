@@ -33,6 +33,16 @@ def absent(w: Workspace, task: str) -> str:
     return f"No {records} records in this profile: {what} is not evaluated."
 
 
+def measured(w: Workspace, task: str, rows: pd.DataFrame) -> str:
+    """Data, number of different records, and on PTB-XL which folds are tested, in words.
+
+    Args: rows: of single runs, as `evaluate_all` returns them; at least one."""
+    text = saved.data_name(w.profile, task_of(task))
+    text += f", n = {rows.groupby('data')['n'].max().sum()}"
+    ptbxl = task_of(task).dataset == "ptbxl"
+    return f"{text} ({w.profile.data.split_in_words})" if ptbxl else text
+
+
 def train(w: Workspace, config: RunSettings) -> Run:
     """`pretrain` with the probe on the selection fold as a watch, where there is one. A run that
     diverges, or has no records to learn from, is handed over as failed (`Run.failure`), so that

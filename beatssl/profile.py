@@ -81,7 +81,7 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
     The entry has the keys of `Profile` (without `name`). `pretrain` holds settings common to all
     methods that are trained, `methods` those of single ones, `tasks` those of tasks that have no
     entry of their own, by `Task.group`; an item of `runs` may carry
-    `seeds: [..]` in place of `seed`. `variants` holds runs that change one thing: `base` and, by
+    `seeds: [..]` in place of `seed`, or be a list of items. `variants` holds runs that change one thing: `base` and, by
     name, the settings in which a variant differs from it (`seeds` of the base are its own; a
     variant of another method differs from that one's defaults). Where the environment variable
     BEATSSL_ECG_FM names a file, the released ECG-FM is a run too, tested in each rotation.
@@ -96,7 +96,9 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
     shared = _shared(entry.pop("pretrain", {}), entry.pop("methods", {}), name)
     variants = entry.pop("variants", {})
     base = {k: v for k, v in variants.get("base", {}).items() if k != "seeds"}
-    items = [*entry.pop("runs", [])]
+    items = []
+    for item in entry.pop("runs", []):
+        items += item if isinstance(item, list) else [item]
     for variant, change in variants.items():
         items.append({**({} if "method" in change else base), **change, "variant": variant})
     runs = {}

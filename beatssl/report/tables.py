@@ -82,6 +82,13 @@ def signed(table: pd.DataFrame) -> list[str]:
     return [f"{t}, n = {n}" if few else t for t, n, few in zip(texts, table["n"], fewer)]
 
 
+def resampled(profile: Profile) -> str:
+    """What the intervals of methods are over, in words."""
+    several = len(profile.data.rotations) > 1
+    where = ", where a rotation of PTB-XL's folds has several," if several else ""
+    return f"patients and{where} seeds"
+
+
 def p_text(p: float) -> str:
     """A p-value in three digits, small ones with their power of ten."""
     return "–" if np.isnan(p) else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
