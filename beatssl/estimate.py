@@ -28,7 +28,7 @@ from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import build_encoder, pick_device
 from beatssl.profile import Profile, Workspace
 from beatssl.results.saved import FOLDS, case_of
-from beatssl.settings import cores
+from beatssl.settings import Rotation, cores
 from beatssl.tasks import TASKS
 from beatssl.tasks.classify import MOST_PASSES
 from beatssl.train import Training
@@ -73,7 +73,8 @@ def _records(profile: Profile) -> dict[str, int]:
     """Rows of the store where there is one, else what was published (or is to be simulated)."""
     with suppress(StoreError):
         store = open_store(profile.work / "store")
-        training, waves = len(training_rows(store)), len(store.rows("ludb"))
+        training = max(len(training_rows(store, rotation)) for rotation in profile.data.rotations)
+        waves = len(store.rows("ludb"))
         return {"rows": len(store), "training": training, "ludb": waves}
     data, counts = profile.data, PUBLISHED
     if data.synthetic:
@@ -81,7 +82,8 @@ def _records(profile: Profile) -> dict[str, int]:
     used = Counter()
     for layout in {source.name: source.layout for source in data.all_sources}.values():
         used[layout] += counts[layout]
-    training = round(0.8 * used["ptbxl"]) + used["challenge"]
+    folds = max(len(rotation.train) for rotation in data.rotations)
+    training = round(folds / 10 * used["ptbxl"]) + used["challenge"]
     return {"rows": used.total(), "training": training, "ludb": used["ludb"]}
 
 
@@ -89,7 +91,8 @@ def _small(profile: Profile) -> Workspace:
     """Simulated records, as many as the largest batch needs, and one epoch on labels."""
     most = max((getattr(run, "batch_size", 0) for run in profile.runs), default=0)
     few = {"synthetic_ptbxl": max(200, round(1.4 * most)), "synthetic_ludb": WAVES}
-    data = replace(profile.data, synthetic=True, synthetic_challenge=0, sources=(), **few)
+    few |= {"synthetic_challenge": 0, "sources": (), "rotations": (Rotation(),)}
+    data = replace(profile.data, synthetic=True, **few)
     rate = {"finetune_learning_rates": profile.classify.finetune_learning_rates[:1]}
     small = replace(
         profile, name=f"{profile.name}-estimate", data=data,
@@ -138,7 +141,7 @@ def _evaluation(
                 seconds *= 1 + trained * rates
             else:
                 rates = len(classify.finetune_learning_rates)
-                seconds *= records["training"] / len(training_rows(w.store))
+                seconds *= records["training"] / len(training_rows(w.store, case.rotation))
                 seconds *= classify.finetune_epochs * rates if trained else 1
             total += seconds * (profile.compare.repeats / seeds if task.name == FOLDS else 1)
     return total

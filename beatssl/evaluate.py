@@ -33,15 +33,26 @@ def absent(w: Workspace, task: str) -> str:
     return f"No {records} records in this profile: {what} is not evaluated."
 
 
+def measured(w: Workspace, task: str, rows: pd.DataFrame) -> str:
+    """Data, number of different records, and on PTB-XL which folds are tested, in words.
+
+    Args: rows: of single runs, as `evaluate_all` returns them; at least one."""
+    text = saved.data_name(w.profile, task_of(task))
+    text += f", n = {rows.groupby('data')['n'].max().sum()}"
+    ptbxl = task_of(task).dataset == "ptbxl"
+    return f"{text} ({w.profile.data.split_in_words})" if ptbxl else text
+
+
 def train(w: Workspace, config: RunSettings) -> Run:
-    """`pretrain` with the probe on fold 9 as a watch, where there is one. A run that diverges, or
-    has no records to learn from, is handed over as failed (`Run.failure`), so that the other runs
-    go on."""
-    learns = config.method not in ("random", "ecg_fm")
-    if learns and len(pretraining_rows(w.store, w.beats)) < 2:
-        reason = "no records to pretrain on in this profile (PTB-XL folds 1-8, Challenge)"
+    """`pretrain` with the probe on the selection fold as a watch, where there is one. A run that
+    diverges, or has no records to learn from, is handed over as failed (`Run.failure`), so that
+    the other runs go on."""
+    learns, rotation = config.method not in ("random", "ecg_fm"), w.profile.rotation_of(config)
+    if learns and len(pretraining_rows(w.store, w.beats, rotation)) < 2:
+        folds = rotation.folds("train")
+        reason = f"no records to pretrain on in this profile (PTB-XL {folds}, Challenge)"
         return Run(config, None, pd.DataFrame(), key="", failure=reason)
-    monitor = None if absent(w, "classification") else probe_monitor(w.store)
+    monitor = None if absent(w, "classification") else probe_monitor(w.store, rotation)
     try:
         return pretrain(config, w.profile, w.store, w.beats, monitor=monitor)
     except DivergedError as error:
@@ -94,7 +105,8 @@ def evaluate_all(
     Without records of the task's data set nothing is trained, and there are no rows.
 
     Args:
-        finetune_seeds: of each method, the encoders with seeds below this are also fine-tuned.
+        finetune_seeds: of each method, so many encoders are also fine-tuned, those with the first
+            seeds; on PTB-XL so many of each rotation, so that each record is tested.
         names: of the methods to evaluate (`RunSettings.name`); default all.
 
     Raises:
@@ -103,15 +115,17 @@ def evaluate_all(
     tables = [saved.frame([])]
     if absent(w, task):
         return tables[0]
-    instead: dict[str, Any] = {}  # by method, for all of its seeds
+    each = len(w.profile.data.rotations) if task_of(task).dataset == "ptbxl" else 1
+    instead: dict[tuple, Any] = {}  # by method and rotation, for all of its seeds
     for run in progress(w.profile.runs, f"{task}, runs"):
         if names and run.name not in names:
             continue
         if run.has_encoder:
-            tables.append(evaluate_run(w, train(w, run), task, run.seed < finetune_seeds))
+            tables.append(evaluate_run(w, train(w, run), task, run.seed < each * finetune_seeds))
             continue
-        if run.method not in instead:
-            instead[run.method] = task_of(task).without_encoder(run, w.store, w.beats)
-        if instead[run.method] is not None:
-            tables.append(_rows(w, task, run, instead[run.method]))
+        of = run.method, w.profile.rotation_of(run)
+        if of not in instead:
+            instead[of] = task_of(task).without_encoder(run, w.store, w.beats, of[1])
+        if instead[of] is not None:
+            tables.append(_rows(w, task, run, instead[of]))
     return pd.concat(tables, ignore_index=True)

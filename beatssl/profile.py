@@ -17,7 +17,8 @@ from beatssl.methods.base import RunSettings, TrainSettings
 from beatssl.methods.ecg_fm_weights import RELEASED_ECG_FM
 from beatssl.methods.encoder import Architecture, EncoderConfig
 from beatssl.settings import (
-    ROOT, ComputeConfig, ConfigError, DataConfig, cores, from_dict, one_of, read_yaml, work_dir,
+    ROOT, ComputeConfig, ConfigError, DataConfig, Rotation, cores, from_dict, one_of, read_yaml,
+    work_dir,
 )  # fmt: skip
 from beatssl.tasks import TASKS
 from beatssl.tasks.classify import ClassifyConfig
@@ -56,10 +57,16 @@ class Profile:
         """A run of a method as the profile says, but for these settings."""
         return make_run(method, **{**self.methods.get(method, {}), **settings})
 
+    def rotation_of(self, run: RunSettings) -> Rotation:
+        """Which of PTB-XL's folds a run is trained, selected and tested on: by its seed."""
+        return self.data.rotations[run.seed % len(self.data.rotations)]
+
     def repeats_of(self, run: RunSettings) -> tuple[int, ...]:
         """Numbers of the repeats of LUDB's folds that a run's encoder is evaluated in: repeat k
         takes encoder k mod their number of the method's seeds, so that a method has as many
-        repeats whether it has one seed or several."""
+        repeats whether it has one seed or several. Seeds beyond the number of repeats have none:
+        of six seeds and five repeats the last is left out. With three rotations of PTB-XL, repeat
+        k then takes an encoder of the same rotation whether a method has three seeds or six."""
         seeds = sorted({run.seed, *(other.seed for other in self.runs if other.name == run.name)})
         return tuple(range(seeds.index(run.seed), self.compare.repeats, len(seeds)))
 
@@ -73,8 +80,8 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
 
     The entry has the keys of `Profile` (without `name`). `pretrain` holds settings common to all
     methods that are trained, `methods` those of single ones, `tasks` those of tasks that have no
-    entry of their own, by `Task.group`; an item of `runs` may carry
-    `seeds: [..]` in place of `seed`. `variants` holds runs that change one thing: `base` and, by
+    entry of their own, by `Task.group`; an item of `runs` may carry `seeds: [..]` in place of
+    `seed`, or be a list of items. `variants` holds runs that change one thing: `base` and, by
     name, the settings in which a variant differs from it (`seeds` of the base are its own; a
     variant of another method differs from that one's defaults). Where the environment variable
     BEATSSL_ECG_FM names a file, the released ECG-FM is a run too.
@@ -89,7 +96,9 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
     shared = _shared(entry.pop("pretrain", {}), entry.pop("methods", {}), name)
     variants = entry.pop("variants", {})
     base = {k: v for k, v in variants.get("base", {}).items() if k != "seeds"}
-    items = [*entry.pop("runs", [])]
+    items = []
+    for item in entry.pop("runs", []):
+        items += item if isinstance(item, list) else [item]
     for variant, change in variants.items():
         items.append({**({} if "method" in change else base), **change, "variant": variant})
     runs = {}
@@ -102,7 +111,8 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
                 raise ConfigError(f"profile {name!r} lists the run {run.run_id} twice")
             runs[run.run_id] = run
     if os.environ.get(RELEASED_ECG_FM):
-        runs.setdefault("ecg_fm-s0", make_run("ecg_fm"))
+        for seed in range(len(entry.get("data", {}).get("rotations", [0]))):
+            runs.setdefault(f"ecg_fm-s{seed}", make_run("ecg_fm", seed=seed))
     tasks = {group: _settings_of(group, given) for group, given in entry.pop("tasks", {}).items()}
     entry |= {"name": name, "runs": tuple(runs.values()), "methods": shared, "tasks": tasks}
     return from_dict(Profile, entry, name)
@@ -230,4 +240,5 @@ def open_workspace(name: str) -> Workspace:
     compute.use(profile.compute)
     clear_leftovers(profile.work)
     store = prepare(profile.data, profile.work / "store", data_root(profile), cores())
-    return Workspace(profile, store, prepare_beats(store, profile.work / "beats", cores()))
+    beats = prepare_beats(store, profile.work / "beats", cores(), profile.data.rotations)
+    return Workspace(profile, store, beats)

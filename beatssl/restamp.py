@@ -32,7 +32,7 @@ def restamp(w: Workspace) -> list[str]:
 
 
 def _key(w: Workspace, run: RunSettings) -> dict[str, str]:
-    return run_key(run, w.profile.encoder_of(run), w.store, w.beats)
+    return run_key(run, w.profile.encoder_of(run), w.store, w.beats, w.profile.rotation_of(run))
 
 
 def _at_hand(w: Workspace, run: RunSettings) -> bool:

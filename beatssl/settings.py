@@ -60,6 +60,66 @@ class Source:
     folder: str
 
 
+FOLDS = range(1, 11)  # PTB-XL's own, each patient in one of them
+OFFICIAL = {"train": tuple(range(1, 9)), "validation": (9,), "test": (10,)}
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Which of PTB-XL's folds are tested, and which one selects; all others train.
+
+    Raises:
+        ConfigError: no such fold, no test fold, a fold named twice, or none is left to train.
+    """
+
+    test: tuple[int, ...] = (10,)
+    select: int = 9
+
+    def __post_init__(self) -> None:
+        named = [*self.test, self.select]
+        unknown = sorted(set(named) - set(FOLDS))
+        if unknown:
+            raise ConfigError(f"rotations: PTB-XL has folds 1 to 10, no fold {unknown[0]}")
+        if not self.test:
+            raise ConfigError("rotations: each needs a test fold")
+        if len(set(named)) < len(named):
+            raise ConfigError(f"rotations: a fold has one part only, got {to_dict(self)}")
+        if not self.train:
+            raise ConfigError(f"rotations: no fold is left to train on, got {to_dict(self)}")
+
+    @property
+    def train(self) -> tuple[int, ...]:
+        """The folds that are neither tested nor select."""
+        return tuple(fold for fold in FOLDS if fold not in (*self.test, self.select))
+
+    @property
+    def parts(self) -> dict[str, tuple[int, ...]]:
+        """train, validation and test -> their folds."""
+        return {"train": self.train, "validation": (self.select,), "test": self.test}
+
+    @property
+    def in_key(self) -> list[dict]:
+        """What of it stands in a key: `parts`; nothing for the official ones, so that what was made
+        before there were others keeps its key."""
+        return [] if self.parts == OFFICIAL else [self.parts]
+
+    def folds(self, part: str) -> str:
+        """A part in words: `fold 10`, `folds 1-3, 8-10`."""
+        return folds_in_words(self.parts[part])
+
+
+def folds_in_words(folds: Iterable[int]) -> str:
+    """`fold 10`, `folds 1-3, 8-10`."""
+    runs: list[list[int]] = []
+    for fold in sorted(folds):
+        if runs and fold == runs[-1][-1] + 1:
+            runs[-1].append(fold)
+        else:
+            runs.append([fold])
+    texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+    return f"fold{'s' if '-' in texts[0] or len(texts) > 1 else ''} {', '.join(texts)}"
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which record folders are read and how a record becomes a row of the store.
@@ -68,8 +128,13 @@ class DataConfig:
     BEATSSL_DATA); an empty name leaves the data set out. With `synthetic` true the folders of
     `DATASETS` are written by `beatssl.data.synthetic` first, into what is the data root then.
 
+    Attributes:
+        rotations: of PTB-XL's folds: seed k of a method takes number k modulo their number. They
+            decide which rows train, select and are tested, not what the store holds.
+
     Raises:
-        ConfigError: two data sets have one name, a folder is named twice, or rows have no length.
+        ConfigError: two data sets have one name, a folder is named twice, rows have no length, or a
+            fold is tested twice.
     """
 
     synthetic: bool = False
@@ -85,6 +150,7 @@ class DataConfig:
     low_cut: float = 0.5  # Hz, zero-phase Butterworth band-pass; 0 switches that side off
     high_cut: float = 40.0  # Hz
     einthoven_tolerance: float = 0.1  # sd(I + III - II) / sd(II) above this: set aside
+    rotations: tuple[Rotation, ...] = (Rotation(),)
 
     def __post_init__(self) -> None:
         if self.sampling_rate <= 0 or self.seconds <= 0:
@@ -95,6 +161,26 @@ class DataConfig:
         folders = [os.path.normpath(source.folder) for source in self.all_sources]
         if twice := [folder for folder in folders if folders.count(folder) > 1]:
             raise ConfigError(f"folder {twice[0]!r} is named twice under data: name it once")
+        tested = [fold for rotation in self.rotations for fold in rotation.test]
+        if not tested or len(set(tested)) < len(tested):
+            raise ConfigError("rotations: name one or more, and test no fold in two of them")
+
+    def folds(self, part: str) -> str:
+        """Folds of a part (`Rotation.parts`) in words: `fold 10`, or `folds 1-3, 4-6, 7-10 in turn`
+        where there are several rotations."""
+        if len(self.rotations) == 1:
+            return self.rotations[0].folds(part)
+        each = [rotation.folds(part).split(" ", 1)[1] for rotation in self.rotations]
+        return f"folds {', '.join(each)} in turn"
+
+    @property
+    def split_in_words(self) -> str:
+        """What PTB-XL's folds are for, in words."""
+        test, select, n = self.folds("test"), self.folds("validation"), len(self.rotations)
+        if n == 1:
+            verbs = ("tests" if len(self.rotations[0].test) == 1 else "test"), "selects"
+            return f"{test} {verbs[0]}, {select} {verbs[1]}, the others train"
+        return f"{test} test, {select} select, the others train: seed k takes rotation k mod {n}"
 
     @property
     def all_sources(self) -> tuple[Source, ...]:

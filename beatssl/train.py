@@ -30,7 +30,7 @@ from beatssl.methods.encoder import (
 )  # fmt: skip
 from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
-from beatssl.settings import config_hash, to_dict
+from beatssl.settings import Rotation, config_hash, to_dict
 
 
 class DivergedError(RuntimeError):
@@ -71,11 +71,13 @@ class BatchSource:
     are cut and scaled there; on the processor they stay in the file. Beats whose window leaves the
     record are dropped; where a record has more than `beats_per_record`, that many are drawn anew
     each time.
+
+    Args: rotation: on whose training rows the clustered beat classes were fitted.
     """
 
     def __init__(
         self, store: Store, beats: Beats, rows: np.ndarray, config: RunSettings,
-        device: torch.device | str = "cpu",
+        rotation: Rotation, device: torch.device | str = "cpu",
     ):  # fmt: skip
         self.rows, self.batch_size, self.device = rows, config.batch_size, device
         self.signals = torch.from_numpy(store.signals).to(device)
@@ -86,7 +88,8 @@ class BatchSource:
         self.record_features = torch.from_numpy(in_unit(beats.record_features[rows], unit))
         self.features = torch.from_numpy(in_unit(beats.features[rows], unit))
         self.r_peak = torch.from_numpy(beats.r_peak[rows])
-        self.classes = torch.from_numpy(beats.classes(windows.beat_classifier)[rows]).long()
+        classes = beats.classes(windows.beat_classifier, rotation)[rows]
+        self.classes = torch.from_numpy(classes).long()
         fits = self.r_peak + windows.beat_after * rate <= time - 1
         self.valid = (self.r_peak >= windows.beat_before * rate) & fits & (self.classes >= 0)
         self.record_scale = FeatureScale.fit(self.record_features)
@@ -126,15 +129,17 @@ class BatchSource:
 
 
 def run_key(
-    config: RunSettings, encoder: Architecture, store: Store, beats: Beats, root: Path = ROOT
-) -> dict[str, str]:
+    config: RunSettings, encoder: Architecture, store: Store, beats: Beats, rotation: Rotation,
+    root: Path = ROOT,
+) -> dict[str, str]:  # fmt: skip
     """Identity of a run.
 
     Args: root: folder of the package.
 
     Returns:
         settings (those of its method, the architecture, and threads and precision of a training),
-        data (records and beats), code (what decides the weights); `key` of all three.
+        data (records, beats and which of them train), code (what decides the weights); `key` of
+        all three.
     """
     entry = METHODS[config.method]
     code: list[Callable] = [build_encoder, type(encoder), *config.code()]
@@ -145,7 +150,7 @@ def run_key(
     how = [] if config.untrained else [compute.name()]
     parts = {
         "settings": config_hash(config.own_settings(), encoder, *how),
-        "data": config_hash(store.content, beats.content),
+        "data": config_hash(store.content, beats.content, *rotation.in_key),
         "code": code_of(*code, root=root),
     }
     return {**parts, "key": config_hash(parts)}
@@ -157,6 +162,7 @@ class Scale(Protocol):
     work: Path
 
     def encoder_of(self, run: RunSettings) -> Architecture: ...
+    def rotation_of(self, run: RunSettings) -> Rotation: ...
 
 
 def pretrain(
@@ -194,7 +200,8 @@ def pretrain(
     if not config.has_encoder:
         raise ValueError(f"{config.run_id} has no encoder: there is nothing to pretrain")
     entry, architecture = METHODS[config.method], profile.encoder_of(config)
-    identity = run_key(config, architecture, store, beats)
+    rotation = profile.rotation_of(config)
+    identity = run_key(config, architecture, store, beats, rotation)
     key = identity["key"]
     if entry.load:  # released weights: nothing to train, no copy kept
         return Run(config, entry.load(store.sampling_rate), pd.DataFrame(), key)
@@ -204,7 +211,7 @@ def pretrain(
         if checkpoint.is_file():  # killed right after its last file
             checkpoint.unlink(missing_ok=True)
         return done
-    rows = pretraining_rows(store, beats)
+    rows = pretraining_rows(store, beats, rotation)
     if not entry.build:
         encoder = build_encoder(architecture, config.seed, store.sampling_rate).eval()
         if isinstance(config, UntrainedWithStatistics):
@@ -258,11 +265,12 @@ class Training:
     def __init__(
         self, config: RunSettings, profile: Scale, store: Store, beats: Beats, device: torch.device
     ):
-        rows = pretraining_rows(store, beats)
+        rotation = profile.rotation_of(config)
+        rows = pretraining_rows(store, beats, rotation)
         if len(rows) < 2:
             raise ValueError(f"{len(rows)} records with more than 3 R peaks: nothing to contrast")
         self.generator = Generator().manual_seed(config.seed)
-        self.source = source = BatchSource(store, beats, rows, config, device)
+        self.source = source = BatchSource(store, beats, rows, config, rotation, device)
         steps = config.epochs * source.batches_per_epoch
         encoder = build_encoder(profile.encoder_of(config), config.seed, store.sampling_rate)
         scales = source.record_features, source.record_scale, source.beat_scale

@@ -6,6 +6,7 @@ import pytest
 from beatssl.data import beats as b
 from beatssl.data import features as f
 from beatssl.methods.targets import FeatureScale
+from beatssl.settings import Rotation
 
 RATE = 100
 
@@ -119,7 +120,7 @@ def test_simulated_records_have_beats_of_all_rows(small):
 
 
 def test_pretraining_never_sees_folds_9_and_10_or_ludb(small):
-    table = small.store.table.iloc[b.pretraining_rows(small.store, small.beats)]
+    table = small.store.table.iloc[b.pretraining_rows(small.store, small.beats, Rotation())]
     assert set(table["dataset"]) == {"ptbxl", "challenge"}
     assert table.loc[table["dataset"] == "ptbxl", "fold"].between(1, 8).all()
     test_patients = set(small.store.table.query("fold >= 9")["patient_id"])

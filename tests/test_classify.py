@@ -13,7 +13,7 @@ from torch import nn
 from beatssl import evaluate
 from beatssl.data.records import SUPERCLASSES
 from beatssl.methods import make_run
-from beatssl.settings import ConfigError
+from beatssl.settings import ConfigError, Rotation
 from beatssl.tasks import TASKS, classify
 from beatssl.tasks.base import Case
 from beatssl.tasks.classify import ClassifyConfig
@@ -86,15 +86,15 @@ def tuned(store, chosen, config=CONFIG, seed=0, encoder=None) -> dict:
     """`classify.finetune` of these records."""
     run = replace(TRAINED, seed=seed)
     one = case(run, store, encoder, "finetune", config)
-    return classify.finetune(one, classify.split(store), chosen)
+    return classify.finetune(one, classify.split(store, Rotation()), chosen)
 
 
 def probed(*arrays) -> dict:
     """`classify.probe` of train x, train y, validation x, .. test y."""
-    features = dict(zip(classify.PARTS, arrays[::2], strict=True))
+    features = dict(zip(Rotation().parts, arrays[::2], strict=True))
     parts = {
         name: classify.Part(None, y, {}, 0)
-        for name, y in zip(classify.PARTS, arrays[1::2], strict=True)
+        for name, y in zip(Rotation().parts, arrays[1::2], strict=True)
     }
     return classify.probe(features, parts, np.arange(len(arrays[0])))
 
@@ -106,7 +106,7 @@ def same(a: dict, b: dict) -> bool:
 def test_split_uses_the_official_folds_and_counts_unlabelled_records():
     store = FakeStore()
     store.table.loc[[0, 8, 9, 19], list(SUPERCLASSES)] = -1  # folds 1, 9, 10, 10
-    parts = classify.split(store)
+    parts = classify.split(store, Rotation())
     for name, folds in (("train", range(1, 9)), ("validation", [9]), ("test", [10])):
         assert set(store.table["fold"].iloc[parts[name].rows]) == set(folds)
         assert (parts[name].labels >= 0).all()
@@ -119,16 +119,16 @@ def test_an_empty_fold_and_a_class_without_positives_are_named():
     store = FakeStore()
     store.table.loc[store.table["fold"] == 9, "CD"] = 0
     with pytest.raises(MetricError, match="fold 9 .validation.*CD"):
-        classify.split(store)
+        classify.split(store, Rotation())
     store.table.loc[store.table["fold"] == 10, "fold"] = 1
     store.table["CD"] = FakeStore().table["CD"]
     with pytest.raises(MetricError, match="fold 10 .test. holds no labelled record"):
-        classify.split(store)
+        classify.split(store, Rotation())
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.37, 1.0])
 def test_label_draw_keeps_the_share_of_every_combination(fraction):
-    labels = classify.split(FakeStore(2000))["train"].labels
+    labels = classify.split(FakeStore(2000), Rotation())["train"].labels
     chosen = classify.stratified_draw(labels, fraction, seed=1)
     assert len(chosen) == round(fraction * len(labels)) == len(set(chosen))
     combination = labels @ (1 << np.arange(5))
@@ -251,13 +251,13 @@ def test_finetuning_is_deterministic_changes_with_the_seed_and_copies_the_encode
 def test_finetuning_learns_and_takes_the_best_validated_epoch():
     store = FakeStore(400)
     config = ClassifyConfig(finetune_epochs=8, finetune_learning_rates=(0.01,))
-    found = tuned(store, np.arange(len(classify.split(store)["train"].rows)), config)
+    found = tuned(store, np.arange(len(classify.split(store, Rotation())["train"].rows)), config)
     assert found["epoch"] == 1 + np.argmax(found["validation_auroc"])
     assert classify.macro_auroc(found["truth"], found["score"]) > 0.85
 
 
 def test_the_learning_rate_with_the_best_validated_epoch_is_kept(monkeypatch):
-    store, n = FakeStore(), len(classify.split(FakeStore())["validation"].rows)
+    store, n = FakeStore(), len(classify.split(FakeStore(), Rotation())["validation"].rows)
     curves = {1e-4: [0.6, 0.7], 1e-3: [0.9, 0.5], 1e-2: [0.8, 0.8], 1e-1: [0.9], 1.0: None}
     models = {rate: classify.Classifier(TinyEncoder(i), 5) for i, rate in enumerate(curves)}
     for model in models.values():
@@ -339,7 +339,7 @@ def test_a_crash_keeps_the_finished_fractions(small, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate_all(w, "classification")
     rows = evaluate.evaluate_all(w, "classification")
-    n = len(classify.split(w.store)["train"].rows)
+    n = len(classify.split(w.store, Rotation())["train"].rows)
     assert calls == [n // 2, n, n]  # the first fraction is not computed again
     monkeypatch.setattr(classify, "embed", None)  # nothing is encoded for saved results
     assert evaluate.evaluate_all(w, "classification").equals(rows)
@@ -369,6 +369,6 @@ def test_no_patient_of_the_real_records_is_in_two_parts(real_data):
     table = pd.read_csv(real_data / "ptbxl-subset" / "ptbxl_database.csv")
     train, validation, test = (
         set(table["patient_id"][table["strat_fold"].isin(list(folds))])
-        for folds in classify.PARTS.values()
+        for folds in Rotation().parts.values()
     )
     assert not train & validation and not train & test and not validation & test

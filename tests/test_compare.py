@@ -17,6 +17,7 @@ from beatssl.tasks.classify import embed, probe, split, stratified_draw
 from beatssl.tasks.scores import MetricError
 from beatssl.tasks.segment import folds
 from beatssl.train import pretrain
+from beatssl.settings import Rotation
 
 RANDOM = make_run(method="random")
 
@@ -44,7 +45,7 @@ def test_a_draw_with_all_classes_is_the_stratified_one_drawn_again():
 
 
 def test_each_draw_is_a_probe_of_its_records(small):
-    parts = split(small.store)
+    parts = split(small.store, Rotation())
     rng = np.random.default_rng(0)
     x = {
         name: rng.normal(size=(len(part.rows), 6)) + part.labels[:, :1]

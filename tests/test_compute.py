@@ -14,7 +14,7 @@ from beatssl.methods import encoder as models
 from beatssl.methods import make_run
 from beatssl.profile import Profile
 from beatssl.results import saved as results
-from beatssl.settings import ROOT, ComputeConfig, ConfigError
+from beatssl.settings import ROOT, ComputeConfig, ConfigError, Rotation
 from beatssl.tasks import TASKS
 from beatssl.train import run_key
 
@@ -89,7 +89,7 @@ def test_precision_decides_mixed_precision_and_stands_in_the_key(restored):
         assert torch.get_num_threads() == config.threads
         assert compute.name() == {"threads": config.threads, "precision": config.precision}
         for r in (run, untrained):
-            keys[r.method, config] = run_key(r, profile.encoder, Store, Store)["key"]
+            keys[r.method, config] = run_key(r, profile.encoder, Store, Store, Rotation())["key"]
         one = replace(profile, compute=config)
         hashes[config] = results.settings_hash(
             run, one, TASKS["classification"], "frozen", 1.0, "aa"

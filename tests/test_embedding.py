@@ -14,6 +14,7 @@ from beatssl.report import tables
 from beatssl.tasks import embedding
 from beatssl.tasks import scores as metrics
 from beatssl.tasks.classify import split
+from beatssl.settings import Rotation
 
 Z = torch.nn.functional.normalize(
     torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), dim=1
@@ -98,7 +99,7 @@ def test_what_all_views_share_is_no_agreement():
 
 def test_health_shows_alignment_beside_its_chance(small):
     run = train(small, make_run(method="random"))
-    found = embedding.diagnose(run.config, small.store, run.encoder)
+    found = embedding.diagnose(run.config, small.store, run.encoder, Rotation())
     both = np.concatenate([found["first"], found["second"]])
     np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
     rows = evaluate_run(small, run, "embedding").set_index("metric")
@@ -119,8 +120,8 @@ def test_overlap_of_label_sets():
 
 def test_neighbours_are_training_records_and_agreement_is_their_overlap(small):
     run = train(small, make_run(method="random"))
-    found = embedding.diagnose(run.config, small.store, run.encoder)
-    parts = split(small.store)
+    found = embedding.diagnose(run.config, small.store, run.encoder, Rotation())
+    parts = split(small.store, Rotation())
     for name in ("record_id", "patient_id"):
         assert found[name].tolist() == parts["test"].ids[name].tolist()
     np.testing.assert_allclose(np.linalg.norm(found["embedding"], axis=1), 1, atol=1e-5)
@@ -136,8 +137,8 @@ def test_neighbours_are_training_records_and_agreement_is_their_overlap(small):
 
 def test_the_same_views_for_every_encoder_and_rows_without_reference(small):
     run = train(small, make_run(method="random"))
-    once = embedding.diagnose(run.config, small.store, run.encoder)
-    again = embedding.diagnose(run.config, small.store, run.encoder)
+    once = embedding.diagnose(run.config, small.store, run.encoder, Rotation())
+    again = embedding.diagnose(run.config, small.store, run.encoder, Rotation())
     np.testing.assert_array_equal(once["first"], again["first"])
     assert not np.array_equal(once["first"], once["second"])
     rows = evaluate_run(small, run, "embedding")
@@ -177,7 +178,7 @@ def test_as_initialised_nothing_is_normalised():
 def test_maps_hold_the_records_of_fold_10_and_their_whole_beats(small):
     run = train(small, make_run(method="random"))
     found = page("05_pretraining").maps(run.config, small.store, small.beats, run.encoder)
-    test = split(small.store)["test"]
+    test = split(small.store, Rotation())["test"]
     points, labels, share = found["records"]
     assert points.shape == (len(test.rows), 2) and np.array_equal(labels, test.labels)
     assert 0 < share.sum() <= 1

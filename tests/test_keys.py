@@ -20,7 +20,7 @@ from beatssl.methods import make_run
 from beatssl.profile import Profile
 from beatssl.restamp import restamp
 from beatssl.results import saved as results
-from beatssl.settings import ConfigError
+from beatssl.settings import ConfigError, Rotation
 from beatssl.tasks import TASKS, task_of
 from beatssl.train import Training, pretrain, run_key
 
@@ -45,7 +45,7 @@ def keys(root: Path) -> dict[tuple, str]:
     """(kind, ..) -> key of every kind of product, by the code in this folder."""
     table = {("store",): store_code(root), ("beats",): beats_fingerprint(Store(), root)}
     for name, config in RUNS.items():
-        key = run_key(config, PROFILE.encoder_of(config), Store(), BEATS, root)["key"]
+        key = run_key(config, PROFILE.encoder_of(config), Store(), BEATS, Rotation(), root)["key"]
         table["run", name] = key
         for task in TASKS.values():
             table[task.name, name] = results.code_of(config, PROFILE, task, root)
@@ -101,8 +101,8 @@ MUTATIONS = {
         ("methods/views.py", "return view.masked_fill_(hidden, 0.0)", "return view"),
         of(("run",), ("beatssl",)) | of((results.EMBED,)),
     ),
-    "the folds of PTB-XL": (
-        ("tasks/classify.py", '"validation": (9,)', '"validation": (8,)'),
+    "the parts of PTB-XL": (
+        ("tasks/classify.py", 'store.rows("ptbxl", folds)', 'store.rows("ptbxl", folds[:1])'),
         of((*CLASSIFIED, results.EMBED)),
     ),
     "a constant of one method": (

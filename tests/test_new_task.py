@@ -15,7 +15,7 @@ from beatssl.profile import load_profile
 from beatssl.report import tables
 from beatssl.results import saved
 from beatssl.results.collect import collect
-from beatssl.settings import ConfigError
+from beatssl.settings import ConfigError, Rotation
 from beatssl.tasks import TASKS, base, classify
 
 
@@ -36,7 +36,7 @@ class Amplitude(base.Task):
     calls = 0
 
     def predictor(self, case):
-        test = classify.split(case.store)["test"]
+        test = classify.split(case.store, case.rotation)["test"]
         out = classify.embed(case.encoder, case.store, test.rows)
 
         def predict(fraction):
@@ -71,7 +71,7 @@ def test_a_new_task_is_evaluated_reused_collected_and_shown(amplitude, tmp_path)
     rows = evaluate_all(amplitude, "amplitude")
     assert Amplitude.calls == 4  # two encoders, two fractions
     assert set(rows["metric"]) == {"output", "size"} and rows["ci_low"].notna().all()
-    test = classify.split(amplitude.store)["test"]
+    test = classify.split(amplitude.store, Rotation())["test"]
     by_hand = np.abs(amplitude.store.load(test.rows)[:, 2]).mean(axis=1).mean()
     assert rows.query("metric == 'size'")["value"].tolist() == pytest.approx([by_hand] * 4)
     assert evaluate_all(amplitude, "amplitude").equals(rows) and Amplitude.calls == 4

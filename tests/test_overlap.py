@@ -20,7 +20,7 @@ from beatssl.data.overlap import ALIKE, Known, alike
 from beatssl.data.records import LAYOUTS
 from beatssl.data.store import prepare
 from beatssl.data.synthetic import _write_record, write_folders
-from beatssl.settings import DataConfig
+from beatssl.settings import DataConfig, Rotation
 
 CONFIG = DataConfig(ptbxl="ptbxl", challenge=("challenge",))
 
@@ -292,7 +292,7 @@ def test_real_records_of_all_folds_stay_out(real_data, tmp_path, place):
     assert len(made.rows("ptbxl")) >= 18  # of all folds, 9 and 10 among them
     kept = made.table["record_id"].iloc[made.rows("challenge")]
     assert kept.str.startswith("georgia-E").all() and len(kept)
-    assert kept.index.isin(training_rows(made)).all()
+    assert kept.index.isin(training_rows(made, Rotation())).all()
     aside = made.set_aside[made.set_aside["dataset"] == "challenge"]
     overlapping = aside["reason"].map(store.reason_kind) == records.OVERLAP
     copies_aside = aside["record_id"].str.contains("-Q")

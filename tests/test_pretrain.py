@@ -14,6 +14,7 @@ from beatssl.methods.beatssl import BeatSSL
 from beatssl.methods.encoder import ArchitectureError
 from beatssl.methods.losses import LOSSES
 from beatssl.methods.targets import MEASURES, similarity
+from beatssl.settings import Rotation
 
 CONFIG = make_run(rhythm="soft_1", beat="hard", exponent=50, epochs=3, batch_size=32)
 
@@ -181,8 +182,8 @@ def test_monitor_sees_an_encoder_in_evaluation_mode_and_does_not_change_the_run(
 
 
 def test_batches_hold_only_beats_whose_window_is_inside(work):
-    rows = p.pretraining_rows(work.store, work.beats)
-    source = p.BatchSource(work.store, work.beats, rows, CONFIG)
+    rows = p.pretraining_rows(work.store, work.beats, Rotation())
+    source = p.BatchSource(work.store, work.beats, rows, CONFIG, Rotation())
     generator = torch.Generator().manual_seed(0)
     rate, time = work.store.sampling_rate, work.store.signals.shape[2]
     for batch in source.epoch(generator):
@@ -232,9 +233,11 @@ def test_a_step_never_waits_for_the_device(work, settings):
 
 
 def test_the_unit_of_amplitudes_matters_to_the_raw_cosine_only(work):
-    rows = p.pretraining_rows(work.store, work.beats)
+    rows = p.pretraining_rows(work.store, work.beats, Rotation())
     mv, uv = (
-        p.BatchSource(work.store, work.beats, rows, replace(CONFIG, amplitude_unit=unit))
+        p.BatchSource(
+            work.store, work.beats, rows, replace(CONFIG, amplitude_unit=unit), Rotation()
+        )
         for unit in ("mV", "uV")
     )
     for measure in MEASURES:

@@ -18,7 +18,7 @@ from beatssl.data.beats import training_rows
 from beatssl.data.records import LAYOUTS, RecordError
 from beatssl.data.store import StoreError, open_store, prepare
 from beatssl.data.synthetic import write_folders
-from beatssl.settings import ConfigError, DataConfig, Source, from_dict
+from beatssl.settings import ConfigError, DataConfig, Rotation, Source, from_dict
 
 CONFIG = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge=("challenge",))
 
@@ -346,7 +346,8 @@ def test_a_further_data_set_in_a_known_layout_is_one_line_of_settings(copy, prep
     assert names.is_unique and made.table["patient_id"][further].str.startswith("georgia_2-").all()
     pd.testing.assert_frame_equal(made.table.iloc[: len(prepared)], prepared.table)
     np.testing.assert_array_equal(
-        training_rows(made), np.concatenate([training_rows(prepared), further])
+        training_rows(made, Rotation()),
+        np.concatenate([training_rows(prepared, Rotation()), further]),
     )
     aside = made.set_aside_counts().set_index(["dataset", "reason"])["records"]
     assert aside["georgia_2"].to_dict() == aside["challenge"].to_dict()

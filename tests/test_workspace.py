@@ -18,7 +18,7 @@ from beatssl.profile import Profile
 from beatssl.report import figures as plots
 from beatssl.report import tables
 from beatssl.results import saved as results
-from beatssl.settings import DataConfig
+from beatssl.settings import DataConfig, Rotation
 from beatssl.tasks import TASKS
 from beatssl.tasks.classify import ecg_features, probe_monitor, split
 from beatssl.train import pretrain
@@ -53,7 +53,7 @@ def test_the_whole_chain_on_simulated_records(small, tmp_path, monkeypatch):
         small.profile,
         small.store,
         small.beats,
-        monitor=probe_monitor(small.store),
+        monitor=probe_monitor(small.store, Rotation()),
     )
     assert run.curves["probe_auroc"].dropna().between(0.2, 1).all()
     random = pretrain(make_run(method="random"), small.profile, small.store, small.beats)
@@ -121,9 +121,9 @@ def test_ecg_features_are_probed_without_an_encoder(small, tmp_path, monkeypatch
     assert set(rows["run_id"]) == {"features-s0"} and set(rows["protocol"]) == {"frozen"}
     what, _ = results.evaluations(profile)[0]
     saved = results.load_predictions(profile, what)
-    x = ecg_features(w.store, w.beats)
+    x = ecg_features(w.store, w.beats, Rotation())
     assert np.isfinite(x).all() and x.shape == (len(w.store.table), 54)
-    parts = split(w.store)
+    parts = split(w.store, Rotation())
     scaler = StandardScaler().fit(x[parts["train"].rows])
     model = LogisticRegression(C=float(saved["regularisation"]), max_iter=2000, tol=1e-8)
     model.fit(scaler.transform(x[parts["train"].rows]), parts["train"].labels[:, 0])

@@ -31,7 +31,7 @@ from beatssl.data.features import HRV_FEATURES, RECORD_FEATURES, beat_features
 from beatssl.data.store import Store, open_store
 from beatssl.fingerprint import ROOT, code_of
 from beatssl.progress import in_processes
-from beatssl.settings import config_hash
+from beatssl.settings import Rotation, config_hash, to_dict
 
 nk = lazily("neurokit2")
 
@@ -39,7 +39,6 @@ LEAD_II = 1
 BEAT_CLASSES = ("N", "S", "V", "other")
 N_CLUSTERS = 8
 AT_ONCE = 20_000  # beats whose shapes are in memory: 30 MB
-TRAINING_FOLDS = {"ptbxl": range(1, 9), "challenge": None}  # of a layout; None: all
 MIN_BEATS = 4  # records with 3 R peaks or fewer take no part in pretraining (paper.md 1.4)
 QUALITY = {"Excellent": 1.0, "Barely acceptable": 0.5, "Unacceptable": 0.0}
 ARRAYS = ("r_peak", "features", "rules", "clusters", "record_features")
@@ -53,9 +52,11 @@ class Beats:
         r_peak: (rows, max_beats) int32, sample of each R peak, -1 where there is no beat.
         features: (rows, max_beats, 28) float32, `BEAT_FEATURES`, NaN where unknown.
         rules: (rows, max_beats) int8, index into `BEAT_CLASSES`, -1 padding.
-        clusters: (rows, max_beats) int8, 0..7 by decreasing size, -1 padding or no full window.
+        clusters: (rotations, rows, max_beats) int8, 0..7 by decreasing size, -1 padding or no full
+            window; fitted on the training rows of each rotation.
         record_features: (rows, 54) float32, `RECORD_FEATURES`.
         trouble: table of rows where a step failed: record_id, reason.
+        rotations: those that `clusters` knows.
     """
 
     r_peak: np.ndarray
@@ -64,6 +65,7 @@ class Beats:
     clusters: np.ndarray
     record_features: np.ndarray
     trouble: pd.DataFrame
+    rotations: tuple[Rotation, ...] = (Rotation(),)
 
     @functools.cached_property
     def content(self) -> str:
@@ -76,9 +78,12 @@ class Beats:
         """Number of beats of each row."""
         return (self.r_peak >= 0).sum(axis=1)
 
-    def classes(self, classifier: str) -> np.ndarray:
-        """(rows, max_beats) of the named classifier: `rules` or `clusters`."""
-        return {"rules": self.rules, "clusters": self.clusters}[classifier]
+    def classes(self, classifier: str, rotation: Rotation) -> np.ndarray:
+        """(rows, max_beats) of the named classifier: `rules`, or `clusters` as fitted on the
+        training rows of this rotation."""
+        if classifier == "rules":
+            return self.rules
+        return self.clusters[self.rotations.index(rotation)]
 
 
 def classify_beats(signal: np.ndarray, r_peaks: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -214,16 +219,18 @@ def cluster_beats(store: Store, r_peak: np.ndarray, training_rows: np.ndarray) -
     return classes
 
 
-def training_rows(store: Store) -> np.ndarray:
-    """Rows that may be pretrained on: PTB-XL folds 1-8, the Challenge records, and the like of
-    further data sets in their layouts. Folds 9 and 10 and LUDB are never among them."""
-    layouts = {name: of for name, of in store.layouts.items() if of in TRAINING_FOLDS}
-    return np.concatenate([store.rows(name, TRAINING_FOLDS[of]) for name, of in layouts.items()])
+def training_rows(store: Store, rotation: Rotation) -> np.ndarray:
+    """Rows that may be pretrained on: the training folds of PTB-XL and of further data sets in its
+    layout, and all rows of the Challenge's. Folds that are tested or select, and LUDB, are never
+    among them."""
+    folds = {"ptbxl": rotation.train, "challenge": None}  # None: all
+    layouts = {name: of for name, of in store.layouts.items() if of in folds}
+    return np.concatenate([store.rows(name, folds[of]) for name, of in layouts.items()])
 
 
-def pretraining_rows(store: Store, beats: Beats) -> np.ndarray:
+def pretraining_rows(store: Store, beats: Beats, rotation: Rotation) -> np.ndarray:
     """`training_rows` with more than 3 R peaks."""
-    rows = training_rows(store)
+    rows = training_rows(store, rotation)
     return rows[beats.count[rows] >= MIN_BEATS]
 
 
@@ -233,16 +240,20 @@ def beats_fingerprint(store: Store, root: Path = ROOT) -> str:
     return config_hash(store.content, code, version("neurokit2"))
 
 
-def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
-    """Analyse every row of the store in parallel; reused when the store has not changed.
+def prepare_beats(
+    store: Store, folder: Path, jobs: int = 1, rotations: tuple[Rotation, ...] = (Rotation(),)
+) -> Beats:
+    """Analyse every row of the store in parallel; reused when store and rotations are the same.
 
     Args:
         folder: where the arrays go; replaced as a whole, atomically.
         jobs: processes.
+        rotations: on whose training rows the beat shapes are clustered, each for itself.
     """
     manifest = {"fingerprint": beats_fingerprint(store), "features": list(RECORD_FEATURES)}
+    manifest["rotations"] = [to_dict(rotation) for rotation in rotations]
     if read_json(folder / "manifest.json") == manifest:
-        return _load(folder)
+        return _load(folder, rotations)
     chunks = np.array_split(np.arange(len(store)), max(1, len(store) // 32))
     parts = in_processes(functools.partial(_analyse_rows, store.folder), chunks, jobs, "beats")
     results = [result for part in parts for result in part]
@@ -250,7 +261,9 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
     for name, padding in (("r_peak", -1), ("features", np.nan), ("rules", -1)):
         each = [torch.from_numpy(result[name]) for result in results]
         arrays[name] = pad_sequence(each, batch_first=True, padding_value=padding).numpy()
-    arrays["clusters"] = cluster_beats(store, arrays["r_peak"], training_rows(store))
+    training = [training_rows(store, rotation) for rotation in rotations]
+    each = [cluster_beats(store, arrays["r_peak"], rows) for rows in training]
+    arrays["clusters"] = np.stack(each)
     arrays["record_features"] = np.stack([result["record_features"] for result in results])
     trouble = store.table[["record_id", "dataset"]]
     trouble = trouble.assign(reason=[result["trouble"] for result in results])
@@ -259,7 +272,7 @@ def prepare_beats(store: Store, folder: Path, jobs: int = 1) -> Beats:
             np.save(part / f"{name}.npy", array)
         trouble[trouble["reason"] != ""].to_csv(part / "trouble.csv", index=False)
         write_json(part / "manifest.json", manifest)
-    return _load(folder)
+    return _load(folder, rotations)
 
 
 def _analyse_rows(store_folder: Path, rows: np.ndarray) -> list[dict]:
@@ -267,6 +280,7 @@ def _analyse_rows(store_folder: Path, rows: np.ndarray) -> list[dict]:
     return [analyse(signal, store.sampling_rate) for signal in store.millivolts(rows)]
 
 
-def _load(folder: Path) -> Beats:
+def _load(folder: Path, rotations: tuple[Rotation, ...]) -> Beats:
     arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ARRAYS}
-    return Beats(**arrays, trouble=pd.read_csv(folder / "trouble.csv", dtype=str))
+    trouble = pd.read_csv(folder / "trouble.csv", dtype=str)
+    return Beats(**arrays, trouble=trouble, rotations=rotations)

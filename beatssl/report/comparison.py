@@ -3,10 +3,13 @@ each draw and fold scored.
 
 Draws and folds are the same for all methods. Where a method has several encoders (seeds), a draw's
 value is their mean, and a fold's that of the encoder which takes its repeat (`Profile.repeats_of`).
+Where PTB-XL's folds are tested in rotation, each rotation has draws of its own; and methods are
+compared on the records of the rotations that both have, whose number stands beside the difference.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +50,16 @@ class Group:
     label: str
     evaluations: tuple[Evaluation, ...]
 
-    def load(self, profile: Profile) -> dict[int, Predictions]:
-        """Predictions by seed."""
-        return {e.run.seed: saved.load_predictions(profile, e) for e in self.evaluations}
+    @property
+    def measured(self) -> Counter[str]:
+        """What its evaluations were measured on, in words, one for each rotation of PTB-XL's folds
+        -> number of seeds."""
+        return Counter(e.data for e in self.evaluations)
+
+    def load(self, profile: Profile, on: Collection[str] = ()) -> dict[int, Predictions]:
+        """Predictions by seed. Args: on: `measured` to keep; default all."""
+        chosen = [e for e in self.evaluations if not on or e.data in on]
+        return {e.run.seed: saved.load_predictions(profile, e) for e in chosen}
 
 
 def groups(
@@ -76,7 +86,7 @@ def paired(
     profile: Profile, pairs: Iterable[tuple[Group, Group]], same_seeds: bool = False
 ) -> pd.DataFrame:
     """First minus second for the headline scores of their task, paired bootstrap
-    (`uncertainty.difference`).
+    (`uncertainty.difference`), on the records that both were tested on.
 
     Args:
         same_seeds: of the seeds and, of repeated folds, the repeats that both have; pairs without
@@ -84,13 +94,17 @@ def paired(
 
     Returns:
         Columns first, second (labels), names (of both), label_fraction, seeds (how many, of both),
-        score, difference, low, high, zero ("excludes zero" | "includes zero" |
-        "no interval").
+        n (records), covers (what the interval is over, in words), score, difference, low, high,
+        zero ("excludes zero" | "includes zero" | "no interval").
     """
     lines = []
-    for _, members in itertools.groupby(pairs, lambda pair: pair if same_seeds else pair[1]):
-        firsts, (second, *_) = zip(*members, strict=True)  # of one base, which is scored once
-        base, *others = [group.load(profile) for group in (second, *firsts)]
+    shared = [(*pair, list(pair[0].measured & pair[1].measured)) for pair in pairs]
+    of_one_base = itertools.groupby(shared, lambda pair: pair if same_seeds else pair[1:])
+    for _, members in of_one_base:
+        firsts, (second, *_), (on, *_) = zip(*members, strict=True)  # the base is scored once
+        if not on:
+            continue
+        base, *others = [group.load(profile, on) for group in (second, *firsts)]
         if same_seeds:
             base, *others = _of_same_seeds(base, *others)
         task = second.evaluations[0].task
@@ -99,15 +113,26 @@ def paired(
         for first, own, estimates in zip(firsts, others, found):
             names = first.label, second.label, (first.name, second.name)
             fraction, seeds = first.evaluations[0].label_fraction, (len(own), len(base))
+            covers = _covered(first, own, second, base)
             for score, of, metric in HEADLINES:
                 if of == LIKE.get(task, task):
-                    one = estimates[metric]
-                    lines.append((*names, fraction, seeds, score, one.value, one.low, one.high))
-    columns = "first second names label_fraction seeds score difference low high"
+                    e = estimates[metric]
+                    line = *names, fraction, seeds, e.n, covers, score, e.value, e.low, e.high
+                    lines.append(line)
+    columns = "first second names label_fraction seeds n covers score difference low high"
     table = pd.DataFrame(lines, columns=columns.split())
     zero = [table["low"].isna(), (table["low"] <= 0) & (table["high"] >= 0)]
     words = np.select(zero, ["no interval", "includes zero"], "excludes zero")
     return table.assign(zero=words)
+
+
+def _covered(first: Group, own: Collection[int], second: Group, base: Collection[int]) -> str:
+    """What an interval is over: seeds where each rotation has several."""
+    several = 0
+    for group, seeds in ((first, own), (second, base)):
+        of = Counter(e.data for e in group.evaluations if e.run.seed in seeds)
+        several += min(of.values()) > 1
+    return ("patients", "patients and the seeds of one side", "patients and seeds")[several]
 
 
 def _of_same_seeds(*sides: Mapping[int, Predictions]) -> list[dict[int, Predictions]]:
@@ -192,13 +217,14 @@ def block_scores(task: str, predictions: Predictions, metric: str) -> pd.Series:
 
 
 def blocks(profile: Profile, heading: str, protocol: str = "frozen") -> pd.DataFrame:
-    """Value of each draw or fold (rows) for each method (columns, labels of the tables); blocks
-    that not all of the methods have are left out. Args: heading: of `DESIGNS`."""
+    """Value of each draw (of each rotation) or fold (rows) for each method (columns, labels of the
+    tables); blocks that not all of the methods have are left out. Args: heading: of `DESIGNS`."""
     task, metric = DESIGNS[heading]
     columns = {}
     for group in groups(profile, task, protocol, FRACTION).values():
-        loaded = group.load(profile).values()
-        values = pd.concat([block_scores(task, predictions, metric) for predictions in loaded])
+        loaded = [saved.load_predictions(profile, e) for e in group.evaluations]
+        each = [block_scores(task, predictions, metric) for predictions in loaded]
+        values = pd.concat(each, keys=[e.data for e in group.evaluations])
         columns[group.label] = values.groupby(values.index).mean()
     table = pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
     return table.set_axis(range(1, len(table) + 1))

@@ -74,10 +74,19 @@ def cells(table: pd.DataFrame) -> list[str]:
 
 
 def signed(table: pd.DataFrame) -> list[str]:
-    """`difference [95 % interval]`, all with their sign, of every line of a table of
-    differences."""
+    """`difference [95 % interval]`, all with their sign, of every line of a table of differences;
+    with the number of records where another difference of this score is over more of them."""
     numbers = table[["difference", "low", "high"]].to_numpy(float)
-    return [f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" for value, low, high in numbers]
+    texts = [f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" for value, low, high in numbers]
+    fewer = table["n"] < table.groupby("score")["n"].transform("max")
+    return [f"{t}, n = {n}" if few else t for t, n, few in zip(texts, table["n"], fewer)]
+
+
+def resampled(profile: Profile) -> str:
+    """What the intervals of methods are over, in words."""
+    several = len(profile.data.rotations) > 1
+    where = ", where a rotation of PTB-XL's folds has several," if several else ""
+    return f"patients and{where} seeds"
 
 
 def p_text(p: float) -> str:
@@ -127,11 +136,21 @@ def markdown(table: pd.DataFrame) -> str:
 def by_method(rows: pd.DataFrame) -> pd.DataFrame:
     """Combined rows (seed `all`) with their sd over seeds, number of seeds, of failed seeds, label
     and name, in the order of `rank`, frozen before fine-tuned; where every seed failed, a row
-    without value. Runs that differ from a row by one setting (variants) are left out."""
+    without value. Runs that differ from a row by one setting (variants) are left out. The sd is
+    that of seeds tested on the same records: with one seed a rotation of PTB-XL's folds there is
+    none."""
     rows = rows[rows["variant"] == ""]
     same = [*METHOD, "task", "protocol", "label_fraction", "metric"]
-    seeds = rows[rows["seed"] != "all"].groupby(same, dropna=False)["value"]
-    spread = seeds.agg(sd=lambda v: v.std(ddof=1), seeds="count", failed=lambda v: v.isna().sum())
+    single = rows[rows["seed"] != "all"]
+    value, of = single["value"], [single[name] for name in same]
+    mean = value.groupby([*of, single["data"]], dropna=False).transform("mean")
+    single = single.assign(square=(value - mean) ** 2, known=single["data"].where(value.notna()))
+    spread = single.groupby(same, dropna=False).agg(
+        square=("square", "sum"), seeds=("value", "count"), groups=("known", "nunique"),
+        failed=("value", lambda v: v.isna().sum()),
+    )  # fmt: skip
+    free = spread["seeds"] - spread.pop("groups")
+    spread["sd"] = np.sqrt(spread.pop("square") / free.where(free > 0))
     table = rows[rows["seed"] == "all"].merge(spread.reset_index(), how="outer", on=same)
     table["tuned"] = np.where(table["protocol"] == "finetune", " (fine-tuned)", "")
     table = in_order(table.sort_values("tuned", kind="stable"))

@@ -1,5 +1,6 @@
 """The only writer of `results/<profile>.csv`: from whole evaluations, never losing a line."""
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +57,13 @@ def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -
         combined = (rows["seed"] == "all") & (rows["variant"] == "")
         tables.append(rows[kept | combined if task.detailed else kept])
     table = frame(pd.concat(tables).to_dict("records"))
-    listed: dict[str, set[str]] = defaultdict(set)
-    for run in profile.runs:
-        listed[run.name].add(str(run.seed))
-        listed[run.name.replace("random", "supervised")].add(str(run.seed))
+    listed: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for run, task in itertools.product(profile.runs, TASKS.values()):
+        if task.fractions(task.settings(profile), profile.repeats_of(run)):  # else has no part
+            for name in (run.name, run.name.replace("random", "supervised")):
+                listed[name, task.name].add(str(run.seed))
     here, there = _seeds(table), _seeds(held)
-    absent = {key: listed[key[0]] - seeds for key, seeds in here.items()}
+    absent = {key: listed[key[:2]] - seeds for key, seeds in here.items()}
     # fine-tuned ones have as many seeds as were asked for
     absent = {key: seeds for key, seeds in absent.items() if seeds and key[2] != "finetune"}
     if add:
@@ -72,7 +74,7 @@ def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -
     for key, seeds in absent.items():
         missing.append("{} {} {} {}: seeds ".format(*key) + ", ".join(sorted(seeds)))
     for (name, *key), seeds in sorted(there.items()):
-        for seed in sorted((seeds & listed[name]) - here.get((name, *key), set())):
+        for seed in sorted((seeds & listed[name, key[0]]) - here.get((name, *key), set())):
             missing.append("{}-s{} {} {} {}: not evaluated here".format(name, seed, *key))
     if table.empty:
         return Collection(None, table, tuple(missing) or ("nothing has been evaluated",))

@@ -124,7 +124,8 @@ def case_of(
     profile: Profile, task: Task, run: RunSettings, store: Any, encoder: Any, protocol: str
 ) -> Case:
     """What a task of a profile sees of a run."""
-    return Case(run, task.settings(profile), store, encoder, protocol, profile.repeats_of(run))
+    how = profile.repeats_of(run), profile.rotation_of(run)
+    return Case(run, task.settings(profile), store, encoder, protocol, *how)
 
 
 def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evaluation:
@@ -135,7 +136,7 @@ def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evalu
         task=task.name,
         protocol=case.protocol,
         label_fraction=fraction,
-        data=data_name(profile, task),
+        data=data_name(profile, task, run),
         sampling_rate=int(store.sampling_rate),
         fingerprint=store.fingerprint,
         weights=content_hash(case.encoder),
@@ -150,14 +151,16 @@ def settings_hash(
     fingerprint: str, names: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Digits of what an evaluation is made with, its code apart: the settings of the run that
-    concern its method, of its encoder and of the task, the data, protocol, threads, precision.
+    concern its method, of its encoder and of the task, the data and on PTB-XL the folds that it is
+    tested on, protocol, threads, precision.
 
     Args: names: of the method's settings that count; default all."""
     settings = task.concerns(task.settings(profile), fraction, profile.repeats_of(run))
     left_out = set(run.own_settings()) - set(names) if names else set()
     own = {name: value for name, value in task.of_run(run).items() if name not in left_out}
     encoder, how = profile.encoder_of(run), compute.name(profile.compute)
-    return config_hash(own, encoder, settings, fingerprint, protocol, how)
+    folds = profile.rotation_of(run).in_key if task.dataset == "ptbxl" else []
+    return config_hash(own, encoder, settings, fingerprint, protocol, how, *folds)
 
 
 def code_of(run: RunSettings, profile: Profile, task: Task, root: Path = ROOT) -> str:
@@ -184,13 +187,17 @@ def content_hash(encoder: Any) -> str:
     return weights_hash(encoder)
 
 
-def data_name(profile: Profile, task: Task) -> str:
-    """What a number was measured on, in words; a part of PTB-XL is never called PTB-XL."""
-    if profile.data.synthetic:
-        return "synthetic"
+def data_name(profile: Profile, task: Task, run: RunSettings | None = None) -> str:
+    """What a number was measured on, in words; a part of PTB-XL is never called PTB-XL.
+
+    Args: run: of a single one, the folds too where a profile has several rotations."""
     folders = {source.name: source.folder for source in profile.data.all_sources}
     part = " subset" if "subset" in folders.get(task.dataset, "").lower() else ""
-    return {"ptbxl": "PTB-XL", "ludb": "LUDB"}.get(task.dataset, task.dataset) + part
+    name = {"ptbxl": "PTB-XL", "ludb": "LUDB"}.get(task.dataset, task.dataset) + part
+    name = "synthetic" if profile.data.synthetic else name
+    if run and task.dataset == "ptbxl" and len(profile.data.rotations) > 1:
+        name += f", {profile.rotation_of(run).folds('test')}"
+    return name
 
 
 def reuse_or_make(
@@ -356,22 +363,49 @@ def evaluations(
 
 
 def combine(profile: Profile, found: Iterable[tuple[Evaluation, list[dict]]]) -> list[dict]:
-    """Method-level rows, seed `all`: mean over the seeds with its joint-bootstrap interval. Seeds
-    that failed are left out; where all did, there is no such row.
+    """Method-level rows, seed `all`: the mean over the seeds of each rotation, and over rotations
+    weighted by their records, with its joint-bootstrap interval. Seeds that failed are left out;
+    where all did, there is no such row.
+
+    Where a rotation has no seed left, the rows hold no value and `source` says which one: a mean
+    over fewer records is a number of other records, and would stand in one column with those of all
+    of them. The rows of its single seeds are not touched.
 
     Args: found: `evaluations`."""
-    groups: dict[tuple, list[Evaluation]] = defaultdict(list)
-    for one in [one for one, _ in found if one.weights]:
-        groups[one.name, one.task, one.protocol, one.label_fraction].append(one)
+    groups: dict[tuple, list[tuple[Evaluation, list[dict]]]] = defaultdict(list)
+    for one, own in found:
+        if one.weights:
+            groups[one.name, one.task, one.protocol, one.label_fraction].append((one, own))
     rows = []
     for members in groups.values():
-        members.sort(key=lambda one: one.run.seed)
-        first, hashes = members[0], [one.config_hash for one in members]
-        common = {"run_id": first.name, "seed": "all", "config_hash": config_hash(*hashes)}
-        loaded = [load_predictions(profile, one) for one in members]
-        scores = _estimates(profile, first.task, loaded)
-        rows += [first.row(metric, score) | common for metric, score in scores.items()]
+        members.sort(key=lambda member: member[0].run.seed)
+        of = [one for one, _ in members]
+        task, hashes = task_of(of[0].task), [one.config_hash for one in of]
+        common = {"run_id": of[0].name, "seed": "all", "config_hash": config_hash(*hashes)}
+        common["data"] = data_name(profile, task)
+        if missing := missing_rotations(profile, of):
+            listed = [row["metric"] for row in members[0][1]]
+            scores = dict.fromkeys(task.listed or listed, NOTHING)
+        else:
+            loaded = [load_predictions(profile, one) for one in of]
+            scores = _estimates(profile, task.name, loaded)
+        rows += [of[0].row(metric, score, missing) | common for metric, score in scores.items()]
     return rows
+
+
+def missing_rotations(profile: Profile, found: Iterable[Evaluation]) -> str:
+    """Which rotations of PTB-XL's folds none of these evaluations tests, in words; empty where all
+    are tested, and on other data sets."""
+    found, rotations = list(found), profile.data.rotations
+    tested = [profile.rotation_of(one.run) for one in found]
+    missing = [
+        f"rotation {number} (tests {rotation.folds('test')})"
+        for number, rotation in enumerate(rotations)
+        if rotation not in tested
+    ]
+    if not missing or task_of(found[0].task).dataset != "ptbxl":
+        return ""
+    return f"no value: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
 
 
 def with_combined(profile: Profile, *tasks: str, protocols: Collection[str] = ()) -> pd.DataFrame:

@@ -5,8 +5,16 @@ of the training with replacement too; the score is computed on every draw, and t
 the middle 95 %. Both are drawn independently of each other (the pigeonhole bootstrap of Owen 2007,
 Ann. Appl. Stat. 1:386). With a single seed the interval covers the patients only; with few seeds it
 covers them a little too narrowly, as any bootstrap of k values does: by the factor sqrt(1 - 1/k).
+
+Where seeds are tested on different folds in rotation, a score is computed within each rotation (its
+encoders and thresholds are others), averaged over the seeds of the rotation, and then over the
+rotations with the weights of their records. The folds are fixed, not drawn: patients are drawn
+within each rotation, as many as it has, and so are seeds. With one seed a rotation only patients
+are resampled: such an interval does not cover what another seed, and what other training folds,
+would give, although the mean over the rotations averages some of it out.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +27,11 @@ LEVEL = 0.95
 PERMUTATIONS = 100_000
 MOST_UNDEFINED = 0.05  # share of resamples without a score above which no interval is given
 
+DIFFERENT = (
+    "predictions were made on different test records and cannot be compared: run the older ones "
+    "again, or each method in all rotations"
+)
+
 Predictions = Mapping[str, np.ndarray]
 Scores = Callable[[Predictions, np.ndarray], dict[str, np.ndarray]]
 Group = Mapping[int, Predictions]  # of one method, by training seed
@@ -26,7 +39,8 @@ Group = Mapping[int, Predictions]  # of one method, by training seed
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its interval; `per_seed` holds the plain score of every seed."""
+    """A score with its interval, and the number of different records; `per_seed` holds the plain
+    score of every seed."""
 
     value: float
     low: float
@@ -34,13 +48,10 @@ class Estimate:
     n: int
     per_seed: tuple[float, ...]
 
-    @property
-    def sd(self) -> float:
-        """Standard deviation over seeds (divisor seeds - 1); NaN for a single seed."""
-        return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else float("nan")
 
-
-def resample_weights(patient_id: Sequence | np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resample_weights(
+    patient_id: Sequence | np.ndarray, resamples: int, seed: int | np.random.Generator
+) -> np.ndarray:
     """How often each record counts in each resample: as often as its patient is drawn.
 
     As many patients are drawn as there are, numbered in the order in which they first appear, by
@@ -48,6 +59,7 @@ def resample_weights(patient_id: Sequence | np.ndarray, resamples: int, seed: in
 
     Args:
         patient_id: (n,), of each record.
+        seed: or a generator, which is drawn from.
 
     Returns:
         (1 + resamples, n) float64; row 0 is the data as they are (all ones).
@@ -93,20 +105,22 @@ def estimate(
     """Mean score over seeds with its interval over patients and seeds.
 
     All seeds are scored on the same resamples of the patients, and the mean over the drawn seeds is
-    taken within each resample.
+    taken within each resample. Seeds on the same records belong to one rotation; rotations share
+    neither records nor patients.
 
     Args:
         scores: `classification_scores` or `segmentation_scores`.
-        per_seed: saved predictions, one mapping per training seed, all on the same records; they
-            hold `record_id` and `patient_id` (n,).
+        per_seed: saved predictions, one mapping per training seed; they hold `record_id` and
+            `patient_id` (n,).
         resamples: number of bootstrap resamples.
         seed: of the resampling, not of the training.
 
     Raises:
-        ValueError: the seeds were scored on different records, or predictions name no patients.
+        ValueError: the seeds were scored on different records that overlap or are of the same
+            patients, or predictions name no patients.
     """
-    samples = _sample(scores, [dict(enumerate(per_seed))], resamples, seed)[0]
-    return {name: _estimate(s.mean, s.single, per_seed[0]) for name, s in samples.items()}
+    (samples,), n = _sample(scores, [dict(enumerate(per_seed))], resamples, seed)
+    return {name: _estimate(s.mean, s.single, n) for name, s in samples.items()}
 
 
 def difference(scores: Scores, first: Group, second: Group, resamples: int) -> dict[str, Estimate]:
@@ -121,7 +135,7 @@ def difference(scores: Scores, first: Group, second: Group, resamples: int) -> d
 
     Returns:
         `per_seed` holds differences seed by seed where both sides have the same seeds, and is empty
-        otherwise. Errors as in `estimate`.
+        otherwise. Errors as in `estimate`, and where one side has a rotation that the other lacks.
     """
     return against(scores, second, [first], resamples)[0]
 
@@ -130,14 +144,13 @@ def against(
     scores: Scores, base: Group, others: Sequence[Group], resamples: int
 ) -> list[dict[str, Estimate]]:
     """`difference` of each of `others` from the same base, which is scored only once."""
-    b, *rest = _sample(scores, [base, *others], resamples)
-    some = next(iter(base.values()))
+    (b, *rest), n = _sample(scores, [base, *others], resamples)
     found = []
     for group, a in zip(others, rest, strict=True):
         same = list(group) == list(base)
         single = {name: a[name].single - b[name].single if same else () for name in a}
         mean = {name: a[name].mean - b[name].mean for name in a}
-        found.append({name: _estimate(mean[name], single[name], some) for name in a})
+        found.append({name: _estimate(mean[name], single[name], n) for name in a})
     return found
 
 
@@ -155,12 +168,11 @@ def rank_agreement(
         metric: which of the scores.
         reference: one number a method.
     """
-    samples = _sample(scores, groups, resamples)
+    samples, n = _sample(scores, groups, resamples)
     means = np.stack([s[metric].mean for s in samples])  # (methods, 1 + resamples)
     ours = _standardised(rankdata(means, axis=0))
     theirs = _standardised(rankdata(np.asarray(reference, float))[:, None])
-    some = next(iter(groups[0].values()))
-    return _estimate((ours * theirs).mean(axis=0), (), some)
+    return _estimate((ours * theirs).mean(axis=0), (), n)
 
 
 def spearman(
@@ -191,9 +203,8 @@ def _standardised(ranks: np.ndarray) -> np.ndarray:
         return (ranks - ranks.mean(axis=0)) / ranks.std(axis=0)
 
 
-def _estimate(samples: np.ndarray, per_seed: Iterable[float], predictions: Predictions) -> Estimate:
+def _estimate(samples: np.ndarray, per_seed: Iterable[float], n: int) -> Estimate:
     low, high = interval(samples[1:])
-    n = len(predictions["record_id"])
     return Estimate(float(samples[0]), low, high, n, tuple(map(float, per_seed)))
 
 
@@ -204,30 +215,54 @@ class _Samples(NamedTuple):
 
 def _sample(
     scores: Scores, groups: Sequence[Group], resamples: int, seed: int = 0
-) -> list[dict[str, _Samples]]:
-    """Per group the samples by score name, on the same resamples everywhere."""
-    every = [predictions for group in groups for predictions in group.values()]
+) -> tuple[list[dict[str, _Samples]], int]:
+    """Per group the samples by score name, on the same resamples everywhere; and the number of
+    records."""
+    weights = _patient_weights([p for group in groups for p in group.values()], resamples, seed)
+    records = [of_rotation.sum(axis=1) for of_rotation in weights.values()]
+    parts = dict(zip(weights, np.stack(records) / sum(records)))  # of each rotation
+    sampled = []
+    for group in groups:
+        values: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        means: dict[str, np.ndarray | float] = defaultdict(float)
+        for rotation, part in parts.items():
+            seeds = [number for number, p in group.items() if _records(p) == rotation]
+            if not seeds:
+                raise ValueError(DIFFERENT)
+            share = seed_weights(seeds, resamples, seed)
+            rows = [scores(group[number], weights[rotation]) for number in seeds]
+            for name in rows[0]:
+                v = np.stack([row[name] for row in rows])
+                values[name] |= dict(zip(seeds, v[:, 0]))
+                # where: an undefined score counts only where its seed is drawn
+                means[name] += part * np.where(share > 0, share * v, 0).sum(axis=0)
+        single = {name: np.array([of[number] for number in group]) for name, of in values.items()}
+        sampled.append({name: _Samples(means[name], single[name]) for name in values})
+    return sampled, sum(map(len, weights))
+
+
+def _records(predictions: Predictions) -> tuple[str, ...]:
+    return tuple(predictions["record_id"].tolist())
+
+
+def _patient_weights(
+    every: Sequence[Predictions], resamples: int, seed: int
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Records of each rotation -> `resample_weights` of their patients, of one stream of draws."""
     if any("patient_id" not in predictions for predictions in every):
         raise ValueError(
             "predictions do not name the patients (patient_id): evaluate the runs again "
             "(`python -m beatssl run`)"
         )
-    names = ("record_id", "patient_id")
-    if any(not np.array_equal(one[name], every[0][name]) for one in every for name in names):
-        raise ValueError(
-            "predictions were made on different test records and cannot be compared: "
-            "run the older ones again"
-        )
-    weights = resample_weights(every[0]["patient_id"], resamples, seed)
-    sampled = []
-    for group in groups:
-        rows = [scores(predictions, weights) for predictions in group.values()]
-        share = seed_weights(list(group), resamples, seed)
-        values = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        # where: an undefined score counts only where its seed is drawn
-        drawn = {name: np.where(share > 0, share * v, 0).sum(axis=0) for name, v in values.items()}
-        sampled.append({name: _Samples(drawn[name], values[name][:, 0]) for name in values})
-    return sampled
+    patients = {_records(predictions): predictions["patient_id"] for predictions in every}
+    if any(not np.array_equal(patients[_records(one)], one["patient_id"]) for one in every):
+        raise ValueError(DIFFERENT)
+    for ids in (patients, patients.values()):  # neither a record nor a patient in two rotations
+        each = [set(of) for of in ids]
+        if sum(map(len, each)) > len(set().union(*each)):
+            raise ValueError(DIFFERENT)
+    stream = np.random.default_rng(seed)
+    return {r: resample_weights(patients[r], resamples, stream) for r in sorted(patients)}
 
 
 # --- what another seed does ---------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from beatssl.data.beats import Beats
 from beatssl.data.store import Store
 from beatssl.methods.base import RunSettings
-from beatssl.settings import one_of
+from beatssl.settings import Rotation, one_of
 
 PROTOCOLS = ("frozen", "finetune", "scratch")
 
@@ -33,6 +33,7 @@ class Case:
             (`Task.without_encoder`); None where a run failed.
         protocol: frozen | finetune (encoder and head learn) | scratch (the same, untrained).
         repeats: numbers of the repeats that this encoder is evaluated in (`Profile.repeats_of`).
+        rotation: PTB-XL's folds that train, select and are tested.
 
     Raises:
         ValueError: a protocol that is not known, or that would report an encoder under the wrong
@@ -45,6 +46,7 @@ class Case:
     encoder: Any
     protocol: str = "frozen"
     repeats: tuple[int, ...] = ()
+    rotation: Rotation = Rotation()
 
     def __post_init__(self) -> None:
         one_of("protocol", self.protocol, PROTOCOLS)
@@ -132,7 +134,9 @@ class Task:
         """Definitions that make the predictions, the encoder's apart; for `code_of`."""
         return self.made_by + (() if run.has_encoder else self.instead)
 
-    def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> Any:
+    def without_encoder(
+        self, run: RunSettings, store: Store, beats: Beats, rotation: Rotation
+    ) -> Any:
         """What is evaluated of a run that has no encoder; None where the task has no use for it."""
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:

@@ -1,7 +1,8 @@
 """Task 1: PTB-XL superdiagnostic classes (NORM, MI, STTC, CD, HYP), multilabel.
 
-Official folds 1-8 train, 9 selects (regularisation, learning rate, epoch, thresholds), 10 tests
-(paper.md 2.4; Strodthoff et al. 2021). Protocols: `frozen` fits a linear probe on the time mean of
+Some folds train, one selects (regularisation, learning rate, epoch, thresholds), others are tested:
+officially 1-8, 9 and 10 (paper.md 2.4; Strodthoff et al. 2021), or those of a run's `Rotation`.
+Protocols: `frozen` fits a linear probe on the time mean of
 the encoder's output; `finetune` trains encoder and linear head together; `scratch` is the same from
 an untrained encoder, the supervised reference.
 """
@@ -27,12 +28,11 @@ from beatssl.data.store import Store
 from beatssl.methods.base import RunSettings, dropout_from
 from beatssl.methods.targets import FeatureScale
 from beatssl.progress import progress
-from beatssl.settings import some_rates
+from beatssl.settings import Rotation, folds_in_words, some_rates
 from beatssl.tasks.base import Case, Headlines, Predictions, Task, ids_of
 from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
 from beatssl.tasks.scores import auroc, check_classes, classification_scores, thresholds
 
-PARTS = {"train": range(1, 9), "validation": (9,), "test": (10,)}  # official folds
 REGULARISATION = tuple(10.0**k for k in range(-4, 3))  # scikit-learn's C
 MOST_PASSES = 4  # fewer labels, more passes over them: at most this many times the epochs
 
@@ -72,20 +72,21 @@ class Part:
 Parts = Mapping[str, Part]  # train, validation, test
 
 
-def split(store: Store) -> Parts:
+def split(store: Store, rotation: Rotation) -> Parts:
     """Training, validation and test part of the PTB-XL records.
 
     Raises:
-        MetricError: a part is empty, or one of its classes has no positive or no negative.
+        MetricError: a part is empty, or one of its classes has no positive or no negative; names
+            rotation, folds and class.
     """
     parts = {}
-    for name, folds in PARTS.items():
-        rows = np.asarray(store.rows("ptbxl", list(folds)))
+    for name, folds in rotation.parts.items():
+        rows = np.asarray(store.rows("ptbxl", folds))
         labels = store.table.iloc[rows][list(SUPERCLASSES)].to_numpy()
         known = (labels >= 0).all(axis=1)
         rows, labels = rows[known], labels[known].astype(np.int8)
-        numbers = f"folds {folds[0]}-{folds[-1]}" if len(folds) > 1 else f"fold {folds[0]}"
-        check_classes(labels, f"PTB-XL {numbers} ({name})")
+        where = f"PTB-XL {folds_in_words(folds)} ({name})"
+        check_classes(labels, f"rotation that tests {rotation.folds('test')}: {where}")
         parts[name] = Part(rows, labels, ids_of(store, rows), int((~known).sum()))
     return parts
 
@@ -149,11 +150,11 @@ def features_of(case: Case, parts: Parts) -> dict[str, np.ndarray]:
     return {name: embed(case.encoder, case.store, part.rows) for name, part in parts.items()}
 
 
-def ecg_features(store: Store, beats: Beats) -> np.ndarray:
+def ecg_features(store: Store, beats: Beats, rotation: Rotation) -> np.ndarray:
     """The record features from which the soft targets are made, (rows of the store, 54); what is
     missing takes the median of the rows that are pretrained on."""
     known = torch.from_numpy(beats.record_features)
-    scale = FeatureScale.fit(known[torch.from_numpy(training_rows(store))])
+    scale = FeatureScale.fit(known[torch.from_numpy(training_rows(store, rotation))])
     return scale.impute(known).numpy()
 
 
@@ -205,12 +206,13 @@ def macro_auroc(truth: np.ndarray, score: np.ndarray) -> float:
     return float(np.mean([auroc(t, s, ones) for t, s in zip(truth.T, score.T, strict=True)]))
 
 
-def probe_monitor(store: Store) -> Callable[[nn.Module], dict[str, float]]:
-    """Function encoder -> {"probe_auroc": macro AUROC on fold 9 of a linear probe of folds 1-8}.
+def probe_monitor(store: Store, rotation: Rotation) -> Callable[[nn.Module], dict[str, float]]:
+    """Function encoder -> {"probe_auroc": macro AUROC on the selection fold of a linear probe of
+    the training folds}.
 
-    A watch during pretraining, not a result: C is fixed at 0.01, and fold 10 is not touched.
+    A watch during pretraining, not a result: C is fixed at 0.01, and no test fold is touched.
     """
-    parts = split(store)
+    parts = split(store, rotation)
     train, val = parts["train"], parts["validation"]
 
     def watch(encoder: nn.Module) -> dict[str, float]:
@@ -329,7 +331,7 @@ def predictor(case: Case) -> Callable[[float], Predictions]:
     `patient_id` (n_test,), `train_record_id` (drawn,) and `unlabelled` (records left out of train,
     validation, test).
     """
-    parts = split(case.store)
+    parts = split(case.store, case.rotation)
     train = parts["train"]
     features = functools.cache(lambda: features_of(case, parts))
 
@@ -356,5 +358,7 @@ class Classification(Task):
     predictor = staticmethod(predictor)
     scores = staticmethod(classification_scores)
 
-    def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> np.ndarray | None:
-        return ecg_features(store, beats) if run.method == "features" else None
+    def without_encoder(
+        self, run: RunSettings, store: Store, beats: Beats, rotation: Rotation
+    ) -> np.ndarray | None:
+        return ecg_features(store, beats, rotation) if run.method == "features" else None

@@ -18,7 +18,7 @@ from beatssl.data.beats import Beats
 from beatssl.data.store import Store
 from beatssl.methods.base import RunSettings
 from beatssl.progress import progress
-from beatssl.settings import to_dict
+from beatssl.settings import Rotation, to_dict
 from beatssl.tasks.base import Case, Pair, Predictions
 from beatssl.tasks.classify import Classification, Parts, features_of, probe, split, stratified_draw
 from beatssl.tasks.delineate import Delineator, delineated
@@ -65,8 +65,8 @@ def probe_draws(
 ) -> Predictions:
     """Linear probes of several draws of the labels, one with all labels.
 
-    Fold 9 chooses regularisation and thresholds with all of its labels, also where few labels are
-    drawn from folds 1-8: it is the same for all methods.
+    The selection fold chooses regularisation and thresholds with all of its labels, also where few
+    labels are drawn from the training folds: it is the same for all methods.
 
     Args:
         features: (n, features) of train, validation, test.
@@ -102,7 +102,7 @@ class LabelDraws(Classification):
         return Classification().resamples(profile)
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:
-        parts = split(case.store)
+        parts = split(case.store, case.rotation)
         features = features_of(case, parts)
         return lambda fraction: probe_draws(features, parts, fraction, case.settings.draws)
 
@@ -144,7 +144,9 @@ class MoreFolds(Segmentation):
     def concerns(self, settings: SegmentConfig, fraction: float, repeats: Sequence[int]) -> list:
         return [to_dict(settings), list(repeats)]
 
-    def without_encoder(self, run: RunSettings, store: Store, beats: Beats) -> Delineator | None:
+    def without_encoder(
+        self, run: RunSettings, store: Store, beats: Beats, rotation: Rotation
+    ) -> Delineator | None:
         return None if run.method == "features" else Delineator(run.method)
 
     def _made(self, case: Case, only: Sequence[int] = ()) -> Predictions:

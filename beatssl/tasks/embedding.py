@@ -1,9 +1,9 @@
 """Health of an encoder's embedding, measured without training anything: collapse and neighbours.
 
 The embedding is the encoder's output averaged over time (what the linear probe sees), minus its
-mean over the training records, scaled to unit length. Measured on PTB-XL's fold 10; neighbours are
-looked up in folds 1-8. Augmented views are another population (masking moves all of them to the
-same side): they have a mean of their own.
+mean over the training records, scaled to unit length. Measured on PTB-XL's test folds; neighbours
+are looked up in the training folds. Augmented views are another population (masking moves all of
+them to the same side): they have a mean of their own.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from beatssl.data.store import Store
 from beatssl.methods.base import RunSettings
 from beatssl.methods.views import augment
 from beatssl.progress import progress
+from beatssl.settings import Rotation
 from beatssl.tasks.base import Case, Predictions, Task
 from beatssl.tasks.classify import ClassifyConfig, Part, embed, split
 from beatssl.tasks.fit import device_of
@@ -69,15 +70,15 @@ def _views(encoder: nn.Module, store: Store, part: Part, settings: dict) -> list
     return [np.concatenate(of_view) for of_view in pairs]
 
 
-def diagnose(run: Any, store: Store, encoder: nn.Module) -> Predictions:
-    """What `scores.embedding_scores` needs, for each record of fold 10.
+def diagnose(run: Any, store: Store, encoder: nn.Module, rotation: Rotation) -> Predictions:
+    """What `scores.embedding_scores` needs, for each record of the test folds.
 
     Returns:
         record_id, patient_id (n,); embedding, first, second (n, channels) of unit length, the
         latter two of augmented views; agreement, chance (n,).
     """
     encoder.eval()
-    parts = split(store)
+    parts = split(store, rotation)
     train, test = parts["train"], parts["test"]
     known = embed(encoder, store, train.rows)
     centre = known.mean(axis=0)
@@ -107,4 +108,4 @@ class Embedding(Task):
         return super().of_run(run) | views_of(run)
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:
-        return lambda fraction: diagnose(case.run, case.store, case.encoder)
+        return lambda fraction: diagnose(case.run, case.store, case.encoder, case.rotation)
