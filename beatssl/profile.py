@@ -80,8 +80,8 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
 
     The entry has the keys of `Profile` (without `name`). `pretrain` holds settings common to all
     methods that are trained, `methods` those of single ones, `tasks` those of tasks that have no
-    entry of their own, by `Task.group`; an item of `runs` may carry
-    `seeds: [..]` in place of `seed`, or be a list of items. `variants` holds runs that change one thing: `base` and, by
+    entry of their own, by `Task.group`; an item of `runs` may carry `seeds: [..]` in place of
+    `seed`, or be a list of items. `variants` holds runs that change one thing: `base` and, by
     name, the settings in which a variant differs from it (`seeds` of the base are its own; a
     variant of another method differs from that one's defaults). Where the environment variable
     BEATSSL_ECG_FM names a file, the released ECG-FM is a run too, tested in each rotation.
