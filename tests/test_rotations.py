@@ -6,7 +6,10 @@ from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from test_stats import mean_score
 
 from beatssl import evaluate
 from beatssl import train as training
@@ -15,10 +18,14 @@ from beatssl.data.records import SUPERCLASSES
 from beatssl.data.store import Store, prepare
 from beatssl.methods import domain_ssl, make_run
 from beatssl.methods.targets import FeatureScale
-from beatssl.profile import Profile, Workspace
-from beatssl.results import saved
-from beatssl.settings import DataConfig, Rotation, from_dict
-from beatssl.tasks import classify, embedding
+from beatssl.profile import Profile, Workspace, load_profile
+from beatssl.report import comparison, tables
+from beatssl.results import saved, uncertainty
+from beatssl.results.collect import collect
+from beatssl.settings import ConfigError, DataConfig, Rotation, config_hash, from_dict
+from beatssl.tasks import classify, embedding, task_of
+from beatssl.tasks.scores import MetricError, classification_scores
+from beatssl.train import run_key
 
 ROTATIONS = (Rotation((1, 2, 3), 4), Rotation((4, 5, 6), 7), Rotation((7, 8, 9, 10), 1))
 SMALL = {"epochs": 1, "batch_size": 32}
@@ -174,7 +181,7 @@ def turned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("work")))
         data = DataConfig(
-            synthetic=True, synthetic_ptbxl=300, synthetic_ludb=4, synthetic_challenge=4,
+            synthetic=True, synthetic_ptbxl=200, synthetic_ludb=4, synthetic_challenge=4,
             rotations=ROTATIONS,
         )  # fmt: skip
         small = {"widths": (8, 16), "strides": (1, 2), "dilations": (1, 2), "blocks": 1}
@@ -182,7 +189,7 @@ def turned(tmp_path_factory):
             "name": "turned", "data": data, "encoder": small, "runs": RUNS,
             "classify": {"label_fractions": [1.0], "bootstrap": 20, "finetune_epochs": 1,
                          "finetune_learning_rates": [1.0e-3]},
-            "compare": {"label_fractions": [0.1, 1.0], "draws": 2},
+            "compare": {"label_fractions": [0.5, 1.0], "draws": 1},
         })  # fmt: skip
         store = prepare(data, profile.work / "store", profile.work, 2)
         ids, watch = store.table["record_id"].to_numpy(), Watch()
@@ -340,3 +347,376 @@ def test_a_leak_is_found(turned, monkeypatch, tmp_path):
         watched(inner, watch, w.store)
         evaluate.evaluate_all(leaky, "classification")
     assert {what for _, _, what, _ in leaks(leaky, watch)} == {"batches", "scale"}
+
+
+# --- scores, intervals and differences ------------------------------------------------------------
+
+
+def predicted(seed: int, skill: float = 1.0, first: int = 0, n: int = 60, each: int = 1) -> dict:
+    """Made-up predictions on n records from number `first` on, `each` of them a patient."""
+    truth = (np.random.default_rng(9).random((first + n, 5)) < 0.4).astype(np.int8)[first:]
+    score = np.random.default_rng(seed).normal(size=(n, 5)) + skill * truth
+    numbers = np.arange(first, first + n)
+    return {
+        "record_id": numbers.astype(str),
+        "patient_id": (numbers // each).astype(str),
+        "truth": truth,
+        "score": score,
+        "threshold": np.full(5, 0.5),
+    }
+
+
+def test_one_rotation_gives_the_numbers_that_it_gave_before():
+    """Computed by the code of commit c90b767, which knew no rotations."""
+    scores = classification_scores
+    a = {seed: predicted(seed, each=2) for seed in range(3)}
+    b = {seed: predicted(10 + seed, 0.6, each=2) for seed in range(2)}
+    c = {seed: predicted(20 + seed, 0.3, each=2) for seed in range(3)}
+    before = {
+        "auroc_macro": (
+            (0.7725817825286425, 0.7280549718941556, 0.8194560116609251),
+            (0.7452453955461202, 0.6868621414590633, 0.7999484276676666),
+            (0.10698757317537522, 0.04165379047264787, 0.17068017630553076),
+            (0.1708575579735001, 0.10155782577685299, 0.25468661089190436),
+        ),
+        "f1_macro": (
+            (0.6086277534762704, 0.5224472462197333, 0.6889487522663439),
+            (0.573340337527689, 0.48814929082124614, 0.6430743401503627),
+            (0.1178703475147862, 0.03660192123106191, 0.22352529334424914),
+            (0.19148367375467734, 0.09250503144624231, 0.2849197844500932),
+        ),
+    }
+    now = (
+        uncertainty.estimate(scores, list(a.values()), 200),
+        uncertainty.estimate(scores, [a[0]], 200, seed=3),
+        uncertainty.difference(scores, a, b, 200),
+        uncertainty.difference(scores, a, c, 200),
+    )
+    for metric, numbers in before.items():
+        for expected, found in zip(numbers, now, strict=True):
+            one = found[metric]
+            assert (one.value, one.low, one.high) == pytest.approx(expected, rel=1e-12)
+            assert one.n == 60
+
+
+def of_records(x, first: int, patients=None) -> dict:
+    """What `mean_score` needs, on records from number `first` on."""
+    ids = np.arange(first, first + len(x)).astype(str)
+    return {"record_id": ids, "patient_id": ids if patients is None else patients, "x": x}
+
+
+def test_interval_over_rotations_by_hand():
+    """Two rotations, of 6 and 4 records, with two seeds and one, drawn one by one."""
+    rng = np.random.default_rng(4)
+    patients = [np.array(list("pqprsp")), np.array(list("tuvt"))]
+    x = {0: rng.normal(size=6), 1: rng.normal(size=4), 2: rng.normal(size=6)}
+    per_seed = [of_records(x[0], 0, patients[0]), of_records(x[1], 6, patients[1])]
+    per_seed.append(of_records(x[2], 0, patients[0]))
+    found = uncertainty.estimate(mean_score, per_seed, 40, seed=8)["mean"]
+    stream = np.random.default_rng(8)
+    drawn = [stream.multinomial(k, np.full(k, 1 / k), size=40) for k in (4, 3)]
+    of_seeds = np.random.default_rng(np.random.SeedSequence(8, spawn_key=(1, 0, 2)))
+    of_seeds = of_seeds.multinomial(2, [0.5, 0.5], size=40)
+    samples = []
+    for first, second, times in zip(*drawn, of_seeds, strict=True):
+        w = np.array([first["pqrs".index(p)] for p in patients[0]])
+        v = np.array([second["tuv".index(p)] for p in patients[1]])
+        a = (times[0] * w @ x[0] + times[1] * w @ x[2]) / 2 / w.sum()
+        samples.append((w.sum() * a + v.sum() * (v @ x[1] / v.sum())) / (w.sum() + v.sum()))
+    assert (found.low, found.high) == pytest.approx(np.quantile(samples, [0.025, 0.975]))
+    assert found.value == pytest.approx((6 * (x[0].mean() + x[2].mean()) / 2 + x[1].sum()) / 10)
+    assert found.n == 10 and found.per_seed == pytest.approx([x[k].mean() for k in range(3)])
+
+
+def test_three_rotations_have_the_interval_of_all_their_records():
+    """One seed in each: as wide as theory says of the mean of all, not of a third of them."""
+    x = np.random.default_rng(0).normal(size=900)
+    parts = np.array_split(np.arange(900), [250, 520])
+    found = uncertainty.estimate(mean_score, [of_records(x[p], p[0]) for p in parts], 4000)["mean"]
+    error = 1.96 * x.std() / 30
+    assert (found.value, found.n) == (pytest.approx(x.mean()), 900)
+    assert found.high - found.low == pytest.approx(2 * error, rel=0.08)
+
+
+def test_one_seed_a_rotation_is_compared_with_two():
+    """The same patients are drawn on both sides; seeds widen the interval only where there are two,
+    and levels of rotations do not."""
+    rng = np.random.default_rng(1)
+    x = {k: rng.normal(k, 1, 80) for k in range(3)}
+    one = {k: of_records(x[k] + 0.1, 80 * k) for k in x}
+    two = {k: of_records(x[k % 3], 80 * (k % 3)) for k in range(6)}
+    found = uncertainty.difference(mean_score, one, two, 300)["mean"]
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert found.n == 240 and found.per_seed == ()
+    back = uncertainty.difference(mean_score, two, one, 300)["mean"]
+    assert (back.value, back.low, back.high) == pytest.approx((-0.1, -0.1, -0.1))
+    apart = {k: of_records(x[k % 3] + (k > 2), 80 * (k % 3)) for k in range(6)}
+    wide = uncertainty.difference(mean_score, one, apart, 300)["mean"]
+    assert wide.value == pytest.approx(-0.4) and wide.high - wide.low > 0.5
+    same = uncertainty.difference(mean_score, apart, two, 300)["mean"]  # drawn alike on both sides
+    assert same.per_seed == pytest.approx((0, 0, 0, 1, 1, 1))
+
+
+def test_other_records_are_never_compared_unseen():
+    x = np.ones(10)
+    whole = {k: of_records(x, 10 * k) for k in range(3)}
+    lacking = {0: whole[0], 1: whole[1]}
+    for first, second in ((whole, lacking), (lacking, whole)):
+        with pytest.raises(ValueError, match="different test records.*in all rotations"):
+            uncertainty.difference(mean_score, first, second, 10)
+    twice = of_records(x, 10, np.array([*"abcdefgh", "9", "i"]))  # a patient of the first rotation
+    with pytest.raises(ValueError, match="different test records"):
+        uncertainty.estimate(mean_score, [whole[0], twice], 10)
+    other = of_records(x, 5)  # half of the records of each
+    with pytest.raises(ValueError, match="different test records"):
+        uncertainty.estimate(mean_score, [whole[0], whole[1], other], 10)
+
+
+# --- saved evaluations ----------------------------------------------------------------------------
+
+HARD = [make_run(seed=seed) for seed in range(6)]
+SOFT = [make_run(rhythm="soft_1", exponent=50.0, seed=seed) for seed in range(3)]
+SIZES = (60, 50, 90)  # records of the rotations
+
+
+class FakeStore:
+    sampling_rate = 100
+    fingerprint = content = "aa"
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch) -> Profile:
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "work"))
+    data = DataConfig(ptbxl="ptbxl-subset", ludb="ludb", rotations=ROTATIONS)
+    classify_config = classify.ClassifyConfig(label_fractions=(1.0,), bootstrap=50)
+    return Profile("turning", data=data, classify=classify_config, runs=(*HARD, *SOFT))
+
+
+def described(profile: Profile, run, task: str = saved.CLASSIFY):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        weights = torch.nn.Linear(2, 2)
+    case = saved.case_of(profile, task_of(task), run, FakeStore(), weights, "frozen")
+    return saved.describe(profile, task_of(task), case, 1.0)
+
+
+def save(profile: Profile, *runs, skill: float = 1.0, of: Profile | None = None) -> None:
+    """Made-up predictions on the records of the run's rotation. Args: of: whose rotations."""
+    for run in runs:
+        k = ROTATIONS.index((of or profile).rotation_of(run))
+        given = {"skill": skill, "first": sum(SIZES[:k]), "n": SIZES[k]}
+        made = predicted(run.seed, **given)
+        what = described(of or profile, run)
+        saved.reuse_or_make(what, of or profile, lambda made=made: lambda fraction: made)
+
+
+def combined(profile: Profile, metric: str = "auroc_macro") -> pd.DataFrame:
+    rows = saved.with_combined(profile, saved.CLASSIFY)
+    return rows[rows["metric"] == metric].set_index("seed")
+
+
+def test_a_methods_score_is_the_mean_over_rotations_by_their_records(profile):
+    save(profile, *HARD)
+    for metric in ("auroc_macro", "f1_MI"):
+        rows = combined(profile, metric)
+        assert rows.loc["4", "data"] == "PTB-XL subset, folds 4-6" and rows.loc["4", "n"] == 50
+        assert rows.loc["all", "data"] == "PTB-XL subset" and rows.loc["all", "n"] == sum(SIZES)
+        value = rows["value"]
+        each = [(value[f"{k}"] + value[f"{k + 3}"]) / 2 for k in range(3)]
+        assert value["all"] == pytest.approx(np.average(each, weights=SIZES))
+        assert rows.loc["all", "source"] == ""
+    table = tables.by_method(saved.with_combined(profile)).set_index("metric").loc["auroc_macro"]
+    value = combined(profile)["value"]
+    squares = [(value[f"{k}"] - value[f"{k + 3}"]) ** 2 / 2 for k in range(3)]
+    assert table["sd"] == pytest.approx(np.sqrt(np.mean(squares))) and table["seeds"] == 6
+
+
+def test_the_sd_over_seeds_is_not_that_over_rotations(profile):
+    save(profile, *SOFT)
+    table = tables.by_method(saved.with_combined(profile)).set_index("metric").loc["auroc_macro"]
+    assert np.isnan(table["sd"]) and table["seeds"] == 3 and table["n"] == sum(SIZES)
+
+
+def test_a_method_that_lacks_a_rotation_has_no_value_and_says_so(profile, tmp_path):
+    save(profile, *HARD[:3], SOFT[0], SOFT[2])
+    saved.failed(
+        replace(described(profile, SOFT[1]), weights="", key=""), profile, "the loss is nan"
+    )
+    rows = saved.with_combined(profile, saved.CLASSIFY)
+    row = rows[(rows["run_id"] == SOFT[0].name) & (rows["metric"] == "auroc_macro")].iloc[0]
+    assert np.isnan(row["value"]) and row["n"] == 0
+    assert row["source"] == "no value: rotation 1 (tests folds 4-6) is missing"
+    single = rows[(rows["run_id"] == SOFT[2].run_id) & (rows["metric"] == "auroc_macro")].iloc[0]
+    assert np.isfinite(single["value"]) and single["n"] == 90
+    collect(profile, tmp_path)
+    (tmp_path / "turning.partial.csv").rename(tmp_path / "turning.csv")
+    texts = tables.paper_and_ours(tables.headlines(profile, folder=tmp_path), ["AUROC"])
+    label = tables.label("beatssl", "soft_1", "none", 50)
+    assert texts.loc[label, "AUROC, ours"] == "failed"
+    assert texts.loc[label, "seeds"].startswith("2 (1 failed)")
+    (profile.work / "results" / f"{described(profile, SOFT[1]).stem}.json").unlink()
+    rows = saved.with_combined(profile)  # not run, in place of failed
+    texts = tables.by_fraction(tables.by_method(rows), ["auroc_macro"])
+    assert texts.loc[label, "auroc_macro"] == "lacks a rotation"
+    # the difference is over the records that both have, and says how many
+    table, absent = comparison.differences(profile, [(SOFT[0].name, HARD[0].name)])
+    auroc = table.set_index("score").loc["AUROC"]
+    assert auroc["n"] == 60 + 90 and auroc["seeds"] == (2, 2) and auroc["covers"] == "patients"
+    pairs = {
+        seed: (predicted_by(profile, SOFT[seed]), predicted_by(profile, HARD[seed]))
+        for seed in (0, 2)
+    }
+    by_hand = [
+        classification_scores(first)["auroc_macro"][0]
+        - classification_scores(second)["auroc_macro"][0]
+        for first, second in pairs.values()
+    ]
+    assert auroc["difference"] == pytest.approx(np.average(by_hand, weights=[60, 90]))
+    more = pd.concat([table, table.assign(n=sum(SIZES))])
+    assert tables.signed(more)[0].endswith(", n = 150") and "n =" not in tables.signed(table)[0]
+
+
+def predicted_by(profile: Profile, run) -> dict:
+    return saved.load_predictions(profile, described(profile, run))
+
+
+def test_intervals_say_where_they_cover_seeds(profile):
+    save(profile, *HARD, *SOFT)
+    table, _ = comparison.differences(profile, [(SOFT[0].name, HARD[0].name)])
+    assert set(table["covers"]) == {"patients and the seeds of one side"}
+    assert set(table["n"]) == {sum(SIZES)} and set(table["seeds"]) == {(3, 6)}
+    assert "has several" in tables.resampled(profile)
+    assert tables.resampled(Profile("p")) == "patients and seeds"
+
+
+def test_predictions_of_another_rotation_are_refused(profile):
+    """The rotation is in the keys of what is measured on PTB-XL, and of nothing else."""
+    turned_once = replace(
+        profile, data=replace(profile.data, rotations=(*ROTATIONS[1:], ROTATIONS[0]))
+    )
+    save(profile, HARD[0], of=turned_once)
+    with pytest.raises(
+        saved.StaleResultsError, match="other settings.*hard-none-1-s0.*evaluate aga"
+    ):
+        saved.evaluations(profile)
+    with pytest.raises(saved.ResultsError, match="belong to another evaluation: evaluate the run"):
+        predicted_by(profile, HARD[0])
+    for task, same in ((saved.CLASSIFY, False), (saved.EMBED, False), (saved.SEGMENT, True)):
+        hashes = [described(p, HARD[0], task).config_hash for p in (profile, turned_once)]
+        assert (hashes[0] == hashes[1]) == same
+
+
+def test_the_rotation_is_in_the_key_of_a_run_and_the_official_one_changes_none():
+    """Whoever has trained on the official folds keeps it, whatever else may be tested."""
+
+    class Beats:
+        content = "bb"
+
+    encoder = Profile("p").encoder
+    keys = {
+        rotation: run_key(HARD[0], encoder, FakeStore(), Beats(), rotation)
+        for rotation in (Rotation(), *ROTATIONS, Rotation((10,), 8), Rotation((1, 2, 3), 5))
+    }
+    assert len({key["key"] for key in keys.values()}) == 6
+    assert len({key["code"] for key in keys.values()}) == 1
+    assert keys[Rotation()]["data"] == config_hash("aa", "bb")  # as before there were rotations
+
+
+def test_six_seeds_and_five_repeats_of_ludb_leave_nothing_missing(profile, tmp_path):
+    assert [profile.repeats_of(run) for run in HARD] == [(0,), (1,), (2,), (3,), (4,), ()]
+    assert [profile.repeats_of(run) for run in SOFT] == [(0, 3), (1, 4), (2,)]
+    for run in HARD:  # repeat k is of the same rotation, whether there are six seeds or three
+        for k in profile.repeats_of(run):
+            other = next(soft for soft in SOFT if k in profile.repeats_of(soft))
+            assert profile.rotation_of(run) == profile.rotation_of(other)
+    for run in HARD[:5]:
+        what = described(profile, run, saved.FOLDS)
+        saved.write_rows(
+            profile, [what.row("dice", saved.NOTHING)], replace(what, weights="", key="")
+        )
+    assert not [line for line in collect(profile, tmp_path).missing if "hard" in line]
+
+
+def test_draws_of_a_rotation_are_blocks_of_their_own(profile, monkeypatch):
+    """Two draws in each of three rotations are six blocks, the mean over seeds in each."""
+    compare = replace(profile.compare, label_fractions=(0.1,), draws=2)
+    profile = replace(profile, compare=compare)
+    for run in (*HARD, *SOFT):
+        k = ROTATIONS.index(profile.rotation_of(run))
+        each = [predicted(run.seed + 100 * d, first=sum(SIZES[:k]), n=SIZES[k]) for d in range(2)]
+        made = each[0] | {n: np.stack([one[n] for one in each]) for n in ("score", "threshold")}
+        task = task_of(saved.LABELS)
+        case = saved.case_of(profile, task, run, FakeStore(), torch.nn.Linear(1, 1), "frozen")
+        what = saved.describe(profile, task, case, 0.1)
+        saved.reuse_or_make(what, profile, lambda made=made: lambda fraction: made)
+    table = comparison.blocks(profile, "PTB-XL AUROC")
+    assert table.shape == (6, 2)
+
+    def score(seed, draw, k):
+        made = predicted(seed + 100 * draw, first=sum(SIZES[:k]), n=SIZES[k])
+        return classification_scores(made)["auroc_macro"][0]
+
+    hard = [np.mean([score(k, d, k), score(k + 3, d, k)]) for k in range(3) for d in range(2)]
+    assert table[tables.label("beatssl", "hard", "none", 1)].tolist() == pytest.approx(hard)
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rotations, words",
+    [
+        ([], "name one or more"),
+        ([{"test": [10], "select": 11}], "no fold 11"),
+        ([{"test": [], "select": 9}], "needs a test fold"),
+        ([{"test": [9, 10], "select": 9}], "one part only"),
+        ([{"test": list(range(1, 10)), "select": 10}], "no fold is left to train"),
+        ([{"test": [1, 2], "select": 3}, {"test": [2], "select": 3}], "no fold in two of them"),
+        ([{"test": [1], "selects": 3}], "unknown key 'selects'"),
+    ],
+)
+def test_rotations_that_cannot_be_are_refused(rotations, words):
+    with pytest.raises(ConfigError, match=words):
+        from_dict(DataConfig, {"rotations": rotations})
+
+
+def test_folds_are_said_in_words():
+    assert DataConfig().split_in_words == "fold 10 tests, fold 9 selects, the others train"
+    data = DataConfig(rotations=ROTATIONS)
+    assert data.folds("test") == "folds 1-3, 4-6, 7-10 in turn"
+    assert data.split_in_words == (
+        "folds 1-3, 4-6, 7-10 in turn test, folds 4, 7, 1 in turn select, the others train: "
+        "seed k takes rotation k mod 3"
+    )
+    assert ROTATIONS[1].folds("train") == "folds 1-3, 8-10"
+
+
+def test_a_class_that_a_fold_lacks_is_named_with_its_rotation(turned):
+    w, *_ = turned
+    store = prepare(w.profile.data, w.profile.work / "store", w.profile.work)
+    table = store.table
+    for folds, rotation, words in (
+        ((4,), ROTATIONS[0], r"tests folds 1-3: PTB-XL fold 4 \(validation\): no .* class MI"),
+        ((4, 5, 6), ROTATIONS[1], r"tests folds 4-6: PTB-XL folds 4-6 \(test\): no .* class MI"),
+        (range(2, 7), ROTATIONS[2], r"folds 7-10: PTB-XL folds 2-6 \(train\): no .* class MI"),
+    ):
+        here = table["fold"].isin(folds) & (table["MI"] >= 0)
+        store.table = table.assign(MI=table["MI"].where(~here, 0))
+        with pytest.raises(MetricError, match=words):
+            classify.split(store, rotation)
+
+
+def test_subset_tests_every_fold_and_the_claims_have_two_seeds_a_rotation(monkeypatch):
+    monkeypatch.delenv("BEATSSL_ECG_FM", raising=False)
+    subset, full = load_profile("subset"), load_profile("full")
+    assert subset.data.rotations == ROTATIONS and full.data.rotations == (Rotation(),)
+    seeds = defaultdict(list)
+    for run in subset.runs:
+        seeds[run.name].append(run.seed)
+    rows = ("hard-none-1", "hard-hard-1", "soft_1-none-1", "soft_1-none-50", "soft_1-hard-1")
+    two = {f"beatssl-{row}" for row in (*rows, "soft_1-hard-50")}
+    assert {name for name, of in seeds.items() if of == list(range(6))} == two
+    assert {run.seed for run in full.runs} == {0, 1, 2}
+    monkeypatch.setenv("BEATSSL_ECG_FM", "somewhere.pt")
+    released = [run for run in load_profile("subset").runs if run.method == "ecg_fm"]
+    assert [subset.rotation_of(run) for run in released] == list(ROTATIONS)

@@ -64,13 +64,16 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
 
 def cells(table: pd.DataFrame) -> list[str]:
     """`mean (sd over seeds) [95 % interval]` of every line of a table with columns value, sd,
-    ci_low, ci_high; parts that do not exist are left out."""
+    ci_low, ci_high; parts that do not exist are left out. Where a rotation of PTB-XL's folds is
+    missing (column source), that."""
     texts = []
     for value, sd, low, high in table[["value", "sd", "ci_low", "ci_high"]].to_numpy(float):
         spread = "" if np.isnan(sd) else f" ({sd:.3f})"
         interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
         texts.append("–" if np.isnan(value) else f"{value:.3f}{spread}{interval}")
-    return texts
+    source = table.get("source", pd.Series("", table.index)).fillna("")
+    lacks = source.str.startswith(saved.INCOMPLETE)
+    return ["lacks a rotation" if lacking else t for t, lacking in zip(texts, lacks)]
 
 
 def signed(table: pd.DataFrame) -> list[str]:
@@ -207,7 +210,7 @@ def headlines(
     printed = table_1()
     methods = pd.concat([ours, printed] if every_row else [ours])[METHOD].drop_duplicates()
     key = [*METHOD, "task", "metric"]
-    numbers = ["value", "sd", "ci_low", "ci_high", "n", "seeds", "failed", "data"]
+    numbers = ["value", "sd", "ci_low", "ci_high", "n", "seeds", "failed", "data", "source"]
     grid = methods.merge(SCORES, how="cross").merge(printed[[*key, "paper"]], how="left", on=key)
     grid = in_order(grid.merge(ours[[*key, *numbers]], how="left", on=key))
     return grid[["label", "name", "score", "paper", *numbers]].reset_index(drop=True)
@@ -222,7 +225,8 @@ def paper_and_ours(table: pd.DataFrame, scores: Sequence[str] = ()) -> pd.DataFr
     lost = table["failed"].map(" ({:.0f} failed)".format).where(failed, "")
     count = table[["n", "seeds"]].astype(float).map("{:.0f}".format).replace("nan", "–")
     paper = table["paper"].map("{:.3f}".format).replace("nan", "–")
-    ours = np.where(table["value"].isna(), missing, cells(table))
+    ours = np.array(cells(table))
+    ours = np.where(failed & table["value"].isna() | (ours == "–"), missing, ours)
     table = table.assign(paper=paper, ours=ours, n=count["n"], seeds=count["seeds"] + lost)
     out = pd.DataFrame(index=table["label"].unique())
     for score in scores or table["score"].unique():

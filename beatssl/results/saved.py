@@ -47,6 +47,7 @@ HEADLINES = tuple(  # heading, task, metric: the columns of the main table
 RESULTS = ROOT / "results"
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0, ())
 
+INCOMPLETE = "no value: "  # in column source, before the rotations that are missing
 FAULTS = ("not in its runs", "made with other settings", "made by other code")
 
 
@@ -405,7 +406,7 @@ def missing_rotations(profile: Profile, found: Iterable[Evaluation]) -> str:
     ]
     if not missing or task_of(found[0].task).dataset != "ptbxl":
         return ""
-    return f"no value: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+    return f"{INCOMPLETE}{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
 
 
 def with_combined(profile: Profile, *tasks: str, protocols: Collection[str] = ()) -> pd.DataFrame:
