@@ -229,6 +229,15 @@ def test_rows_of_one_recording_are_not_compared_with_each_other(twice, tmp_path)
     assert aside_of(made) == {"b-again": "duplicate (same signal as a-paced#0)"}
 
 
+def test_a_small_row_is_found_right_after_it_was_read(twice, tmp_path):
+    """While it would still wait in the buffer of the file being written."""
+    signal = np.rint(1000 * signal_of(twice / "one", "georgia-S0001")).astype(int)
+    write(tmp_path / "a", ["1", "2"], [signal, 2 * signal])
+    config = DataConfig(challenge=("a",), sampling_rate=10, high_cut=4.0)
+    made = prepare(config, tmp_path / "store", tmp_path)
+    assert aside_of(made) == {"a-2": "duplicate (same signal as a-1)"}
+
+
 def test_the_data_page_counts_what_stands_twice(twice, tmp_path):
     config = DataConfig(ptbxl="ptbxl", ludb="ludb", challenge=("one", "two"))
     made = prepare(config, tmp_path / "store", twice)
