@@ -200,6 +200,29 @@ def test_ptbxl_in_the_challenge_is_known_by_name(tmp_path, place, named):
     assert listed["skip"].str.startswith("overlaps PTB-XL (").tolist() == [named]
 
 
+def test_leads_under_each_others_name_are_put_right_and_told(made, tmp_path):
+    """Only where I and II say so: aVL and aVF of a record are what they make of them."""
+    folder = made / "challenge"
+    row = next(r for r in LAYOUTS["challenge"].list(folder).to_dict("records") if not r["skip"])
+    record = LAYOUTS["challenge"].read(folder, row)
+    assert not records.exchanged(record.signal) and "exchanged" not in record.provenance
+    shutil.copytree(folder, tmp_path / "challenge")
+    header = (tmp_path / "challenge" / row["filename"]).with_suffix(".hea")
+    text = header.read_text()
+    names = {"aVL": "aVF", "aVF": "aVL"}
+    swapped = [
+        " ".join([*words[:-1], names.get(words[-1], words[-1])]) if words else line
+        for line, words in ((line, line.split(" ")) for line in text.splitlines())
+    ]
+    header.write_text("\n".join(swapped) + "\n")
+    assert header.read_text() != text
+    found = LAYOUTS["challenge"].read(tmp_path / "challenge", row)
+    np.testing.assert_array_equal(found.signal, record.signal)
+    assert found.provenance == f"{record.provenance}; aVL and aVF exchanged"
+    noise = np.random.default_rng(0).normal(size=record.signal.shape)
+    assert not records.exchanged(record.signal + noise)  # neither fits: left alone
+
+
 def test_signal_files_that_no_header_lists_are_named(made, ptbxl, tmp_path):
     folder = shutil.copytree(made / "challenge", tmp_path / "challenge")
     names = LAYOUTS["challenge"].list(folder)["filename"]
