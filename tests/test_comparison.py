@@ -113,7 +113,7 @@ def test_blocks_that_a_method_lacks_are_left_out(done, monkeypatch):
     """As where the encoders of some seeds only are fine-tuned."""
     known = results.evaluations(done.profile, results.FOLDS)
     fewer = [e for e in known if e[0].name != "random" or e[0].run.seed == 0]
-    monkeypatch.setattr(results, "evaluations", lambda *a: fewer)
+    monkeypatch.setattr(results, "evaluations", lambda *a, **k: fewer)
     table = comparison.blocks(done.profile, "LUDB F1")
     ours = saved_of(done, results.FOLDS, tables.BEST)[0]
     whole = comparison.block_scores(results.FOLDS, ours, "f1_macro")

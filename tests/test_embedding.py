@@ -177,7 +177,9 @@ def test_as_initialised_nothing_is_normalised():
 
 def test_maps_hold_the_records_of_fold_10_and_their_whole_beats(small):
     run = train(small, make_run(method="random"))
-    found = page("05_pretraining").maps(run.config, small.store, small.beats, run.encoder)
+    found = page("05_pretraining").maps(
+        run.config, small.store, small.beats, run.encoder, Rotation()
+    )
     test = split(small.store, Rotation())["test"]
     points, labels, share = found["records"]
     assert points.shape == (len(test.rows), 2) and np.array_equal(labels, test.labels)

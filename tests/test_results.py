@@ -579,8 +579,15 @@ def test_differences_say_whether_the_interval_excludes_zero(profile):
     assert set(gap["seeds"]) == {(2, 3)}
     assert texts.columns.name == "difference [95 % interval over patients and seeds]"
     assert "(intervals over patients and seeds)." in words.splitlines()[-1]
-    assert SUMMARY.covered((2, 1)) == "patients and the seeds of one side"
-    assert SUMMARY.covered((1, 1)) == "patients"
+    assert set(gap["covers"]) == {"patients and seeds"} and set(gap["n"]) == {60, 8}
+    single = with_runs(profile, BEST[0], *BASELINE)  # one seed on one side
+    with pytest.warns(UserWarning, match="left out"):
+        table, _ = comparison.differences(single, [(BEST[0].name, BASELINE[0].name)])
+    assert set(table["covers"]) == {"patients and the seeds of one side"}
+    with pytest.warns(UserWarning, match="left out"):
+        single = with_runs(profile, BEST[0], BASELINE[0])
+        table, _ = comparison.differences(single, [(BEST[0].name, BASELINE[0].name)])
+    assert set(table["covers"]) == {"patients"}
 
 
 ROWS = [
@@ -800,18 +807,19 @@ def test_effects_by_hand(varied, monkeypatch):
 def test_words_say_from_which_seeds_the_limits_are(varied):
     base = dataclasses.replace(BEST[0], variant="base", epochs=6)
     spread = SENSITIVITY.seed_spread(varied)
-    words = SENSITIVITY.seed_findings(spread, base, 2)
+    two = dict.fromkeys(spread.index, 2)
+    words = SENSITIVITY.seed_findings(spread, base, two)
     limit = uncertainty.seed_test(0, spread["sd"]["AUROC"], 3, 1, 2)[0]
     assert "pooled over 2 rows of the ablation: AUROC " in words
     assert f"one seed against 2 must differ by {limit:.3f}" in words
     assert "These rows have 20 epochs, the base and its variants 6" in words
-    assert "epochs" not in SENSITIVITY.seed_findings(spread, BEST[0], 2)  # as many epochs
+    assert "epochs" not in SENSITIVITY.seed_findings(spread, BEST[0], two)  # as many epochs
     single = with_runs(varied, *[run for run in varied.runs if run.variant or run.seed == 0])
     with pytest.warns(UserWarning, match="left out"):
         table, _ = SENSITIVITY.sensitivity(single)
         spread = SENSITIVITY.seed_spread(single)
     assert (spread["df"] == 0).all() and not table["effect"].any() and table["p_holm"].isna().all()
-    assert "no change can be called an effect" in SENSITIVITY.seed_findings(spread, base, 2)
+    assert "no change can be called an effect" in SENSITIVITY.seed_findings(spread, base, two)
     assert "p –" in SENSITIVITY.sensitivity_texts(table).loc["loss = mse", "AUROC"]
 
 

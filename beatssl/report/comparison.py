@@ -163,10 +163,11 @@ def differences(
     known = {task: groups(profile, task, fraction=fraction) for task in tasks}
     evaluated, absent = [], []
     for (first, second), task in itertools.product(pairs, tasks):
-        if {first, second} <= known[task].keys():
-            evaluated.append((known[task][first], known[task][second]))
+        both = [known[task].get(name) for name in (first, second)]
+        if all(both) and both[0].measured & both[1].measured:
+            evaluated.append((both[0], both[1]))
         else:
-            absent.append(f"{first} and {second} on {task}")
+            absent.append(f"{first} and {second} on {'the same records of ' * all(both)}{task}")
     return paired(profile, evaluated), absent
 
 
