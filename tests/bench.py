@@ -44,7 +44,7 @@ from beatssl.methods.encoder import EncoderConfig, autocast, build_encoder
 from beatssl.methods.ts2vec import hierarchical_parts
 from beatssl.methods.views import augment
 from beatssl.profile import Profile
-from beatssl.settings import ROOT, ComputeConfig, DataConfig, cores
+from beatssl.settings import ROOT, ComputeConfig, DataConfig, Rotation, cores
 from beatssl.train import BatchSource, Training
 
 nk = compute.lazily("neurokit2")
@@ -382,8 +382,8 @@ def growth(sizes: Sizes, root: Path, folder: Path, store: Store, beats: Beats) -
         of_store[n] = prepare_beats(stores[n], roots[n] / "beats")
 
     def scales(n: int) -> None:
-        rows = pretraining_rows(stores[n], of_store[n])
-        source[n] = BatchSource(stores[n], of_store[n], rows, run)
+        rows = pretraining_rows(stores[n], of_store[n], Rotation())
+        source[n] = BatchSource(stores[n], of_store[n], rows, run, Rotation())
 
     def epoch(n: int) -> None:
         for _ in source[n].epoch(torch.Generator().manual_seed(0)):

@@ -11,13 +11,13 @@ from beatssl.data.beats import pretraining_rows
 from beatssl.data.records import wave_marks, wave_runs
 from beatssl.methods import DELINEATORS, make_run
 from beatssl.results import saved as results
+from beatssl.settings import Rotation
 from beatssl.tasks import compare, delineate, task_of
 from beatssl.tasks import scores as metrics
 from beatssl.tasks.classify import embed, probe, split, stratified_draw
 from beatssl.tasks.scores import MetricError
 from beatssl.tasks.segment import folds
 from beatssl.train import pretrain
-from beatssl.settings import Rotation
 
 RANDOM = make_run(method="random")
 
@@ -251,7 +251,7 @@ def go(w, config, **options):
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_every_method_trains_resumes_exactly_and_is_read_back(small, tmp_path, monkeypatch, method):
-    few = pretraining_rows(small.store, small.beats)[:48]
+    few = pretraining_rows(small.store, small.beats, Rotation())[:48]
     monkeypatch.setattr("beatssl.train.pretraining_rows", lambda *_: few)
     config = small.profile.run(method, epochs=2, batch_size=16, learning_rate=0.003)
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "a"))
@@ -302,7 +302,7 @@ def test_methods_have_keys_of_their_own_and_are_worth_an_evaluation(small, tmp_p
     run = small.profile.run
     runs = tuple(run(m, epochs=1, batch_size=32) for m in ("cmsc", "ts2vec"))
     w = replace(small, profile=replace(small.profile, runs=runs))
-    few = pretraining_rows(small.store, small.beats)[:64]
+    few = pretraining_rows(small.store, small.beats, Rotation())[:64]
     monkeypatch.setattr("beatssl.train.pretraining_rows", lambda *_: few)
     for task in ("classification", "segmentation", "embedding"):
         rows = evaluate.evaluate_all(w, task)
