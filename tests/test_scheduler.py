@@ -112,6 +112,7 @@ def cluster(folder: Path, count: int, python_path: Path = ROOT) -> Iterator[str]
 # --- a cluster --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_of_a_killed_worker_is_done_again_and_failures_stop_later_stages(
     root: Path, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_worker_that_sees_other_files_or_other_code_refuses_the_page(
 # --- one writer -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_page_waits_for_the_orphan_of_a_killed_runner(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
