@@ -81,7 +81,7 @@ class BatchSource:
     ):  # fmt: skip
         self.rows, self.batch_size, self.device = rows, config.batch_size, device
         self.signals = torch.from_numpy(store.signals).to(device)
-        self.sd = torch.from_numpy(store.sd[rows])
+        self.sd = torch.from_numpy(store.sd(rows))
         self.windows = windows = BeatWindows.of(config)
         rate, time = store.sampling_rate, store.signals.shape[2]
         unit = windows.amplitude_unit

@@ -13,7 +13,6 @@ store whose inputs (settings, code, index rows, sizes and times of the files) di
 opened at once.
 """
 
-import functools
 import hashlib
 import json
 import math
@@ -204,15 +203,14 @@ class Store:
         """(len(rows), 12, time) float32, mV."""
         return self.signals[np.asarray(rows, int)].astype(np.float32) / np.float32(1000)
 
-    @functools.cached_property
-    def sd(self) -> np.ndarray:
-        """(rows,) float32, microvolts: SD of each row over all leads and time, at least 0.001."""
-        count = math.prod(self.signals.shape[1:])
-        sd = np.empty(len(self))
-        for row, signal in enumerate(self.signals):  # one at a time: the store may be large
-            flat = signal.reshape(-1).astype(np.float64)  # whole numbers: their sums are exact
-            sd[row] = flat @ flat / count - (flat.sum() / count) ** 2
-        return np.maximum(np.sqrt(sd.clip(0)), 1e-3).astype(np.float32)
+    def sd(self, rows: Sequence[int]) -> np.ndarray:
+        """(len(rows),) float32, microvolts: SD of each row over all leads and time, at least
+        0.001."""
+        count, variance = math.prod(self.signals.shape[1:]), np.empty(len(rows))
+        for i, row in enumerate(rows):  # one at a time: they may be all of a large store
+            flat = self.signals[row].reshape(-1).astype(np.float64)  # whole numbers: exact sums
+            variance[i] = flat @ flat / count - (flat.sum() / count) ** 2
+        return np.maximum(np.sqrt(variance.clip(0)), 1e-3).astype(np.float32)
 
     def load(self, rows: Sequence[int]) -> np.ndarray:
         """(len(rows), 12, time) float32, each row divided by its own SD over all leads and time.
@@ -220,7 +218,7 @@ class Store:
         One factor a row keeps the ratios between leads, so the Dower matrices stay valid.
         """
         rows = np.asarray(rows, int)
-        return self.signals[rows].astype(np.float32) / self.sd[rows, None, None]
+        return self.signals[rows].astype(np.float32) / self.sd(rows)[:, None, None]
 
     def wave_targets(self, rows: Sequence[int], lead: str = "II") -> np.ndarray:
         """(len(rows), time) int8: 0 background, 1 P, 2 QRS, 3 T, -1 not annotated.

@@ -246,11 +246,11 @@ def _say(start: float, text: str) -> None:
     say(f"[{time.time() - start:7.1f} s] {text}", flush=True)
 
 
-def _work(page: Page, why: str, start: float, stamp: dict, *seen) -> tuple[str, float]:
+def _work(page: Page, why: str, start: float, *seen) -> tuple[str, float]:
     """Execute a page: what went wrong, and how many seconds it took."""
     began = time.monotonic()
     if seen:
-        _agree(page, stamp, *seen)
+        _agree(page, *seen)
     _say(start, f"start  {page.name} ({why})")
     return execute(page), time.monotonic() - began
 
@@ -308,8 +308,8 @@ def run(
             pending = {}
             for page in (page for page in todo if page.stage == stage):
                 pool = trainers if page.notebook == PER_RUN else others
-                asked_of = (page, why[page.name], start, fresh.stamp(page), *seen)
-                pending[pool.submit(_work, *asked_of)] = page
+                compared = (fresh.stamp(page), *seen) if seen else ()
+                pending[pool.submit(_work, page, why[page.name], start, *compared)] = page
             left, failed = set(pending), 0
             while left:
                 done, left = wait(left, HEARTBEAT_S, FIRST_COMPLETED)
