@@ -78,7 +78,8 @@ class Profile:
 def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
     """Read one profile of `runs.yml`.
 
-    The entry has the keys of `Profile` (without `name`). `pretrain` holds settings common to all
+    The entry has the keys of `Profile` (without `name`), and `stages`, which are for `pages.plan`
+    alone. `pretrain` holds settings common to all
     methods that are trained, `methods` those of single ones, `tasks` those of tasks that have no
     entry of their own, by `Task.group`; an item of `runs` may carry `seeds: [..]` in place of
     `seed`, or be a list of items. `variants` holds runs that change one thing: `base` and, by
@@ -92,7 +93,7 @@ def load_profile(name: str, path: Path = RUNS_YML) -> Profile:
     profiles = read_yaml(path).get("profiles") or {}
     if name not in profiles:
         raise ConfigError(f"profile {name!r} is not in {path.name}; known: {', '.join(profiles)}")
-    entry = dict(profiles[name])
+    entry = {key: value for key, value in profiles[name].items() if key != "stages"}
     shared = _shared(entry.pop("pretrain", {}), entry.pop("methods", {}), name)
     variants = entry.pop("variants", {})
     base = {k: v for k, v in variants.get("base", {}).items() if k != "seeds"}

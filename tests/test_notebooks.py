@@ -15,6 +15,7 @@ from beatssl.pages import plan as pages
 from beatssl.pages import run
 from beatssl.pages.fresh import source_of
 from beatssl.results import saved
+from beatssl.settings import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -94,7 +95,9 @@ def test_metadata_is_small(notebook: NotebookNode) -> None:
 
 
 def test_every_notebook_runs_in_a_stage() -> None:
-    named = {name for stage in pages.read_stages(ROOT / "runs.yml") for name in stage}
+    file = ROOT / "runs.yml"
+    stages = [pages.read_stages(file, profile) for profile in read_yaml(file)["profiles"]]
+    named = {name for of_profile in stages for stage in of_profile for name in stage}
     assert {path.stem for path in NOTEBOOKS} == named
 
 

@@ -286,7 +286,7 @@ def test_the_rate_that_is_best_on_a_held_out_fifth_is_used_in_all_folds(monkeypa
     store, calls, diverging = FakeStore(30), [], set()
     shift = {1e-4: 0.7, 1e-3: 0.0, 1e-2: 0.9}
 
-    def fitted(case, inputs, target, rate, seed):
+    def fitted(case, inputs, target, rate, seed, standardise=True):
         calls.append((rate, {x.numpy().tobytes() for x in inputs}, seed))
         if rate in diverging:
             raise FloatingPointError

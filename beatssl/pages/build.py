@@ -95,7 +95,9 @@ def _main_table(root: Path) -> str:
     ours = tables.markdown(tables.paper_and_ours(rows, tables.TABLE_1))
     compared = tables.markdown(comparison.beside_paper(saved.read(results)))
     parts = {"data": data, "ours": ours, "compared": compared, "profile": profile}
-    return template("main_table", root, **parts, summary=read_stages(root / "runs.yml")[-1][-1])
+    return template(
+        "main_table", root, **parts, summary=read_stages(root / "runs.yml", SHOWN)[-1][-1]
+    )
 
 
 # --- the built book ---------------------------------------------------------------------------

@@ -93,11 +93,13 @@ def checked_parameters(values: dict, kinds: dict[str, type], notebook: str) -> d
     return {name: getattr(checked, name) for name in values}
 
 
-def read_stages(path: Path) -> list[list[str]]:
-    """`stages` of runs.yml: lists of notebook names; a stage starts when the one before is done.
-    The word `collect` is a stage of its own, without notebooks: an empty list. It writes
-    results/<profile>.csv."""
-    entries = read_yaml(path).get("stages") or [None]
+def read_stages(path: Path, profile: str) -> list[list[str]]:
+    """`stages` of runs.yml, those of the profile where it has its own: lists of notebook names; a
+    stage starts when the one before is done. The word `collect` is a stage of its own, without
+    notebooks: an empty list. It writes results/<profile>.csv."""
+    content = read_yaml(path)
+    own = ((content.get("profiles") or {}).get(profile) or {}).get("stages")
+    entries = own or content.get("stages") or [None]
     stages = [[] if entry == "collect" else entry for entry in entries]
     if not all(isinstance(stage, list) for stage in stages):
         raise ConfigError(f"{path.name}: 'stages' must be a list of lists of notebook names")
@@ -116,7 +118,7 @@ def plan(profile: Profile, root: Path = ROOT) -> list[Page]:
         ConfigError: an absent or malformed notebook, an unknown or mistyped parameter.
     """
     pages, trained = [], [run for run in profile.runs if run.has_encoder]
-    stages = read_stages(root / "runs.yml")
+    stages = read_stages(root / "runs.yml", profile.name)
     for number, stage in enumerate(stages):
         before = tuple(name for earlier in stages[:number] for name in earlier)
         for notebook in stage:

@@ -302,7 +302,7 @@ def run(
     with _executors(jobs, scheduler, profile.work) as (trainers, others, at_once, seen):
         say(f"profile {name}: {len(todo)} of {len(pages)} pages to execute, {at_once}")
         finished = 0
-        for stage, notebooks in enumerate(read_stages(root / "runs.yml")):
+        for stage, notebooks in enumerate(read_stages(root / "runs.yml", name)):
             if not notebooks and (not only or stage < todo[-1].stage):
                 say(python(["-m", "beatssl", "collect", "--profile", name], root)[1])
             pending = {}

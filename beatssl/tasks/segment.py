@@ -191,7 +191,7 @@ def shared(store: Store, config: SegmentConfig, split: int = 0) -> Predictions:
 
 
 def cross_validate(
-    case: Case, *, seed: int, split: int = 0, only: Sequence[int] = ()
+    case: Case, *, seed: int, split: int = 0, only: Sequence[int] = (), standardise: bool = True
 ) -> Predictions:
     """Predict every LUDB record once, by a model that was not trained on it.
 
@@ -202,6 +202,7 @@ def cross_validate(
         seed: of decoder weights, shuffling and dropout.
         split: of the records into folds.
         only: folds to predict, from 1; default all. Records of the others stay background.
+        standardise: whether the decoder standardises the encoder's channels.
 
     Returns:
         `shared`, and prediction (n, time) int8, learning_rate of all folds.
@@ -226,12 +227,14 @@ def cross_validate(
         number = seed * 1000 + k - 1
         if rate is None:
             rate = choose_rate(case, inputs[seen], target[seen], made["record_id"][seen], number)
-        model = fitted(case, inputs[seen], target[seen], rate, number)
+        model = fitted(case, inputs[seen], target[seen], rate, number, standardise)
         prediction[unseen] = _apply(model, inputs[unseen]).argmax(dim=1).numpy()
     return made | {"prediction": prediction, "learning_rate": np.array(rate)}
 
 
-def fitted(case: Case, inputs: Tensor, target: Tensor, rate: float, seed: int) -> Segmenter:
+def fitted(
+    case: Case, inputs: Tensor, target: Tensor, rate: float, seed: int, standardise: bool = True
+) -> Segmenter:
     """A new decoder, and a copy of the encoder where it is trainable, trained by cross-entropy over
     annotated samples.
 
@@ -243,6 +246,8 @@ def fitted(case: Case, inputs: Tensor, target: Tensor, rate: float, seed: int) -
     encoder, config = case.encoder, case.settings
     sizes = encoder.channels, encoder.stride, config.decoder_width
     decoder = build_decoder(*sizes, seed, case.store.sampling_rate)
+    if not standardise:
+        decoder.narrow[0] = nn.Identity()
     own = copy.deepcopy(encoder).requires_grad_(True) if case.trainable else None
     model = Segmenter(own, decoder, target.shape[1]).to(device_of(encoder))
     plan = Plan(len(inputs), config.batch_size, config.epochs, rate, WEIGHT_DECAY)
