@@ -21,7 +21,7 @@ from beatssl.settings import Rotation
 from beatssl.tasks.base import Case, Predictions, Task
 from beatssl.tasks.classify import ClassifyConfig, Part, embed, split
 from beatssl.tasks.fit import device_of
-from beatssl.tasks.scores import embedding_scores
+from beatssl.tasks.scores import effective_rank, embedding_scores
 
 NEIGHBOURS = 5
 VIEWS = {"rotation_degrees": 45.0, "scale_max": 1.5, "mask_fraction": 0.5}  # of 3KG
@@ -70,12 +70,32 @@ def _views(encoder: nn.Module, store: Store, part: Part, settings: dict) -> list
     return [np.concatenate(of_view) for of_view in pairs]
 
 
+def of_records(z: np.ndarray, first: np.ndarray, second: np.ndarray) -> Predictions:
+    """What each record adds to the health of an embedding: no vector is kept, so that predictions
+    are small.
+
+    Args: embedding, and that of two augmented views, (n, channels) of unit length.
+
+    Returns:
+        alignment (n,), squared distance of the record's views; alignment_chance (n,), mean squared
+        distance of its views and the other views of all others; uniformity (n,), mean of
+        exp(-2 d^2) over all others; effective_rank of all, a scalar. float32.
+    """
+    z, first, second = (x.astype(np.float64) for x in (z, first, second))
+    apart, near = 2 - 2 * first @ second.T, np.exp(-2 * np.maximum(2 - 2 * z @ z.T, 0))
+    apart = (apart + apart.T) / 2
+    others = [(of.sum(axis=1) - np.diag(of)) / max(1, len(z) - 1) for of in (apart, near)]
+    alignment = ((first - second) ** 2).sum(axis=1)
+    found = (alignment, *others, np.array(effective_rank(z)))
+    names = ("alignment", "alignment_chance", "uniformity", "effective_rank")
+    return {name: value.astype(np.float32) for name, value in zip(names, found)}
+
+
 def diagnose(run: Any, store: Store, encoder: nn.Module, rotation: Rotation) -> Predictions:
     """What `scores.embedding_scores` needs, for each record of the test folds.
 
     Returns:
-        record_id, patient_id (n,); embedding, first, second (n, channels) of unit length, the
-        latter two of augmented views; agreement, chance (n,).
+        record_id, patient_id (n,); `of_records`; agreement, chance (n,) of the neighbours.
     """
     encoder.eval()
     parts = split(store, rotation)
@@ -88,11 +108,9 @@ def diagnose(run: Any, store: Store, encoder: nn.Module, rotation: Rotation) -> 
     nearest = np.argsort(-z @ _unit(known - centre).T, axis=1, kind="stable")[:, :NEIGHBOURS]
     return {
         **test.ids,
-        "embedding": z.astype(np.float32),
-        "first": first.astype(np.float32),
-        "second": second.astype(np.float32),
-        "agreement": np.take_along_axis(alike, nearest, axis=1).mean(axis=1),
-        "chance": alike.mean(axis=1),
+        **of_records(z, first, second),
+        "agreement": np.take_along_axis(alike, nearest, axis=1).mean(axis=1).astype(np.float32),
+        "chance": alike.mean(axis=1).astype(np.float32),
     }
 
 

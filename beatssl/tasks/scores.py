@@ -336,33 +336,33 @@ def embedding_scores(predictions: Predictions, weights: np.ndarray | None = None
     - `neighbour_agreement`: overlap (Jaccard) of a record's superclasses with those of its nearest
       training records; `neighbour_chance`: with those of all training records.
 
+    Uniformity and chance are means over pairs of records. In a resample they are taken to first
+    order, U + 2 mean(w (u - U)) with u the mean over a record's pairs (Hoeffding's projection): so
+    a number a record is all that is kept.
+
     Args:
-        predictions: `embedding`, and `first`, `second` of two views, (n, dim) of unit length;
-            `agreement`, `chance` (n,).
+        predictions: (n,) each but the rank, see `embedding.of_records`; `agreement`, `chance` (n,).
         weights: (resamples, n); default one row of ones.
 
     Returns:
         name -> (resamples,).
     """
-    views = ("embedding", "first", "second")
-    z, first, second = (predictions[name].astype(np.float64) for name in views)
-    weights = _weights(weights, len(z))
-    total = weights.sum(axis=1)
-    pairs = total**2 - (weights**2).sum(axis=1)  # a record drawn twice is no pair
-
-    def over_pairs(of_pair: np.ndarray) -> np.ndarray:
-        np.fill_diagonal(of_pair, 0)
-        return _divide(((weights @ of_pair) * weights).sum(axis=1), pairs)
-
+    n = len(predictions["alignment"])
+    weights = _weights(weights, n)
+    names = ("alignment", "alignment_chance", "uniformity", "agreement", "chance")
+    values = {name: predictions[name].astype(np.float64) for name in names}
+    mean = {name: weights @ value / weights.sum(axis=1) for name, value in values.items()}
+    for name in ("alignment_chance", "uniformity"):
+        mean[name] = 2 * mean[name] - values[name].mean()
     rank = np.full(len(weights), np.nan)
-    rank[0] = effective_rank(predictions["embedding"])
+    rank[0] = predictions["effective_rank"]
     return {
-        "alignment": weights @ ((first - second) ** 2).sum(axis=1) / total,
-        "alignment_chance": over_pairs(2 - 2 * first @ second.T),
-        "uniformity": np.log(over_pairs(np.exp(-2 * np.maximum(2 - 2 * z @ z.T, 0)))),
+        "alignment": mean["alignment"],
+        "alignment_chance": mean["alignment_chance"],
+        "uniformity": np.log(mean["uniformity"]),
         "effective_rank": rank,
-        "neighbour_agreement": weights @ predictions["agreement"] / total,
-        "neighbour_chance": weights @ predictions["chance"] / total,
+        "neighbour_agreement": mean["agreement"],
+        "neighbour_chance": mean["chance"],
     }
 
 
