@@ -1,21 +1,24 @@
 """Run x task: what the pages call. Predictions are reused or made, scored and saved."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from beatssl.data.beats import pretraining_rows
+from beatssl.data.beats import beats_code, pretraining_rows
+from beatssl.data.store import store_code
 from beatssl.methods import METHODS
 from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import pick_device
 from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
+from beatssl.settings import config_hash
 from beatssl.tasks import task_of
 from beatssl.tasks.classify import probe_monitor
-from beatssl.train import DivergedError, Run, pretrain
+from beatssl.train import DivergedError, Run, pretrain, run_key
 
 ROWS = ("beatssl-hard-none-1", "beatssl-soft_1-hard-50")  # the paper's baseline and best row
 COMPARED = (*(method for method in METHODS if method != "beatssl"), *ROWS)  # on their pages
@@ -59,6 +62,27 @@ def train(w: Workspace, config: RunSettings) -> Run:
         return Run(config, None, error.curves, key="", failure=str(error))
 
 
+def at_hand(w: Workspace, run: RunSettings) -> bool:
+    """Whether `pretrain` would hand the run over without training it."""
+    if not run.has_encoder or METHODS[run.method].load or run.untrained:
+        return True
+    rotation = w.profile.rotation_of(run)
+    key = run_key(run, w.profile.encoder_of(run), w.store, w.beats, rotation)["key"]
+    return (w.profile.work / "runs" / f"{run.run_id}-{key}" / "run.json").is_file()
+
+
+def recipe_of(w: Workspace, run: RunSettings) -> str:
+    """What a run's encoder is made from, the same on every machine: settings, code, the folders'
+    records. Last bits of what was read may differ from machine to machine, and so do the weights;
+    empty where there is no encoder, or one that was not made here."""
+    if not run.has_encoder or METHODS[run.method].load:
+        return ""
+    rotation = w.profile.rotation_of(run)
+    made = run_key(run, w.profile.encoder_of(run), w.store, w.beats, rotation)
+    data = w.store.fingerprint, store_code(), beats_code(), *rotation.in_key
+    return config_hash(made["settings"], made["code"], *data)
+
+
 def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> pd.DataFrame:
     """Evaluate one run on one task; predictions that were already made are read, not repeated.
     Without records of the task's data set there are no rows (see `absent`).
@@ -78,7 +102,7 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
         return saved.frame([])
     if run.failure:
         case = saved.case_of(w.profile, task_of(task), run.config, w.store, None, "frozen")
-        evaluation = saved.describe(w.profile, task_of(task), case, 1.0)
+        evaluation = saved.describe(w.profile, task_of(task), case, 1.0, recipe_of(w, run.config))
         return saved.frame(saved.failed(evaluation, w.profile, run.failure))
     protocols = task_of(task).protocols(run.config, finetune)
     return _rows(w, task, run.config, run.encoder.to(pick_device()), protocols)
@@ -87,21 +111,34 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
 def _rows(
     w: Workspace, name: str, run: RunSettings, encoder: Any, protocols: Sequence[str] = ("frozen",)
 ) -> pd.DataFrame:
-    task, rows = task_of(name), []
+    task, rows, recipe = task_of(name), [], recipe_of(w, run)
     for protocol in protocols:
         case = saved.case_of(w.profile, task, run, w.store, encoder, protocol)
         predictor = functools.cache(functools.partial(task.predictor, case))  # where one is missing
         fractions = task.fractions(case.settings, case.repeats)
         for fraction in progress(fractions, f"{protocol}, label fractions", delay=5):
-            evaluation = saved.describe(w.profile, task, case, fraction)
+            evaluation = saved.describe(w.profile, task, case, fraction, recipe)
             rows += saved.reuse_or_make(evaluation, w.profile, predictor)
     return saved.frame(rows)
+
+
+def _standing(w: Workspace, run: RunSettings, name: str, finetune: bool) -> list[dict]:
+    """Rows of a run whose encoder is not at hand but was evaluated; empty where any is missing."""
+    task, rows, recipe = task_of(name), [], recipe_of(w, run)
+    fractions = task.fractions(task.settings(w.profile), w.profile.repeats_of(run))
+    for protocol, fraction in itertools.product(task.protocols(run, finetune), fractions):
+        found = saved.standing(w.profile, task, run, protocol, fraction, recipe)
+        if not found:
+            return []
+        rows += found
+    return rows
 
 
 def evaluate_all(
     w: Workspace, task: str, finetune_seeds: int = 0, names: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """`evaluate_run` for every run of the profile; one that is not trained yet is trained first.
+    """`evaluate_run` for every run of the profile; one that is not trained yet is trained first,
+    unless an encoder of its recipe was evaluated, here or elsewhere (`saved.standing`).
     Without records of the task's data set nothing is trained, and there are no rows.
 
     Args:
@@ -121,7 +158,10 @@ def evaluate_all(
         if names and run.name not in names:
             continue
         if run.has_encoder:
-            tables.append(evaluate_run(w, train(w, run), task, run.seed < each * finetune_seeds))
+            finetune = run.seed < each * finetune_seeds
+            rows = [] if at_hand(w, run) else _standing(w, run, task, finetune)
+            made = saved.frame(rows) if rows else evaluate_run(w, train(w, run), task, finetune)
+            tables.append(made)
             continue
         of = run.method, w.profile.rotation_of(run)
         if of not in instead:

@@ -13,6 +13,7 @@ import numpy as np
 
 from beatssl import compute
 from beatssl.cache import write_text
+from beatssl.evaluate import at_hand
 from beatssl.methods.base import RunSettings
 from beatssl.profile import Workspace
 from beatssl.progress import progress
@@ -35,18 +36,10 @@ def _key(w: Workspace, run: RunSettings) -> dict[str, str]:
     return run_key(run, w.profile.encoder_of(run), w.store, w.beats, w.profile.rotation_of(run))
 
 
-def _at_hand(w: Workspace, run: RunSettings) -> bool:
-    """Whether `pretrain` would hand the run over without training it."""
-    if not run.has_encoder or run.method == "ecg_fm" or run.untrained:
-        return True
-    folder = w.profile.work / "runs" / f"{run.run_id}-{_key(w, run)['key']}"
-    return (folder / "run.json").is_file()
-
-
 def _runs(w: Workspace) -> list[str]:
     older: dict[str, list[tuple]] = {}
     for run in w.profile.runs:
-        if _at_hand(w, run):
+        if at_hand(w, run):
             continue
         parts = _key(w, run)
         for path in sorted((w.profile.work / "runs").glob(f"{run.run_id}-*/run.json")):
@@ -113,7 +106,7 @@ def _hindrance(w: Workspace, run: RunSettings, old: saved.Evaluation, fault: str
         return "is made again in minutes"
     if old.protocol != "frozen":
         return "cannot be replayed in minutes"
-    if not _at_hand(w, run):
+    if not at_hand(w, run):
         return "their runs are stale"
     encoder = pretrain(run, w.profile, w.store, w.beats).encoder
     return "" if saved.content_hash(encoder) == old.weights else "the encoder differs now"

@@ -25,6 +25,7 @@ from beatssl.results import uncertainty
 from beatssl.results.collect import collect as write_results
 from beatssl.results.saved import CLASSIFY, SEGMENT, ResultsError
 from beatssl.settings import DataConfig
+from beatssl.tasks.base import of_logits, to_logits
 from beatssl.tasks import scores as metrics
 from beatssl.tasks import task_of
 from beatssl.tasks.classify import ClassifyConfig
@@ -74,8 +75,8 @@ def classified(seed: int, skill: float = 1.0, n: int = 60) -> dict[str, np.ndarr
         "record_id": ids,
         "patient_id": ids,
         "truth": truth,
-        "score": score,
-        "threshold": np.full(5, 0.5),
+        "score": of_logits(to_logits(1 / (1 + np.exp(-score)))),  # in the 16 bits that are kept
+        "threshold": np.full(5, 0.6),
     }
 
 

@@ -234,10 +234,14 @@ def pretraining_rows(store: Store, beats: Beats, rotation: Rotation) -> np.ndarr
     return rows[beats.count[rows] >= MIN_BEATS]
 
 
+def beats_code(root: Path = ROOT) -> tuple[str, str]:
+    """Hash of the code that analyses beats, and NeuroKit2's version."""
+    return code_of(_analyse_rows, cluster_beats, training_rows, root=root), version("neurokit2")
+
+
 def beats_fingerprint(store: Store, root: Path = ROOT) -> str:
     """Changes with the data, the code that analyses it or NeuroKit2's version."""
-    code = code_of(_analyse_rows, cluster_beats, training_rows, root=root)
-    return config_hash(store.content, code, version("neurokit2"))
+    return config_hash(store.content, *beats_code(root))
 
 
 def prepare_beats(

@@ -2,7 +2,8 @@
 
 One evaluation is one run, task, protocol and label fraction. Its rows and predictions lie in
 `work/<profile>/results/<stem>.json` and `work/<profile>/predictions/<stem>.npz`, both written
-atomically and both carrying the evaluation's key, so numbers and predictions never mix.
+atomically and both carrying the evaluation's key, so numbers and predictions never mix. What is not
+there is read from those that stand in the repository (`results.kept`).
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from beatssl.methods import stored_run
 from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import weights_hash
 from beatssl.profile import Profile
+from beatssl.results import kept
 from beatssl.results.uncertainty import Estimate, Predictions, estimate
 from beatssl.settings import ROOT, config_hash, to_dict
 from beatssl.tasks import TASKS, task_of
@@ -73,7 +75,8 @@ class Evaluation:
         content: of the store's arrays on this machine.
         code: hash of the task's code.
         config_hash: changes with the run's, encoder's and task's settings, the data, the protocol.
-        key: changes with all of these; the predictions carry it.
+        recipe: of the encoder, see `evaluate.recipe_of`; empty where it has none.
+        key: changes with all but the recipe; the predictions carry it.
     """
 
     run: RunSettings
@@ -88,17 +91,18 @@ class Evaluation:
     code: str
     config_hash: str
     key: str = ""
+    recipe: str = ""
 
     def __post_init__(self) -> None:
         if not self.key:
-            object.__setattr__(self, "key", config_hash(self))
+            named = to_dict(self)
+            del named["recipe"]
+            object.__setattr__(self, "key", config_hash(named))
 
     @property
     def name(self) -> str:
         """The run without its seed; an untrained encoder trained on the labels is `supervised`."""
-        if self.protocol == "scratch":
-            return self.run.name.replace(self.run.method, "supervised", 1)
-        return self.run.name
+        return name_of(self.run, self.protocol)
 
     @property
     def run_id(self) -> str:
@@ -108,7 +112,7 @@ class Evaluation:
     @property
     def stem(self) -> str:
         """Name of the evaluation's files."""
-        return f"{self.run_id}-{self.task}-{self.protocol}-{self.label_fraction:g}"
+        return stem_of(self.run, self.task, self.protocol, self.label_fraction)
 
     def row(self, metric: str, estimate: Estimate, source: str = "") -> dict:
         """One tidy row; `source` says why there is no value where there is none."""
@@ -121,6 +125,16 @@ class Evaluation:
         return {column: values[column] for column in COLUMNS}
 
 
+def name_of(run: RunSettings, protocol: str) -> str:
+    """See `Evaluation.name`."""
+    return run.name.replace(run.method, "supervised", 1) if protocol == "scratch" else run.name
+
+
+def stem_of(run: RunSettings, task: str, protocol: str, fraction: float) -> str:
+    """See `Evaluation.stem`."""
+    return f"{name_of(run, protocol)}-s{run.seed}-{task}-{protocol}-{fraction:g}"
+
+
 def case_of(
     profile: Profile, task: Task, run: RunSettings, store: Any, encoder: Any, protocol: str
 ) -> Case:
@@ -129,7 +143,9 @@ def case_of(
     return Case(run, task.settings(profile), store, encoder, protocol, *how)
 
 
-def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evaluation:
+def describe(
+    profile: Profile, task: Task, case: Case, fraction: float, recipe: str = ""
+) -> Evaluation:
     """The evaluation that is about to be made."""
     run, store = case.run, case.store
     return Evaluation(
@@ -144,6 +160,7 @@ def describe(profile: Profile, task: Task, case: Case, fraction: float) -> Evalu
         content=store.content,
         code=code_of(run, profile, task),
         config_hash=settings_hash(run, profile, task, case.protocol, fraction, store.fingerprint),
+        recipe=recipe,
     )
 
 
@@ -216,8 +233,30 @@ def reuse_or_make(
     try:
         predictions = load_predictions(profile, evaluation)
     except ResultsError:  # none yet, unreadable, or of another evaluation
-        predictions = dict(predictor()(evaluation.label_fraction))
+        predictions = predictor()(evaluation.label_fraction)
+        predictions = task_of(evaluation.task).rounded(predictions)
         write_predictions(_npz(profile, evaluation), predictions, evaluation.key)
+    return score(evaluation, profile, predictions)
+
+
+def standing(
+    profile: Profile, task: Task, run: RunSettings, protocol: str, fraction: float, recipe: str
+) -> list[dict]:
+    """Rows of an evaluation that was made earlier, here or elsewhere, of an encoder with this
+    recipe, by the task's settings and code of today; empty where there is none. So an encoder that
+    is not at hand any more need not be trained again."""
+    stem, on_shelf = stem_of(run, task.name, protocol, fraction), kept.entries(shelf(profile))
+    path = profile.work / "results" / f"{stem}.json"
+    if not recipe or not (path.is_file() or stem in on_shelf):
+        return []
+    evaluation, _ = read_rows(path) if path.is_file() else _of_entry(on_shelf[stem])
+    if evaluation.recipe != recipe or not evaluation.weights or fault_of(profile, evaluation):
+        return []
+    return score(evaluation, profile, load_predictions(profile, evaluation))
+
+
+def score(evaluation: Evaluation, profile: Profile, predictions: Predictions) -> list[dict]:
+    """Rows of an evaluation from its predictions, by the metrics of today; saved."""
     scores = _estimates(profile, evaluation.task, [predictions])
     rows = [evaluation.row(metric, score) for metric, score in scores.items()]
     write_rows(profile, rows, evaluation)
@@ -240,10 +279,15 @@ def failed(evaluation: Evaluation, profile: Profile, reason: str) -> list[dict]:
 
 def write_rows(profile: Profile, rows: Sequence[Mapping], evaluation: Evaluation) -> None:
     """Save the rows of one evaluation as JSON, atomically."""
-    plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN -> null
-    entry = {"evaluation": to_dict(evaluation), "rows": plain}
+    entry = as_entry(evaluation, rows)
     path = profile.work / "results" / f"{evaluation.stem}.json"
     write_text(path, json.dumps(entry, indent=1, allow_nan=False))
+
+
+def as_entry(evaluation: Evaluation, rows: Sequence[Mapping]) -> dict:
+    """An evaluation and its rows as plain JSON."""
+    plain = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN -> null
+    return {"evaluation": to_dict(evaluation), "rows": plain}
 
 
 def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
@@ -253,15 +297,17 @@ def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
         ResultsError: not such a file.
     """
     try:
-        entry = json.loads(path.read_text())
-        described = {"key": entry.get("key", ""), **entry["evaluation"]}
-        evaluation = Evaluation(**described | {"run": stored_run(described["run"])})
-        rows = [{k: row[k] for k in COLUMNS} for row in entry["rows"]]
+        return _of_entry(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(
             f"{path.name} is not a results file ({error}): remove it and evaluate the run again"
         ) from error
-    nan = float("nan")
+
+
+def _of_entry(entry: Mapping) -> tuple[Evaluation, list[dict]]:
+    described = {"key": entry.get("key", ""), **entry["evaluation"]}
+    evaluation = Evaluation(**described | {"run": stored_run(described["run"])})
+    rows, nan = [{k: row[k] for k in COLUMNS} for row in entry["rows"]], float("nan")
     return evaluation, [{k: nan if v is None else v for k, v in row.items()} for row in rows]
 
 
@@ -293,8 +339,17 @@ def _npz(profile: Profile, evaluation: Evaluation) -> Path:
 
 
 def load_predictions(profile: Profile, evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """Arrays of a saved evaluation; raises as `read_predictions`."""
-    return read_predictions(_npz(profile, evaluation), evaluation.key)
+    """Arrays of a saved evaluation, or of one that is kept; raises as `read_predictions`."""
+    path, folder = _npz(profile, evaluation), shelf(profile)
+    entry = kept.entries(folder).get(evaluation.stem)
+    if entry and entry["evaluation"]["key"] == evaluation.key and not path.is_file():
+        return kept.predictions(folder, evaluation.stem)
+    return read_predictions(path, evaluation.key)
+
+
+def shelf(profile: Profile) -> Path:
+    """Where the repository holds a profile's predictions (`results.kept`)."""
+    return RESULTS / profile.name
 
 
 # --- all evaluations of a profile -----------------------------------------------------------------
@@ -319,11 +374,12 @@ def fault_of(profile: Profile, evaluation: Evaluation) -> str:
 def evaluations(
     profile: Profile, *tasks: str, protocols: Collection[str] = ()
 ) -> list[tuple[Evaluation, list[dict]]]:
-    """Saved evaluations of the profile's runs on these tasks in these protocols (without any: on
-    all, in all), ordered by file name.
+    """Evaluations of the profile's runs on these tasks in these protocols (without any: on all, in
+    all), saved here or kept in the repository, ordered by file name.
 
-    Files of runs, tasks or label fractions that are no longer listed are left out with a warning.
-    A run that failed has rows without a value.
+    Those of runs, tasks or label fractions that are no longer listed are left out with a warning;
+    kept ones of other settings or older code are left out, for they stand for the results in the
+    repository. A run that failed has rows without a value.
 
     Args: tasks: names or keys.
 
@@ -337,14 +393,19 @@ def evaluations(
     wanted = {task_of(task).name for task in tasks}
     found = []
     faulty: dict[str, list[str]] = {fault: [] for fault in ("", *FAULTS)}
-    for path in sorted((profile.work / "results").glob("*.json")):
-        evaluation, rows = read_rows(path)
+    every = {path.stem: path for path in (profile.work / "results").glob("*.json")}
+    on_shelf = kept.entries(shelf(profile))
+    for stem in sorted({*every, *on_shelf}):
+        here = stem in every
+        evaluation, rows = read_rows(every[stem]) if here else _of_entry(on_shelf[stem])
         if wanted and evaluation.task not in wanted:
             continue
         if protocols and evaluation.protocol not in protocols:
             continue
         fault = fault_of(profile, evaluation)
-        faulty[fault].append(path.name)
+        if fault and not here:
+            continue
+        faulty[fault].append(f"{stem}.json")
         if fault != FAULTS[0]:
             found.append((evaluation, rows))
     named = {fault: ", ".join(names) for fault, names in faulty.items() if names}

@@ -62,6 +62,18 @@ class Case:
         return self.protocol != "frozen"
 
 
+def to_logits(probability: np.ndarray) -> np.ndarray:
+    """Log odds in 16 bits, as probabilities are kept."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return (np.log(probability) - np.log1p(-probability)).astype(np.float16)
+
+
+def of_logits(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, float64, of what `to_logits` gave."""
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
 def ids_of(store: Store, rows: np.ndarray) -> Predictions:
     """`record_id` and `patient_id` of these rows, (n,) text, as predictions name them."""
     table = store.table.iloc[rows]
@@ -82,6 +94,7 @@ class Task:
         headlines: (heading, metric) of its columns in the main table.
         listed: metrics that the results file holds of every run; without any all of them.
         detailed: whether it holds the others of all seeds together.
+        probabilities: arrays of its predictions that are rounded to 16 bits before they are scored.
         made_by: functions of this package that make the predictions; what they reach is in the key.
         instead: those that make what stands in place of an encoder.
     """
@@ -96,6 +109,7 @@ class Task:
     headlines: Headlines = ()
     listed: tuple[str, ...] = ()
     detailed = True
+    probabilities: tuple[str, ...] = ()
     made_by: tuple[Callable, ...] = ()
     instead: tuple[Callable, ...] = ()
 
@@ -143,6 +157,11 @@ class Task:
         """A function label fraction -> predictions: arrays by name, among them `record_id` and
         `patient_id` (n,) of the records that are scored."""
         raise NotImplementedError
+
+    def rounded(self, predictions: Predictions) -> Predictions:
+        """Predictions as they are kept, so that what is scored can be scored again."""
+        kept = {name: of_logits(to_logits(predictions[name])) for name in self.probabilities}
+        return {**predictions, **kept}
 
     def scores(self, predictions: Predictions, weights: np.ndarray | None = None) -> Predictions:
         """Metric -> (resamples,); see `beatssl.tasks.scores`."""

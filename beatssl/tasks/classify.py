@@ -353,6 +353,7 @@ class Classification(Task):
     trainable = by_fraction = True
     headlines: Headlines = (("AUROC", "auroc_macro"), ("F1", "f1_macro"))
     listed = ("auroc_macro", "f1_macro")
+    probabilities = ("score",)
     made_by: tuple[Callable, ...] = (predictor,)
     instead = (ecg_features,)
     predictor = staticmethod(predictor)
