@@ -13,6 +13,7 @@ from beatssl.pages import build
 from beatssl.pages import run as pages
 from beatssl.profile import load_profile, open_workspace
 from beatssl.results import collect as results
+from beatssl.results import verify as recomputed
 from beatssl.settings import ConfigError
 
 
@@ -39,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     option("--profile", dest="name", help="default: every profile that has executed pages")
     option = command(collect, "write results/<profile>.csv", profile)
     option("--add", action="store_true", help="only put methods into it that the file lacks")
+    command(keep, "put saved predictions into results/<profile>", profile)
+    command(verify, "compute results/<profile>.csv again from the kept predictions", profile)
     command(restamp, "keep products of older code that today's makes bit for bit", profile, folder)
     option = command(data, "fetch the data sets from PhysioNet, or check those that are there")
     option("--into", required=True, help="folder for the record folders")
@@ -60,6 +63,25 @@ def collect(name: str, add: bool) -> int:
         print(f"{name}.csv is left as it is, these {len(found.missing)} are not there:")
         print(*(f"  {line}" for line in found.missing[:20]), sep="\n")
     return 1 if found.missing else 0
+
+
+def keep(name: str) -> int:
+    """Keep the predictions of a profile in the repository."""
+    profile = load_profile(name)
+    compute.use(profile.compute)
+    print(f"{name}: predictions of {results.keep(profile)} evaluations are kept")
+    return 0
+
+
+def verify(name: str) -> int:
+    """Say what of a results file the kept predictions do not give; 1 where there is anything."""
+    profile = load_profile(name)
+    compute.use(profile.compute)
+    lines, differing = recomputed.verify(profile)
+    print(
+        *(differing or [f"{name}.csv: all {lines} lines are what the predictions give"]), sep="\n"
+    )
+    return int(bool(differing))
 
 
 def data(into: str, sets: list[str], mirror: str, verify: bool, dry_run: bool) -> int:

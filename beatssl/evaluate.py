@@ -159,7 +159,8 @@ def evaluate_all(
             continue
         if run.has_encoder:
             finetune = run.seed < each * finetune_seeds
-            rows = [] if at_hand(w, run) else _standing(w, run, task, finetune)
+            trained = at_hand(w, run) and not run.untrained
+            rows = [] if trained else _standing(w, run, task, finetune)
             made = saved.frame(rows) if rows else evaluate_run(w, train(w, run), task, finetune)
             tables.append(made)
             continue

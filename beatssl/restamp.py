@@ -13,7 +13,7 @@ import numpy as np
 
 from beatssl import compute
 from beatssl.cache import write_text
-from beatssl.evaluate import at_hand
+from beatssl.evaluate import at_hand, recipe_of
 from beatssl.methods.base import RunSettings
 from beatssl.profile import Workspace
 from beatssl.progress import progress
@@ -70,7 +70,7 @@ def _evaluations(w: Workspace) -> list[str]:
     lines = []
     for path in sorted((w.profile.work / "results").glob("*.json")):
         try:
-            old, rows = saved.read_rows(path)
+            old, _ = saved.read_rows(path)
         except saved.ResultsError as error:
             lines.append(str(error))
             continue
@@ -80,12 +80,12 @@ def _evaluations(w: Workspace) -> list[str]:
         run = listed[old.run.run_id]
         network = type(w.profile.encoder_of(run)).__name__ if run.has_encoder else run.method
         group = old.task, old.protocol, network, old.code, _hindrance(w, run, old, fault)
-        groups.setdefault(group, []).append((run, old, rows))
+        groups.setdefault(group, []).append((run, old))
     for (*title, _, why), members in progress(groups.items(), "evaluations"):
         try:
             why = why or _differing(w, *members[0])
-            for member in [] if why else members:
-                saved.rekey(w.profile, *member)
+            for run, old in [] if why else members:
+                saved.rekey(w.profile, run, old, recipe_of(w, run))
         except saved.ResultsError as error:
             why = str(error)
         left = f"{why}, left stale ({len(members)})"
@@ -112,12 +112,12 @@ def _hindrance(w: Workspace, run: RunSettings, old: saved.Evaluation, fault: str
     return "" if saved.content_hash(encoder) == old.weights else "the encoder differs now"
 
 
-def _differing(w: Workspace, run: RunSettings, old: saved.Evaluation, rows: list[dict]) -> str:
+def _differing(w: Workspace, run: RunSettings, old: saved.Evaluation) -> str:
     """In which arrays the code of today makes other predictions; empty where in none."""
     task, encoder = task_of(old.task), pretrain(run, w.profile, w.store, w.beats).encoder
     case = saved.case_of(w.profile, task, run, w.store, encoder, old.protocol)
     stored = saved.load_predictions(w.profile, old)
-    made, stored = task.replay(case, old.label_fraction, stored)
+    made, stored = map(task.rounded, task.replay(case, old.label_fraction, stored))
     names = [name for name in made if not _equal(made[name], stored.get(name))]
     return f"{', '.join(names)} differs now" if names else ""
 

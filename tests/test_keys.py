@@ -103,7 +103,7 @@ MUTATIONS = {
     ),
     "the parts of PTB-XL": (
         ("tasks/classify.py", 'store.rows("ptbxl", folds)', 'store.rows("ptbxl", folds[:1])'),
-        of((*CLASSIFIED, results.EMBED)),
+        of((*CLASSIFIED, "ptbxl_plain_probe", results.EMBED)),
     ),
     "a constant of one method": (
         ("methods/ts2vec.py", "CHUNK_ELEMENTS = 2**24", "CHUNK_ELEMENTS = 2**22"),

@@ -23,6 +23,7 @@ from beatssl.report import comparison, tables
 from beatssl.results import saved, uncertainty
 from beatssl.results.collect import collect
 from beatssl.settings import ConfigError, DataConfig, Rotation, config_hash, from_dict
+from beatssl.tasks.base import of_logits, to_logits
 from beatssl.tasks import classify, embedding, task_of
 from beatssl.tasks.scores import MetricError, classification_scores
 from beatssl.train import run_key
@@ -371,6 +372,12 @@ def predicted(seed: int, skill: float = 1.0, first: int = 0, n: int = 60, each: 
     }
 
 
+def kept(predictions: dict) -> dict:
+    """Their scores as probabilities in the 16 bits that are kept."""
+    score = of_logits(to_logits(1 / (1 + np.exp(-predictions["score"]))))
+    return predictions | {"score": score, "threshold": 1 / (1 + np.exp(-predictions["threshold"]))}
+
+
 def test_one_rotation_gives_the_numbers_that_it_gave_before():
     """Computed by the code of commit c90b767, which knew no rotations."""
     scores = classification_scores
@@ -510,7 +517,7 @@ def save(profile: Profile, *runs, skill: float = 1.0, of: Profile | None = None)
     for run in runs:
         k = ROTATIONS.index((of or profile).rotation_of(run))
         given = {"skill": skill, "first": sum(SIZES[:k]), "n": SIZES[k]}
-        made = predicted(run.seed, **given)
+        made = kept(predicted(run.seed, **given))
         what = described(of or profile, run)
         saved.reuse_or_make(what, of or profile, lambda made=made: lambda fraction: made)
 
@@ -655,7 +662,8 @@ def test_draws_of_a_rotation_are_blocks_of_their_own(profile, monkeypatch):
     profile = replace(profile, compare=compare)
     for run in (*HARD, *SOFT):
         k = ROTATIONS.index(profile.rotation_of(run))
-        each = [predicted(run.seed + 100 * d, first=sum(SIZES[:k]), n=SIZES[k]) for d in range(2)]
+        draws = [predicted(run.seed + 100 * d, first=sum(SIZES[:k]), n=SIZES[k]) for d in range(2)]
+        each = [kept(draw) for draw in draws]
         made = each[0] | {n: np.stack([one[n] for one in each]) for n in ("score", "threshold")}
         task = task_of(saved.LABELS)
         case = saved.case_of(profile, task, run, FakeStore(), torch.nn.Linear(1, 1), "frozen")
@@ -665,7 +673,7 @@ def test_draws_of_a_rotation_are_blocks_of_their_own(profile, monkeypatch):
     assert table.shape == (6, 2)
 
     def score(seed, draw, k):
-        made = predicted(seed + 100 * draw, first=sum(SIZES[:k]), n=SIZES[k])
+        made = kept(predicted(seed + 100 * draw, first=sum(SIZES[:k]), n=SIZES[k]))
         return classification_scores(made)["auroc_macro"][0]
 
     hard = [np.mean([score(k, d, k), score(k + 3, d, k)]) for k in range(3) for d in range(2)]

@@ -8,9 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from beatssl.profile import Profile
-from beatssl.results import saved
+from beatssl.progress import progress
+from beatssl.results import kept, saved
 from beatssl.results.saved import StaleResultsError, frame, read, write_table
-from beatssl.tasks import TASKS
+from beatssl.tasks import TASKS, task_of
+from beatssl.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,6 @@ def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -
     run the profile still lists must be saved here, and every method must have all of its seeds.
     Otherwise what is there goes to `<profile>.partial.csv` beside it.
 
-    Scores of single classes, waves and borders are written only for combined rows without a
-    variant, and not for the draws of labels, or most of the file would be theirs.
-
     Args:
         add: put the methods that the file does not have into it and change no other line.
 
@@ -49,13 +48,9 @@ def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -
     tables, missing = [frame([])], []
     for task in TASKS.values():
         try:
-            rows = saved.with_combined(profile, task.name)
+            tables.append(listed_rows(task, saved.with_combined(profile, task.name)))
         except StaleResultsError as error:
             missing.append(f"{task.name}: {error}")
-            continue
-        kept = rows["metric"].isin(task.listed or rows["metric"])
-        combined = (rows["seed"] == "all") & (rows["variant"] == "")
-        tables.append(rows[kept | combined if task.detailed else kept])
     table = frame(pd.concat(tables).to_dict("records"))
     listed: dict[tuple[str, str], set[str]] = defaultdict(set)
     for run, task in itertools.product(profile.runs, TASKS.values()):
@@ -82,6 +77,31 @@ def collect(profile: Profile, folder: Path = saved.RESULTS, add: bool = False) -
         path = path.with_name(f"{profile.name}.partial.csv")
     write_table(path, table)
     return Collection(path, table, tuple(missing))
+
+
+def listed_rows(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a task that stand in the file. Scores of single classes, waves and borders do only
+    for combined rows without a variant, and not for the draws of labels, or most of the file would
+    be theirs."""
+    listed = rows["metric"].isin(task.listed or rows["metric"])
+    combined = (rows["seed"] == "all") & (rows["variant"] == "")
+    return rows[listed | combined if task.detailed else listed]
+
+
+def keep(profile: Profile) -> int:
+    """Put the profile's saved evaluations on the shelf (`results.kept`), where those of the same
+    runs give way and others stay; returns how many were put there."""
+    of_run: dict[str, dict] = defaultdict(dict)
+    probabilities = {}
+    for evaluation, rows in saved.evaluations(profile):
+        if (profile.work / "results" / f"{evaluation.stem}.json").is_file():
+            made = saved.load_predictions(profile, evaluation) if evaluation.weights else None
+            entry = saved.as_entry(evaluation, rows)
+            of_run[evaluation.run_id][evaluation.stem] = entry, made
+            probabilities[evaluation.stem] = task_of(evaluation.task).probabilities
+    for run, entries in progress(of_run.items(), "predictions to keep", delay=5):
+        kept.write(saved.shelf(profile), run, entries, probabilities)
+    return sum(map(len, of_run.values()))
 
 
 def _keys(table: pd.DataFrame) -> list[tuple]:

@@ -249,7 +249,7 @@ def standing(
     path = profile.work / "results" / f"{stem}.json"
     if not recipe or not (path.is_file() or stem in on_shelf):
         return []
-    evaluation, _ = read_rows(path) if path.is_file() else _of_entry(on_shelf[stem])
+    evaluation, _ = read_rows(path) if path.is_file() else of_entry(on_shelf[stem])
     if evaluation.recipe != recipe or not evaluation.weights or fault_of(profile, evaluation):
         return []
     return score(evaluation, profile, load_predictions(profile, evaluation))
@@ -257,10 +257,15 @@ def standing(
 
 def score(evaluation: Evaluation, profile: Profile, predictions: Predictions) -> list[dict]:
     """Rows of an evaluation from its predictions, by the metrics of today; saved."""
-    scores = _estimates(profile, evaluation.task, [predictions])
-    rows = [evaluation.row(metric, score) for metric, score in scores.items()]
+    rows = scored(evaluation, profile, predictions)
     write_rows(profile, rows, evaluation)
     return rows
+
+
+def scored(evaluation: Evaluation, profile: Profile, predictions: Predictions) -> list[dict]:
+    """The same, not saved."""
+    scores = _estimates(profile, evaluation.task, [predictions])
+    return [evaluation.row(metric, score) for metric, score in scores.items()]
 
 
 def _estimates(profile: Profile, task: str, per_seed: Sequence[Predictions]) -> dict[str, Estimate]:
@@ -297,14 +302,15 @@ def read_rows(path: Path) -> tuple[Evaluation, list[dict]]:
         ResultsError: not such a file.
     """
     try:
-        return _of_entry(json.loads(path.read_text()))
+        return of_entry(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(
             f"{path.name} is not a results file ({error}): remove it and evaluate the run again"
         ) from error
 
 
-def _of_entry(entry: Mapping) -> tuple[Evaluation, list[dict]]:
+def of_entry(entry: Mapping) -> tuple[Evaluation, list[dict]]:
+    """What `as_entry` made."""
     described = {"key": entry.get("key", ""), **entry["evaluation"]}
     evaluation = Evaluation(**described | {"run": stored_run(described["run"])})
     rows, nan = [{k: row[k] for k in COLUMNS} for row in entry["rows"]], float("nan")
@@ -397,7 +403,7 @@ def evaluations(
     on_shelf = kept.entries(shelf(profile))
     for stem in sorted({*every, *on_shelf}):
         here = stem in every
-        evaluation, rows = read_rows(every[stem]) if here else _of_entry(on_shelf[stem])
+        evaluation, rows = read_rows(every[stem]) if here else of_entry(on_shelf[stem])
         if wanted and evaluation.task not in wanted:
             continue
         if protocols and evaluation.protocol not in protocols:
@@ -485,12 +491,12 @@ def of_today(profile: Profile, run: RunSettings, old: Evaluation) -> Evaluation:
     return dataclasses.replace(old, run=run, code=code, config_hash=settings, key="")
 
 
-def rekey(profile: Profile, run: RunSettings, old: Evaluation, rows: Sequence[Mapping]) -> None:
-    """Give a saved evaluation today's key; its predictions and rows stay as they are."""
-    predictions = load_predictions(profile, old)
-    new = of_today(profile, run, old)
+def rekey(profile: Profile, run: RunSettings, old: Evaluation, recipe: str) -> None:
+    """Give a saved evaluation today's key; its predictions stay as they are, but for rounding."""
+    predictions = task_of(old.task).rounded(load_predictions(profile, old))
+    new = dataclasses.replace(of_today(profile, run, old), recipe=recipe)
     write_predictions(_npz(profile, new), predictions, new.key)
-    write_rows(profile, [{**row, "config_hash": new.config_hash} for row in rows], new)
+    score(new, profile, predictions)
 
 
 def resamples_of(profile: Profile, task: str) -> int:

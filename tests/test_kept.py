@@ -1,0 +1,152 @@
+"""Predictions in the repository: all numbers from them alone, and no training where they do."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from beatssl import evaluate
+from beatssl.methods import make_run
+from beatssl.profile import Workspace
+from beatssl.results import kept, saved
+from beatssl.results.collect import collect, keep
+from beatssl.results.verify import verify
+from beatssl.tasks import TASKS
+from beatssl.tasks.base import of_logits, to_logits
+
+RUNS = tuple(make_run(beat="none", rhythm="hard", epochs=1, seed=seed) for seed in range(2))
+UNTRAINED = tuple(make_run(method="random", variant="bare", seed=seed) for seed in range(2))
+
+
+@pytest.fixture(scope="module")
+def made(small: Workspace, tmp_path_factory: pytest.TempPathFactory):
+    """A profile evaluated, collected and kept; its workspace and the folder of results."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("results")
+        patch.setenv("BEATSSL_WORK", str(tmp_path_factory.mktemp("kept")))
+        patch.setattr(saved, "RESULTS", folder)
+        runs = (*RUNS, *UNTRAINED)
+        w = dataclasses.replace(small, profile=dataclasses.replace(small.profile, runs=runs))
+        for task in ("classification", "segmentation", "embedding", "label draws"):
+            evaluate.evaluate_all(w, task)
+        assert not collect(w.profile, folder).missing
+        assert keep(w.profile) == sum(len(t.fractions(t.settings(w.profile), (0,)))
+                                      for t in list(TASKS.values())[:4]) * len(runs)  # fmt: skip
+        yield w, folder
+
+
+@pytest.fixture
+def shelf(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A copy of the results, as in a fresh clone: nothing else is there."""
+    w, folder = made
+    shutil.copytree(folder, tmp_path / "results")
+    monkeypatch.setattr(saved, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path / "empty"))
+    return w, tmp_path / "results"
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of results is another one in this process only."""
+    monkeypatch.setattr("beatssl.results.verify.cores", lambda: 1)
+
+
+def test_log_odds_keep_order_and_are_what_they_were() -> None:
+    p = np.random.default_rng(0).random((500, 5)) ** 3
+    p[0] = [0, 1, 1e-12, 1 - 1e-12, 0.5]
+    once = of_logits(to_logits(p))
+    assert np.array_equal(of_logits(to_logits(once[1:])), once[1:])
+    assert np.abs(once - p).max() < 1e-3 and once[0, [0, 1, 4]].tolist() == [0, 1, 0.5]
+    assert (np.diff(once[np.argsort(p[:, 0]), 0]) >= 0).all()
+
+
+def test_a_fresh_clone_gives_every_number_of_the_file(shelf) -> None:
+    w, folder = shelf
+    lines, differing = verify(w.profile)
+    assert differing == [] and lines == len(pd.read_csv(folder / "small.csv"))
+
+
+def test_whatever_is_changed_is_named(shelf) -> None:
+    w, folder = shelf
+    path = folder / "small.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    at = table.index[(table["metric"] == "auroc_macro") & (table["seed"] == "1")][0]
+    other = table.copy()
+    other.loc[at, "value"] = f"{float(table.loc[at, 'value']) + 1e-3:.6g}"
+    other.drop(index=len(other) - 1).to_csv(path, index=False)
+    _, differing = verify(w.profile)
+    assert len(differing) == 2
+    assert f"{table.loc[at, 'run_id']} {table.loc[at, 'task']}" in " ".join(differing)
+    assert any("only in the predictions" in line for line in differing)
+
+    table.to_csv(path, index=False)
+    run = next((folder / "small").glob("beatssl-*-s0.npz"))
+    with np.load(run) as file:
+        arrays = dict(file)
+    name = next(n for n in arrays if "superdiagnostic" in n and n.endswith("logits of score"))
+    arrays[name] = -arrays[name]
+    np.savez_compressed(run, **arrays)
+    _, differing = verify(w.profile)
+    assert differing and all("superdiagnostic" in line for line in differing)
+
+
+def test_what_was_evaluated_elsewhere_is_not_trained_again(shelf, monkeypatch) -> None:
+    w, folder = shelf
+    whole = pd.read_csv(folder / "small.csv")
+    monkeypatch.setattr(evaluate, "pretrain", lambda *_, **__: pytest.fail("trained"))
+    runs = [run for run in w.profile.runs if not run.untrained]
+    trained = dataclasses.replace(w, profile=dataclasses.replace(w.profile, runs=tuple(runs)))
+    rows = evaluate.evaluate_all(trained, "classification")
+    assert set(rows["run_id"]) == {run.run_id for run in runs}
+    for row in rows[rows["metric"] == "auroc_macro"].itertuples():
+        same = whole.query("run_id == @row.run_id and task == @row.task and metric == @row.metric")
+        assert row.value == pytest.approx(same["value"].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("changed", ["settings", "task", "records"])
+def test_another_recipe_is_trained(shelf, monkeypatch, changed: str) -> None:
+    w, _ = shelf
+    run, profile, store = RUNS[0], w.profile, w.store
+    if changed == "settings":
+        run = dataclasses.replace(run, temperature=0.3)
+    elif changed == "task":
+        task = dataclasses.replace(profile.classify, label_fractions=(0.7,))
+        profile = dataclasses.replace(profile, classify=task)
+    else:
+        monkeypatch.setattr(store, "fingerprint", "of other folders")
+    profile = dataclasses.replace(profile, runs=(run,))
+    calls = []
+    stop = RuntimeError("trains")
+
+    def pretrain(*args, **named):
+        calls.append(args[0].run_id)
+        raise stop
+
+    monkeypatch.setattr(evaluate, "pretrain", pretrain)
+    with pytest.raises(RuntimeError, match="trains"):
+        evaluate.evaluate_all(Workspace(profile, store, w.beats), "classification")
+    assert calls == [run.run_id]
+
+
+def test_keeping_again_changes_no_byte_and_loses_no_evaluation(made, tmp_path, monkeypatch) -> None:
+    w, folder = made
+    before = {path.name: path.read_bytes() for path in (folder / "small").iterdir()}
+    keep(w.profile)
+    assert {path.name: path.read_bytes() for path in (folder / "small").iterdir()} == before
+    run = f"{RUNS[0].run_id}"
+    stems = {stem for stem in kept.entries(folder / "small") if stem.startswith(run)}
+    one = sorted(stems)[0]
+    entry = {k: v for k, v in kept.entries(folder / "small")[one].items() if k != "file"}
+    found = kept.predictions(folder / "small", one)
+    shutil.copytree(folder / "small", tmp_path / "copy")
+    kept.write(tmp_path / "copy", run, {one: (entry, found)}, {one: ("score",)})
+    after = kept.entries(tmp_path / "copy")
+    assert {stem for stem in after if stem.startswith(run)} == stems
+    for stem in stems:
+        new, old = (kept.predictions(f, stem) for f in (tmp_path / "copy", folder / "small"))
+        assert all(np.array_equal(new[name], old[name]) for name in old)
