@@ -30,6 +30,9 @@ def absent(w: Workspace, task: str) -> str:
 
     Raises: ConfigError: an unknown task."""
     needed = task_of(task).dataset
+    if not w.has_data:
+        kept = saved.evaluations(w.profile, task)
+        return "" if kept else "Neither recordings nor kept predictions are at hand."
     if len(w.store.rows(needed)):
         return ""
     records, what = DATASETS.get(needed, (needed, task))
@@ -139,7 +142,8 @@ def evaluate_all(
 ) -> pd.DataFrame:
     """`evaluate_run` for every run of the profile; one that is not trained yet is trained first,
     unless an encoder of its recipe was evaluated, here or elsewhere (`saved.standing`).
-    Without records of the task's data set nothing is trained, and there are no rows.
+    Without records of the task's data set nothing is trained, and there are no rows; where no
+    recordings are at hand at all, they are those of the kept predictions.
 
     Args:
         finetune_seeds: of each method, so many encoders are also fine-tuned, those with the first
@@ -152,6 +156,10 @@ def evaluate_all(
     tables = [saved.frame([])]
     if absent(w, task):
         return tables[0]
+    if not w.has_data:
+        found = saved.evaluations(w.profile, task)
+        chosen = [own for e, own in found if not names or e.run.name in names]
+        return saved.frame([row for own in chosen for row in own])
     each = len(w.profile.data.rotations) if task_of(task).dataset == "ptbxl" else 1
     instead: dict[tuple, Any] = {}  # by method and rotation, for all of its seeds
     for run in progress(w.profile.runs, f"{task}, runs"):

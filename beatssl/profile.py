@@ -205,11 +205,13 @@ def _word(value: object) -> str:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A profile with everything that all its runs share."""
+    """A profile with everything that all its runs share; `has_data` is false where only results
+    are at hand, which the pages of results can be made from."""
 
     profile: Profile
     store: Store
     beats: Beats
+    has_data: bool = True
 
 
 def data_root(profile: Profile) -> Path:
@@ -230,15 +232,22 @@ def data_root(profile: Profile) -> Path:
     return Path(root)
 
 
-def open_workspace(name: str) -> Workspace:
+def open_workspace(name: str, needs_data: bool = True) -> Workspace:
     """Read the profile, prepare records and beats (or reuse them), and hand all of it over.
 
     From then on the process computes with the profile's threads and precision.
 
-    Args: name: tiny | subset | full | size.
+    Args:
+        name: tiny | subset | full | size.
+        needs_data: else, where no recordings are named, a workspace without store and beats.
+
+    Raises:
+        FileNotFoundError: see `data_root`.
     """
     profile = load_profile(name)
     compute.use(profile.compute)
+    if not (needs_data or profile.data.synthetic or os.environ.get("BEATSSL_DATA")):
+        return Workspace(profile, None, None, has_data=False)
     clear_leftovers(profile.work)
     store = prepare(profile.data, profile.work / "store", data_root(profile), cores())
     beats = prepare_beats(store, profile.work / "beats", cores(), profile.data.rotations)
