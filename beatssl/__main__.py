@@ -12,6 +12,7 @@ from beatssl.data.download import HOST, PUBLISHED
 from beatssl.pages import build
 from beatssl.pages import run as pages
 from beatssl.profile import load_profile, open_workspace
+from beatssl.results import claims
 from beatssl.results import collect as results
 from beatssl.results import verify as recomputed
 from beatssl.settings import ConfigError
@@ -58,6 +59,8 @@ def collect(name: str, add: bool) -> int:
     profile = load_profile(name)
     compute.use(profile.compute)
     found = results.collect(profile, add=add)
+    if not found.missing:
+        claims.write(profile)
     print(f"{found.path.name if found.path else 'nothing'}: {len(found.table)} lines")
     if found.missing:
         print(f"{name}.csv is left as it is, these {len(found.missing)} are not there:")

@@ -95,6 +95,24 @@ def test_whatever_is_changed_is_named(shelf) -> None:
     assert differing and all("superdiagnostic" in line for line in differing)
 
 
+def test_kept_results_of_older_code_stand_only_alone(shelf, monkeypatch) -> None:
+    """Without anything evaluated here they are the results; beside numbers of today's code not."""
+    w, _ = shelf
+    whole = len(saved.evaluations(w.profile))
+    code = saved.code_of
+    monkeypatch.setattr(saved, "code_of", lambda run, profile, task: "later")
+    assert len(saved.evaluations(w.profile)) == whole > 0 and verify(w.profile)[1] == []
+    monkeypatch.setattr(saved, "code_of", code)
+    embedded = saved.evaluations(w.profile, "embedding")[0][0]
+    saved.score(embedded, w.profile, saved.load_predictions(w.profile, embedded))
+    monkeypatch.setattr(
+        saved,
+        "code_of",
+        lambda run, profile, task: code(run, profile, task) + "x" * (task.key != "embedding"),
+    )
+    assert {one.task for one, _ in saved.evaluations(w.profile)} == {embedded.task}
+
+
 def test_what_was_evaluated_elsewhere_is_not_trained_again(shelf, monkeypatch) -> None:
     w, folder = shelf
     whole = pd.read_csv(folder / "small.csv")

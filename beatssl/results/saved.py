@@ -384,8 +384,8 @@ def evaluations(
     all), saved here or kept in the repository, ordered by file name.
 
     Those of runs, tasks or label fractions that are no longer listed are left out with a warning;
-    kept ones of other settings or older code are left out, for they stand for the results in the
-    repository. A run that failed has rows without a value.
+    kept ones of other settings are left out, and of older code where something was evaluated here:
+    alone they stand for the results in the repository. A run that failed has rows without a value.
 
     Args: tasks: names or keys.
 
@@ -409,8 +409,10 @@ def evaluations(
         if protocols and evaluation.protocol not in protocols:
             continue
         fault = fault_of(profile, evaluation)
-        if fault and not here:
-            continue
+        if not here:
+            if fault and (every or fault != FAULTS[2]):
+                continue
+            fault = ""
         faulty[fault].append(f"{stem}.json")
         if fault != FAULTS[0]:
             found.append((evaluation, rows))

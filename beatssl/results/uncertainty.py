@@ -154,6 +154,12 @@ def against(
     return found
 
 
+def ratio(scores: Scores, first: Group, second: Group, resamples: int) -> dict[str, Estimate]:
+    """Mean score of `first` over that of `second`, on the same resamples; see `difference`."""
+    (a, b), n = _sample(scores, [first, second], resamples)
+    return {name: _estimate(a[name].mean / b[name].mean, (), n) for name in a}
+
+
 def rank_agreement(
     scores: Scores, groups: Sequence[Group], metric: str, reference: Sequence[float], resamples: int
 ) -> Estimate:

@@ -11,12 +11,15 @@ import pandas as pd
 
 from beatssl.profile import Profile
 from beatssl.progress import in_processes
-from beatssl.results import kept, saved
+from beatssl.results import claims, kept, saved
 from beatssl.results.collect import listed_rows
 from beatssl.settings import cores
 from beatssl.tasks import TASKS
 
 SAME = 1.0e-5  # relative, of six printed digits
+NAMES = ["run_id", "task", "protocol", "label_fraction", "metric", "seed"]
+NUMBERS = ["value", "ci_low", "ci_high", "n"]
+CLAIM = ["reading", "claim", "first", "second", "score", "verdict"]
 
 
 def verify(profile: Profile) -> tuple[int, list[str]]:
@@ -41,6 +44,7 @@ def verify(profile: Profile) -> tuple[int, list[str]]:
         with tempfile.TemporaryDirectory() as empty:
             os.environ["BEATSSL_WORK"] = empty
             recompute = functools.partial(_rows_of, profile)
+            told = claims.claims(profile)
             rows = list(in_processes(recompute, [*groups.values()], cores(), "methods"))
     finally:
         os.environ.pop("BEATSSL_WORK")
@@ -48,7 +52,9 @@ def verify(profile: Profile) -> tuple[int, list[str]]:
             os.environ["BEATSSL_WORK"] = before
     table = saved.frame([row for part in rows for row in part])
     tables = [listed_rows(task, table[table["task"] == task.name]) for task in TASKS.values()]
-    return len(held), _differing(held, pd.concat(tables))
+    lines = _differing(held, pd.concat(tables), NAMES, NUMBERS)
+    lines += _differing(claims.read(profile), told, CLAIM, claims.NUMBERS)
+    return len(held), lines
 
 
 def _rows_of(profile: Profile, stems: Sequence[str]) -> list[dict]:
@@ -63,9 +69,9 @@ def _rows_of(profile: Profile, stems: Sequence[str]) -> list[dict]:
     return [row for _, rows in found for row in rows] + saved.combine(profile, found)
 
 
-def _differing(held: pd.DataFrame, made: pd.DataFrame) -> list[str]:
-    names = ["run_id", "task", "protocol", "label_fraction", "metric", "seed"]
-    numbers = ["value", "ci_low", "ci_high", "n"]
+def _differing(
+    held: pd.DataFrame, made: pd.DataFrame, names: list[str], numbers: Sequence[str]
+) -> list[str]:
     both = held.merge(made, how="outer", on=names, suffixes=("", " made"), indicator=True)
     lines = []
     for row in both.to_dict("records"):
