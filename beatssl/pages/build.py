@@ -16,7 +16,7 @@ from beatssl.pages.plan import Page, plan, read_notebook, read_stages, template
 from beatssl.pages.run import SHOWN, executed_profiles, page_problems, profile_problems, python
 from beatssl.profile import Profile, load_profile
 from beatssl.report import comparison, tables
-from beatssl.results import saved
+from beatssl.results import claims, saved
 from beatssl.settings import ROOT, config_hash, read_yaml
 
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
@@ -94,7 +94,9 @@ def _main_table(root: Path) -> str:
     data = ", ".join(sorted(set(rows["data"].dropna())))
     ours = tables.markdown(tables.paper_and_ours(rows, tables.TABLE_1))
     compared = tables.markdown(comparison.beside_paper(saved.read(results)))
-    parts = {"data": data, "ours": ours, "compared": compared, "profile": profile}
+    told = claims.read(profile)
+    told = tables.markdown(tables.claim_texts(told)) if len(told) else ""
+    parts = {"data": data, "ours": ours, "compared": compared, "profile": profile, "claims": told}
     return template(
         "main_table", root, **parts, summary=read_stages(root / "runs.yml", SHOWN)[-1][-1]
     )

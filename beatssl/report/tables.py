@@ -216,6 +216,35 @@ def headlines(
     return grid[["label", "name", "score", "paper", *numbers]].reset_index(drop=True)
 
 
+def claim_texts(claims: pd.DataFrame) -> pd.DataFrame:
+    """`results.claims` as texts: a line a claim and pair, for each score the paper's effect, ours
+    [95 % interval] and the verdict; with the number of test records.
+
+    Args: claims: of one reading, or of several: then the reading stands in the second column."""
+    rows = table_1()[["name", "label"]].drop_duplicates().to_numpy()
+    label_of = {name.removeprefix("beatssl-"): text.split(" (")[0] for name, text in rows}
+    label_of["w2v"], label_of["ts2vec"] = label("w2v"), label("ts2vec")
+    lines, several = {}, claims["reading"].nunique() > 1
+    for row in claims.itertuples():
+        pair = f"{label_of[row.first]} over {label_of[row.second]}"
+        reading = {"reading": row.reading or "as the profile"} if several else {}
+        line = lines.setdefault(
+            (row.claim, pair, row.reading), {"pair": pair, **reading, "test records": {}}
+        )
+        text = f"paper {row.paper:+.3f}; "
+        if np.isfinite(row.value):
+            text += f"ours {row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]: "
+            text += f"**{row.verdict}**"
+            line["test records"][row.n] = None
+        else:
+            text += row.verdict
+        line[row.score] = text
+    for line in lines.values():
+        line["test records"] = " / ".join(map(str, line["test records"])) or "–"
+    table = pd.DataFrame(lines.values(), index=[claim for claim, *_ in lines])
+    return titled(table.where(table.notna(), "–"), "claim of the paper")
+
+
 def paper_and_ours(table: pd.DataFrame, scores: Sequence[str] = ()) -> pd.DataFrame:
     """`headlines` as texts: paper and ours of each score, number of test records and seeds.
 
