@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from beatssl.data.beats import beats_code, pretraining_rows
 from beatssl.data.store import store_code
@@ -18,6 +19,7 @@ from beatssl.results import saved
 from beatssl.settings import config_hash
 from beatssl.tasks import task_of
 from beatssl.tasks.classify import probe_monitor
+from beatssl.tasks.segment import fold_monitor
 from beatssl.train import DivergedError, Run, pretrain, run_key
 
 ROWS = ("beatssl-hard-none-1", "beatssl-soft_1-hard-50")  # the paper's baseline and best row
@@ -50,7 +52,8 @@ def measured(w: Workspace, task: str, rows: pd.DataFrame) -> str:
 
 
 def train(w: Workspace, config: RunSettings) -> Run:
-    """`pretrain` with the probe on the selection fold as a watch, where there is one. A run that
+    """`pretrain` with a watch on both tasks (a probe on the selection fold, one fold of LUDB),
+    where their records are there. A run that
     diverges, or has no records to learn from, is handed over as failed (`Run.failure`), so that
     the other runs go on."""
     learns, rotation = config.method not in ("random", "ecg_fm"), w.profile.rotation_of(config)
@@ -58,7 +61,15 @@ def train(w: Workspace, config: RunSettings) -> Run:
         folds = rotation.folds("train")
         reason = f"no records to pretrain on in this profile (PTB-XL {folds}, Challenge)"
         return Run(config, None, pd.DataFrame(), key="", failure=reason)
-    monitor = None if absent(w, "classification") else probe_monitor(w.store, rotation)
+    watches = []
+    if not absent(w, "classification"):
+        watches.append(probe_monitor(w.store, rotation))
+    if not absent(w, "segmentation"):
+        watches.append(fold_monitor(config, w.store, w.profile.segment))
+
+    def monitor(encoder: nn.Module) -> dict[str, float]:
+        return {name: value for watch in watches for name, value in watch(encoder).items()}
+
     try:
         return pretrain(config, w.profile, w.store, w.beats, monitor=monitor)
     except DivergedError as error:

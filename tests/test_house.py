@@ -30,7 +30,7 @@ ROOMS = [  # from left to right; a room imports only rooms to its left
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 BOOK = ("report", "pages", "__main__")  # need what the extra `book` installs
-MOST_LINES = 6_400  # of code; the aim of 5,900 is not reached: what is new must be weighed
+MOST_LINES = 6_900  # of code; the aim of 5,900 is not reached: what is new must be weighed
 
 
 def module_of(path: Path) -> str:

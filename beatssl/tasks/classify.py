@@ -31,7 +31,9 @@ from beatssl.progress import progress
 from beatssl.settings import Rotation, folds_in_words, some_rates
 from beatssl.tasks.base import Case, Headlines, Predictions, Task, ids_of
 from beatssl.tasks.fit import Fit, Plan, best_rate, device_of, outputs
-from beatssl.tasks.scores import auroc, check_classes, classification_scores, thresholds
+from beatssl.tasks.scores import (
+    auroc, check_classes, classification_scores, effective_rank, thresholds,
+)  # fmt: skip
 
 REGULARISATION = tuple(10.0**k for k in range(-4, 3))  # scikit-learn's C
 MOST_PASSES = 4  # fewer labels, more passes over them: at most this many times the epochs
@@ -207,8 +209,8 @@ def macro_auroc(truth: np.ndarray, score: np.ndarray) -> float:
 
 
 def probe_monitor(store: Store, rotation: Rotation) -> Callable[[nn.Module], dict[str, float]]:
-    """Function encoder -> {"probe_auroc": macro AUROC on the selection fold of a linear probe of
-    the training folds}.
+    """Function encoder -> macro AUROC on the selection fold of a linear probe of the training
+    folds, and the effective rank of the selection fold.
 
     A watch during pretraining, not a result: C is fixed at 0.01, and no test fold is touched.
     """
@@ -218,8 +220,9 @@ def probe_monitor(store: Store, rotation: Rotation) -> Callable[[nn.Module], dic
     def watch(encoder: nn.Module) -> dict[str, float]:
         model = make_pipeline(StandardScaler(), _logistic(C=0.01))
         model.fit(embed(encoder, store, train.rows), train.labels)
-        score = model.predict_proba(embed(encoder, store, val.rows))
-        return {"probe_auroc": macro_auroc(val.labels, score)}
+        seen = embed(encoder, store, val.rows)
+        auroc_of_val = macro_auroc(val.labels, model.predict_proba(seen))
+        return {"probe_auroc": auroc_of_val, "effective_rank": effective_rank(seen)}
 
     return watch
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from beatssl.data.records import WAVES
 from beatssl.data.store import Store
-from beatssl.methods.base import dropout_from
+from beatssl.methods.base import RunSettings, dropout_from
 from beatssl.methods.encoder import kernel_samples
 from beatssl.progress import progress
 from beatssl.settings import one_of, some_rates
@@ -291,6 +291,19 @@ def first_fold(predictions: Predictions) -> Predictions:
     """Predictions of the records that the first fold tests; all else as it is."""
     tested = predictions["prediction"][predictions["fold"] == 1]
     return {**predictions, "prediction": tested}
+
+
+def fold_monitor(run: RunSettings, store: Store, config: SegmentConfig) -> Callable:
+    """Function encoder -> macro F1 of LUDB's first fold, the encoder frozen; a watch during
+    pretraining, from which nothing is chosen."""
+
+    def watch(encoder: nn.Module) -> dict[str, float]:
+        made = cross_validate(Case(run, config, store, encoder), seed=0, only=[1])
+        tested = made["fold"] == 1
+        counts = wave_counts(made["truth"][tested], made["prediction"][tested]).sum(axis=0)
+        return {"fold_f1": float(f1(counts).mean())}
+
+    return watch
 
 
 class Segmentation(Task):
