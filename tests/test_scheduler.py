@@ -149,7 +149,10 @@ def test_the_page_of_a_killed_worker_is_done_again_and_failures_stop_later_stage
 def test_workers_with_another_package_are_a_clear_failure(
     root: Path, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture
 ) -> None:
-    with cluster(tmp_path_factory.mktemp("dask"), 1, python_path=root) as address:
+    other = tmp_path_factory.mktemp("other")  # found before the package that is installed
+    (other / "beatssl").mkdir()
+    (other / "beatssl" / "__init__.py").touch()
+    with cluster(tmp_path_factory.mktemp("dask"), 1, python_path=other) as address:
         assert run.run("tiny", root=root, scheduler=address) == 1
     out = capfd.readouterr().out
     assert out.count("scheduler and workers need this folder and its .venv") == 2
