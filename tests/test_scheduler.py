@@ -150,8 +150,9 @@ def test_workers_with_another_package_are_a_clear_failure(
     root: Path, tmp_path_factory: pytest.TempPathFactory, capfd: pytest.CaptureFixture
 ) -> None:
     other = tmp_path_factory.mktemp("other")  # found before the package that is installed
-    (other / "beatssl").mkdir()
-    (other / "beatssl" / "__init__.py").touch()
+    (other / "beatssl" / "pages").mkdir(parents=True)
+    for name in ("__init__.py", "pages/__init__.py", "pages/run.py"):
+        (other / "beatssl" / name).touch()
     with cluster(tmp_path_factory.mktemp("dask"), 1, python_path=other) as address:
         assert run.run("tiny", root=root, scheduler=address) == 1
     out = capfd.readouterr().out
