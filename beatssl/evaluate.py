@@ -17,7 +17,7 @@ from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
 from beatssl.settings import config_hash
-from beatssl.tasks import task_of
+from beatssl.tasks import TASKS, task_of
 from beatssl.tasks.classify import probe_monitor
 from beatssl.tasks.segment import fold_monitor
 from beatssl.train import DivergedError, Run, pretrain, run_key
@@ -120,6 +120,15 @@ def evaluate_run(w: Workspace, run: Run, task: str, finetune: bool = False) -> p
         return saved.frame(saved.failed(evaluation, w.profile, run.failure))
     protocols = task_of(task).protocols(run.config, finetune)
     return _rows(w, task, run.config, run.encoder.to(pick_device()), protocols)
+
+
+def evaluate_everywhere(w: Workspace, run: Run) -> None:
+    """`evaluate_run` on every task that wants this run, so that its encoder is not needed again but
+    to be fine-tuned: what is kept in the repository then stands for it."""
+    for task in TASKS.values():
+        wanted = {"all": True, "compared": run.config.name in COMPARED}.get(task.of_runs, False)
+        if wanted and run.config in w.profile.runs:
+            evaluate_run(w, run, task.key)
 
 
 def _rows(

@@ -18,6 +18,7 @@ from beatssl.results.collect import collect, keep
 from beatssl.results.verify import verify
 from beatssl.tasks import TASKS
 from beatssl.tasks.base import of_logits, to_logits
+from beatssl.train import Run
 
 RUNS = tuple(make_run(beat="none", rhythm="hard", epochs=1, seed=seed) for seed in range(2))
 UNTRAINED = tuple(make_run(method="random", variant="bare", seed=seed) for seed in range(2))
@@ -149,6 +150,30 @@ def test_another_recipe_is_trained(shelf, monkeypatch, changed: str) -> None:
     with pytest.raises(RuntimeError, match="trains"):
         evaluate.evaluate_all(Workspace(profile, store, w.beats), "classification")
     assert calls == [run.run_id]
+
+
+def test_a_page_of_a_run_that_is_kept_needs_no_products(shelf) -> None:
+    w, _ = shelf
+    assert all(saved.is_kept(w.profile, run) for run in w.profile.runs)
+    longer = dataclasses.replace(RUNS[0], epochs=2)
+    profile = dataclasses.replace(w.profile, runs=(longer, *w.profile.runs[1:]))
+    assert not saved.is_kept(profile, longer) and saved.is_kept(profile, RUNS[1])
+
+
+def test_a_listed_run_is_evaluated_everywhere_and_no_other(shelf, monkeypatch) -> None:
+    w, _ = shelf
+    asked = []
+    monkeypatch.setattr(evaluate, "evaluate_run", lambda w, run, task: asked.append(task))
+    evaluate.evaluate_everywhere(w, Run(RUNS[0], None, pd.DataFrame()))
+    compared = {"label draws", "more folds"}
+    assert {"classification", "segmentation", "embedding", "plain probe", *compared} == set(asked)
+    asked.clear()
+    evaluate.evaluate_everywhere(w, Run(UNTRAINED[0], None, pd.DataFrame()))
+    assert asked and not compared & {*asked}  # a variant has no part in the comparison
+    asked.clear()
+    by_hand = dataclasses.replace(RUNS[0], variant="mine")
+    evaluate.evaluate_everywhere(w, Run(by_hand, None, pd.DataFrame()))
+    assert asked == []
 
 
 def test_keeping_again_changes_no_byte_and_loses_no_evaluation(made, tmp_path, monkeypatch) -> None:

@@ -29,6 +29,7 @@ from beatssl.pages import fresh
 from beatssl.pages.plan import PER_RUN, Page, plan, read_notebook, read_stages
 from beatssl.pages.scrub import content_problems, scrub
 from beatssl.profile import load_profile
+from beatssl.results import saved
 from beatssl.settings import ROOT, ConfigError, config_hash, cores, one_of, work_dir
 
 MAX_PAGE_BYTES = 500_000
@@ -176,13 +177,15 @@ def _why(pages: list[Page], force: bool = False) -> dict[str, str]:
     """Name of each page to execute -> the reason.
 
     A fresh page is executed again when a later one must run and its products are not in work/
-    (a fresh clone has the committed pages but no store and no encoders).
+    (a fresh clone has the committed pages but no store and no encoders), unless the run that it
+    shows was evaluated and its predictions are kept.
     """
     why: dict[str, str] = {}
     last = -1  # the latest stage in which something must run
     for page in reversed(pages):
         reasons = [p for p in page_problems(page, look=True) if " kB" not in p]
-        if page.stage < last and not _done(page, fresh.stamp(page)).is_file():
+        done = _done(page, fresh.stamp(page)).is_file()
+        if page.stage < last and not (done or page.run and saved.is_kept(page.profile, page.run)):
             reasons.append("its products are not in work/")
         if force or reasons:
             why[page.name] = "forced" if force else reasons[0]

@@ -353,6 +353,13 @@ def load_predictions(profile: Profile, evaluation: Evaluation) -> dict[str, np.n
     return read_predictions(path, evaluation.key)
 
 
+def is_kept(profile: Profile, run: RunSettings) -> bool:
+    """Whether the repository holds evaluations of a run that can stand beside those of today."""
+    entries = kept.entries(shelf(profile)).items()
+    own = [entry for stem, entry in entries if stem.startswith(f"{run.run_id}-")]
+    return any(not fault_of(profile, of_entry(entry)[0]) for entry in own)
+
+
 def shelf(profile: Profile) -> Path:
     """Where the repository holds a profile's predictions (`results.kept`)."""
     return RESULTS / profile.name

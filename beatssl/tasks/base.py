@@ -90,6 +90,8 @@ class Task:
         Settings: their dataclass.
         dataset: whose records it needs, ptbxl | ludb | challenge.
         trainable: whether encoders are fine-tuned, too.
+        of_runs: which runs are evaluated as soon as they are trained: all | compared (those of the
+            comparison of methods) | asked (none).
         by_fraction: whether it is evaluated for each of the settings' `label_fractions`.
         headlines: (heading, metric) of its columns in the main table.
         listed: metrics that the results file holds of every run; without any all of them.
@@ -105,6 +107,7 @@ class Task:
     Settings: type
     dataset = "ptbxl"
     trainable = False
+    of_runs = "all"
     by_fraction = False
     headlines: Headlines = ()
     listed: tuple[str, ...] = ()

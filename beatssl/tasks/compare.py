@@ -94,7 +94,7 @@ class LabelDraws(Classification):
     key, name, group = "label draws", "ptbxl_label_draws", "compare"
     Settings = CompareConfig
     trainable = detailed = False
-    headlines = ()
+    headlines, of_runs = (), "compared"
     made_by = (probe_draws, features_of, split)
     scores = staticmethod(draw_scores)
 
@@ -131,7 +131,7 @@ class MoreFolds(Segmentation):
 
     key, name, group = "more folds", "ludb_more_folds", "compare"
     Settings = CompareConfig
-    headlines = ()
+    headlines, of_runs = (), "compared"
     made_by, instead = (repeated,), (delineated,)
     scores = staticmethod(fold_scores)
 

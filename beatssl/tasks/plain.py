@@ -68,7 +68,7 @@ class PlainDecoder(Segmentation):
     """LUDB waves by a decoder that does not standardise the encoder's output."""
 
     key, name = "plain decoder", "ludb_plain_decoder"
-    trainable = False
+    trainable, of_runs = False, "asked"
     headlines: Headlines = ()
 
     def predictor(self, case: Case) -> Callable[[float], Predictions]:
