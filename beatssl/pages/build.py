@@ -43,12 +43,16 @@ def write_sources(name: str, root: Path = ROOT) -> Path:
     """Write `_build/_toc.yml` and the included pages of `book/_generated/`.
 
     In `book/_toc.yml` a part with `pages: shown` becomes the committed pages of real recordings,
-    one with `pages: run` the pages of the profile just run; a part without pages is left out.
+    one with `pages: run` the pages of the profile just run; a part without pages is left out, and
+    so is a chapter that is not there (a page of a further profile that was not executed).
     """
     shown = {"shown" if p.name == SHOWN else "run": p for p in shown_profiles(name, root)}
     generated, target, notes = root / "book" / "_generated", root / "_build" / "_toc.yml", []
     toc = read_yaml(root / "book" / "_toc.yml")
     toc["parts"] = [part for part in toc["parts"] if part.get("pages") in [None, *shown]]
+    for part in [part for part in toc["parts"] if "pages" not in part]:
+        there = [c for c in part["chapters"] if (root / "book" / _source(c["file"])).is_file()]
+        part["chapters"] = there  # a page of another profile may not be executed yet
     for part in [part for part in toc["parts"] if "pages" in part]:
         place = part.pop("pages")
         profile = shown[place]
@@ -65,6 +69,11 @@ def write_sources(name: str, root: Path = ROOT) -> Path:
     write_text(generated / "main_table.md", _main_table(root))
     write_text(target, yaml.safe_dump(toc, sort_keys=False, allow_unicode=True))
     return target
+
+
+def _source(file: str) -> str:
+    """The source of a chapter of `_toc.yml`: prose, or an executed page."""
+    return f"{file}.{'ipynb' if file.startswith('runs/') else 'md'}"
 
 
 def chapters(profile: str, pages: list[Page]) -> list[dict]:
@@ -166,10 +175,10 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
         lines = OF_SYSTEM.findall(said)[-1:] or [said[-6000:]]
         return _not_built(lines, "jupyter-book failed (warnings are errors)")
     keep_intervals_whole(html)
-    for profile in profiles:
-        older = say_how_old(profile, html, root)
+    for built in sorted({path.parent.name for path in html.glob("runs/*/*.html")}):
+        older = say_how_old(load_profile(built, root / "runs.yml"), html, root)
         if older:
-            print(f"{profile.name}: {older} pages are older than the code and say so (see `check`)")
+            print(f"{built}: {older} pages are older than the code and say so (see `check`)")
     foreign = foreign_hosts(html)
     if foreign:
         return _not_built(foreign[:20], "it loads something from another host")
