@@ -12,10 +12,11 @@ from beatssl.data.beats import beats_code, pretraining_rows
 from beatssl.data.store import store_code
 from beatssl.methods import METHODS
 from beatssl.methods.base import RunSettings
-from beatssl.methods.encoder import pick_device
+from beatssl.methods.encoder import pick_device, save_encoder
 from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
+from beatssl.results.claims import PAIRS
 from beatssl.settings import config_hash
 from beatssl.tasks import TASKS, task_of
 from beatssl.tasks.classify import probe_monitor
@@ -129,6 +130,18 @@ def evaluate_everywhere(w: Workspace, run: Run) -> None:
         wanted = {"all": True, "compared": run.config.name in COMPARED}.get(task.of_runs, False)
         if wanted and run.config in w.profile.runs:
             evaluate_run(w, run, task.key)
+
+
+def keep_encoders(w: Workspace) -> int:
+    """Put the first encoder of each row that the claims are about beside the kept predictions, in
+    bf16; those that are not at hand are left as they are. Returns: how many."""
+    names = {f"beatssl-{row}" for pairs in PAIRS.values() for pair in pairs for row in pair}
+    runs = [r for r in w.profile.runs if r.seed == 0 and r.name in names and at_hand(w, r)]
+    for run in runs:
+        if (encoder := train(w, run).encoder) is not None:
+            path = saved.shelf(w.profile) / "encoders" / f"{run.run_id}.safetensors"
+            save_encoder(encoder.bfloat16(), path)
+    return len(runs)
 
 
 def _rows(

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from beatssl import evaluate
 from beatssl.methods import make_run
+from beatssl.methods.encoder import load_encoder
 from beatssl.profile import Workspace
 from beatssl.results import kept, saved
 from beatssl.results.collect import collect, keep
@@ -150,6 +152,22 @@ def test_another_recipe_is_trained(shelf, monkeypatch, changed: str) -> None:
     with pytest.raises(RuntimeError, match="trains"):
         evaluate.evaluate_all(Workspace(profile, store, w.beats), "classification")
     assert calls == [run.run_id]
+
+
+def test_encoders_of_the_claims_are_kept_small(shelf, made) -> None:
+    w, folder = shelf
+    baseline, *_ = w.profile.runs
+    assert baseline.name == "beatssl-hard-none-1"
+    assert evaluate.keep_encoders(w) == 0  # none is at hand in a fresh clone
+    run = evaluate.train(w, baseline)
+    assert evaluate.keep_encoders(w) == 1
+    path = folder / "small" / "encoders" / f"{baseline.run_id}.safetensors"
+    found = load_encoder(path, w.profile.encoder_of(baseline), w.store.sampling_rate)
+    for name, value in run.encoder.state_dict().items():
+        kept_value = found.state_dict()[name]
+        assert torch.allclose(kept_value, value, rtol=2**-8, atol=1e-30), name
+    assert path.stat().st_size < 2.3 * sum(p.numel() for p in found.parameters()) + 20_000
+    assert "torch==" in (made[1] / "small" / "packages.txt").read_text()
 
 
 def test_a_page_of_a_run_that_is_kept_needs_no_products(shelf) -> None:

@@ -3,10 +3,12 @@
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pandas as pd
 
+from beatssl.cache import write_text
 from beatssl.profile import Profile
 from beatssl.progress import progress
 from beatssl.results import kept, saved
@@ -90,7 +92,8 @@ def listed_rows(task: Task, rows: pd.DataFrame) -> pd.DataFrame:
 
 def keep(profile: Profile) -> int:
     """Put the profile's saved evaluations on the shelf (`results.kept`), where those of the same
-    runs give way and others stay; returns how many were put there."""
+    runs give way and others stay, and the versions of all packages; returns how many evaluations
+    were put there."""
     of_run: dict[str, dict] = defaultdict(dict)
     probabilities = {}
     for evaluation, rows in saved.evaluations(profile):
@@ -101,6 +104,8 @@ def keep(profile: Profile) -> int:
             probabilities[evaluation.stem] = task_of(evaluation.task).probabilities
     for run, entries in progress(of_run.items(), "predictions to keep", delay=5):
         kept.write(saved.shelf(profile), run, entries, probabilities)
+    named = sorted({f"{found.name}=={found.version}" for found in distributions()})
+    write_text(saved.shelf(profile) / "packages.txt", "\n".join([*named, ""]))
     return sum(map(len, of_run.values()))
 
 
