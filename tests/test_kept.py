@@ -14,7 +14,7 @@ import torch
 from beatssl import evaluate
 from beatssl.methods import make_run
 from beatssl.methods.encoder import load_encoder
-from beatssl.profile import Workspace
+from beatssl.profile import Workspace, open_workspace
 from beatssl.results import kept, saved
 from beatssl.results.collect import collect, keep
 from beatssl.results.verify import verify
@@ -152,6 +152,28 @@ def test_another_recipe_is_trained(shelf, monkeypatch, changed: str) -> None:
     with pytest.raises(RuntimeError, match="trains"):
         evaluate.evaluate_all(Workspace(profile, store, w.beats), "classification")
     assert calls == [run.run_id]
+
+
+def test_pages_of_results_need_no_recordings(shelf, monkeypatch) -> None:
+    w, folder = shelf
+    monkeypatch.delenv("BEATSSL_DATA", raising=False)
+    real = dataclasses.replace(w.profile.data, synthetic=False, ptbxl="ptbxl", ludb="ludb")
+    listed = dataclasses.replace(w.profile, data=real)
+    monkeypatch.setattr("beatssl.profile.load_profile", lambda name: listed)
+    with pytest.raises(FileNotFoundError, match="reads real recordings"):
+        open_workspace("small")
+    bare = open_workspace("small", needs_data=False)
+    assert not bare.has_data and bare.store is None
+    bare = dataclasses.replace(bare, profile=w.profile)  # what data are called is in the key
+    whole = pd.read_csv(folder / "small.csv").query("seed != 'all'")
+    for task in ("classification", "embedding", "label draws"):
+        assert evaluate.absent(bare, task) == ""
+        rows = evaluate.evaluate_all(bare, task)
+        same = whole[whole["task"] == TASKS[task].name]
+        assert set(rows["run_id"]) == set(same["run_id"]) and len(rows) >= len(same) > 0
+    one = evaluate.evaluate_all(bare, "classification", names=[RUNS[0].name])
+    assert set(one["run_id"]) == {run.run_id for run in RUNS}
+    assert "kept predictions" in evaluate.absent(bare, "plain decoder")
 
 
 def test_encoders_of_the_claims_are_kept_small(shelf, made) -> None:
