@@ -13,6 +13,7 @@ import numpy as np
 from beatssl.data.records import SUPERCLASSES, WAVES, wave_marks
 
 BORDERS = ("onset", "offset")
+MOST_PAIRS = 2**22  # of a positive and a negative record at a time
 
 Predictions = Mapping[str, np.ndarray]
 Scores = dict[str, np.ndarray]  # name -> (resamples,)
@@ -47,7 +48,7 @@ def check_classes(truth: np.ndarray, where: str) -> None:
 
 
 def auroc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve by ranks: P(score of a positive > of a negative), ties count half.
+    """Area under the ROC curve over pairs: P(score of a positive > of a negative), ties count half.
 
     Args:
         truth: (n,) 0 or 1.
@@ -57,13 +58,14 @@ def auroc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarr
     Returns:
         (resamples,), NaN where a resample has no positive or no negative.
     """
-    order = np.argsort(score, kind="stable")
-    ties = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
-    positive = np.add.reduceat(weights[:, order] * truth[order], ties, axis=1)
-    negative = np.add.reduceat(weights[:, order] * (1 - truth[order]), ties, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    return _divide((positive * below).sum(axis=1), pairs)
+    positive = np.flatnonzero(truth > 0)
+    of_negative, less = weights[:, truth <= 0], score[truth <= 0]
+    below = np.zeros(len(weights))
+    for few in np.array_split(positive, 1 + len(positive) * len(less) // MOST_PAIRS):
+        wins = (score[few, None] > less) + 0.5 * (score[few, None] == less)
+        below += ((weights[:, few] @ wins) * of_negative).sum(axis=1)
+    pairs = weights[:, positive].sum(axis=1) * of_negative.sum(axis=1)
+    return _divide(below, pairs)
 
 
 def thresholds(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
