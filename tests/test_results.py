@@ -969,3 +969,16 @@ def test_the_readme_shows_the_committed_results():
     for table in (main, comparison.beside_paper(results.read(path))):
         expected = tables.markdown(table)
         assert expected in readme, f"put this table into README.md:\n\n{expected}\n"
+
+
+def test_predictions_of_some_records_score_as_if_alone():
+    whole = segmented(1, n=8)
+    half = ABLATION.on_records(whole, ["5", "2", "7", "not there"])
+    assert half["record_id"].tolist() == ["2", "5", "7"]
+    alone = {name: whole[name][[2, 5, 7]] for name in ("truth", "prediction", "record_id")}
+    alone |= {"marks": wave_marks(alone["truth"], 100), "patient_id": alone["record_id"]}
+    alone |= {name: whole[name] for name in ("sampling_rate", "tolerance_ms")}
+    found, expected = map(metrics.segmentation_scores, (half, alone))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, err_msg=name)
+    assert np.array_equal(np.sort(half["marks"], axis=0), np.sort(alone["marks"], axis=0))
