@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [  # from left to right; a room imports only rooms to its left
     ("settings", "cache", "fingerprint", "compute", "progress"),
     ("data",),
+    ("ecg",),
     ("methods",),
     ("train",),
     ("tasks",),
@@ -30,7 +31,7 @@ ROOMS = [  # from left to right; a room imports only rooms to its left
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 BOOK = ("report", "pages", "__main__")  # need what the extra `book` installs
-MOST_LINES = 6_900  # of code; the aim of 5,900 is not reached: what is new must be weighed
+MOST_LINES = 7_100  # of code; the aim of 5,900 is not reached: what is new must be weighed
 
 
 def module_of(path: Path) -> str:

@@ -1,0 +1,250 @@
+"""One's own ECG: from a file or an array to leads under their usual names, in millivolts."""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+from wfdb.io.convert.edf import read_edf
+
+from beatssl.data.records import LEADS, MILLIVOLT, RecordError, read_wfdb
+
+SLOWEST, FASTEST = 50.0, 2000.0  # Hz
+SHORTEST, LONGEST = 2.0, 24 * 3600.0  # s
+UNUSUAL = 20.0  # mV: no ECG of the surface is as large
+NAMES = {lead.lower(): lead for lead in LEADS} | {f"ml{k}": "I" * k for k in (1, 2, 3)}
+NAMES |= {f"ml{lead.lower()}": lead for lead in ("I", "II", "III")} | {
+    "1": "I",
+    "2": "II",
+    "3": "III",
+}
+WORDS = re.compile(r"mdc|ecg|ekg|lead|channel|(?<=[a-z0-9])ref$|[^a-z0-9]")
+TIME = re.compile(r"(?:t|time)?\W*(s|sec|seconds|ms|milliseconds)?\W*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ECG:
+    """An ECG of 1 to 12 leads.
+
+    Attributes:
+        signal: (leads, samples) float32, mV; NaN where a sample is missing.
+        leads: names, in the order of `LEADS`.
+        sampling_rate: Hz.
+        name: of the file, for messages.
+        notes: what was left out or is unusual, in words.
+    """
+
+    signal: np.ndarray
+    leads: tuple[str, ...]
+    sampling_rate: float
+    name: str = "array"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return self.signal.shape[1] / self.sampling_rate
+
+
+def lead_name(text: str) -> str | None:
+    """The usual name of a lead, whatever a device calls it (`ECG avR`, `MDC_ECG_LEAD_V1`, `MLII`);
+    None where it is none of the twelve."""
+    return NAMES.get(WORDS.sub("", text.strip().lower()))
+
+
+def read_ecg(
+    source: str | Path | np.ndarray | Sequence,
+    sampling_rate: float | None = None,
+    leads: str | Sequence[str] | None = None,
+    unit: str | None = None,
+) -> ECG:
+    """Read an ECG: WFDB (`.hea`, `.dat`, `.mat`), EDF, DICOM waveform, CSV, or an array.
+
+    Channels that are no ECG leads are left out and named in `notes`. Where I and II are there and
+    no other limb lead, III, aVR, aVL and aVF are computed from them.
+
+    Args:
+        source: a file, with or without its suffix where WFDB's; or an array, (leads, samples),
+            (samples, leads) or (samples,).
+        sampling_rate: Hz; of an array, and of a CSV without a column of times.
+        leads: their names; of an array, and of a CSV without a header.
+        unit: mV | uV | V; of an array or CSV, default mV.
+
+    Raises:
+        RecordError: there is no such file, or it holds no ECG that can be used; names what was
+            found and what helps.
+    """
+    given = [leads] if isinstance(leads, str) else list(leads or [])
+    if not isinstance(source, (str, Path)):
+        found = _array(np.asarray(source), given), given, sampling_rate, [unit or "mV"] * len(given)
+        return _checked("array", *found)
+    path = Path(source)
+    name, kind = path.name, path.suffix.lower()
+    if kind in (".hea", ".dat", ".mat", "") and path.with_suffix(".hea").is_file():
+        found = _wfdb(path.with_suffix(""), name)
+    elif not path.is_file():
+        raise RecordError(f"{name}: no such file ({path.parent})")
+    elif kind == ".edf":
+        found = _edf(path)
+    elif kind in (".csv", ".tsv", ".txt"):
+        found = _csv(path, sampling_rate, given, unit or "mV")
+    elif kind in (".dcm", ".dicom") or pydicom.misc.is_dicom(path):
+        found = _dicom(path)
+    else:
+        kinds = "WFDB (.hea), EDF (.edf), DICOM (.dcm), CSV (.csv)"
+        raise RecordError(f"{name}: not a file that is known here; known: {kinds}, or an array")
+    return _checked(name, *found)
+
+
+Found = tuple[np.ndarray, list[str], float | None, list[str]]  # (channels, time), names, Hz, units
+
+
+def _array(signal: np.ndarray, leads: list[str]) -> np.ndarray:
+    if signal.dtype.kind not in "iuf" or signal.ndim not in (1, 2) or signal.size == 0:
+        raise RecordError(
+            f"array: needs numbers of shape (leads, samples), got {signal.dtype} {signal.shape}"
+        )
+    signal = np.atleast_2d(signal)
+    if not leads:
+        raise RecordError(
+            f'array: name its leads, leads=["II"] or, where they stand in this order, '
+            f"leads={list(LEADS)}"
+        )
+    fits = [n for n in signal.shape if n == len(leads)]
+    if len(fits) != 1:
+        raise RecordError(f"array: {len(leads)} lead names for the shape {signal.shape}")
+    return signal if signal.shape[0] == len(leads) else signal.T
+
+
+def _wfdb(path: Path, name: str) -> Found:
+    record = read_wfdb(path, name)
+    signal = record.dac().T
+    return signal, list(record.sig_name), float(record.fs), list(record.units)
+
+
+def _edf(path: Path) -> Found:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record = read_edf(str(path), rdedfann_flag=True)
+            signal = record.p_signal.T
+    except Exception as error:  # wfdb has no type of its own for it
+        raise RecordError(f"{path.name}: not a readable EDF file ({error})") from error
+    return signal, list(record.sig_name), float(record.fs), list(record.units)
+
+
+def _dicom(path: Path) -> Found:
+    try:
+        dataset = pydicom.dcmread(path)
+    except Exception as error:  # pydicom raises several unrelated types
+        raise RecordError(f"{path.name}: not a readable DICOM file ({error})") from error
+    groups = dataset.get("WaveformSequence") or []
+    if not groups:
+        kind = dataset.get("Modality", "unknown")
+        raise RecordError(f"{path.name}: a DICOM file without a waveform (modality {kind})")
+    longest = max(range(len(groups)), key=lambda k: int(groups[k].NumberOfWaveformSamples))
+    try:
+        signal = dataset.waveform_array(longest).T
+        channels = groups[longest].ChannelDefinitionSequence
+        names = [str(channel.ChannelSourceSequence[0].CodeMeaning) for channel in channels]
+        units = [
+            str(channel.ChannelSensitivityUnitsSequence[0].CodeValue)
+            if "ChannelSensitivityUnitsSequence" in channel
+            else "no unit"
+            for channel in channels
+        ]
+    except Exception as error:
+        raise RecordError(f"{path.name}: a damaged DICOM waveform ({error})") from error
+    return signal, names, float(groups[longest].SamplingFrequency), units
+
+
+def _csv(path: Path, sampling_rate: float | None, leads: list[str], unit: str) -> Found:
+    try:
+        first = path.open(encoding="utf-8", errors="strict").readline()
+        separator = max(",;\t ", key=first.count)
+        headless = all(_number(text) for text in first.strip().split(separator) if text)
+        table = pd.read_csv(path, sep=separator, header=None if headless else 0)
+    except (ValueError, OSError) as error:  # pandas' and Unicode's errors are ValueErrors
+        raise RecordError(f"{path.name}: not a readable table ({error})") from error
+    if headless:
+        times = table.shape[1] - len(leads)
+        if not leads or times not in (0, 1):
+            raise RecordError(
+                f"{path.name}: {table.shape[1]} columns without names: give leads=[...]"
+            )
+        table.columns = ["time"] * times + leads
+    texts = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
+    if texts:
+        raise RecordError(f"{path.name}: column {texts[0]!r} holds text, not numbers")
+    of_time = {k: found for k, c in enumerate(table) if (found := TIME.fullmatch(str(c).strip()))}
+    if of_time and sampling_rate is None:
+        column, found = next(iter(of_time.items()))
+        times = table.iloc[:, column].to_numpy(float)
+        step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        if not step > 0:
+            raise RecordError(f"{path.name}: column {table.columns[column]!r} does not rise")
+        of_second = 1e3 if (found[1] or "").lower().startswith("m") else 1.0
+        sampling_rate = round(of_second / step, 3)
+    kept = [k for k in range(table.shape[1]) if k not in of_time]
+    signal = table.iloc[:, kept].to_numpy(float).T
+    return signal, [str(table.columns[k]) for k in kept], sampling_rate, [unit] * len(kept)
+
+
+def _number(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
+def _checked(name: str, signal: np.ndarray, names: list[str], rate: float | None,
+             units: list[str]) -> ECG:  # fmt: skip
+    """Leads in their usual order and in mV, or an error that says what was found."""
+    if rate is None:
+        raise RecordError(f"{name}: give its sampling_rate in Hz")
+    if not SLOWEST <= rate <= FASTEST:
+        raise RecordError(
+            f"{name}: {rate:g} Hz; between {SLOWEST:g} and {FASTEST:g} Hz can be read"
+        )
+    if not SHORTEST <= signal.shape[1] / rate <= LONGEST:
+        length = f"{signal.shape[1] / rate:g} s long"
+        raise RecordError(f"{name}: {length}; between {SHORTEST:g} s and 24 h can be read")
+    of_lead: dict[str, np.ndarray] = {}
+    notes, passed = [], []
+    for channel, own, unit in zip(signal, names, units, strict=True):
+        lead = lead_name(own)
+        if lead is None:
+            passed.append(own)
+            continue
+        if lead in of_lead:
+            raise RecordError(f"{name}: lead {lead} stands twice ({', '.join(names)})")
+        scale = MILLIVOLT.get(unit.strip().lower())
+        if scale is None:
+            raise RecordError(f"{name}: lead {own} is in {unit!r}, which is no voltage")
+        of_lead[lead] = np.asarray(channel, np.float32) * np.float32(scale)
+    if not of_lead:
+        raise RecordError(f"{name}: none of its channels is an ECG lead: {', '.join(names)}")
+    if passed:
+        notes.append(f"left out, no ECG leads: {', '.join(passed)}")
+    if {"I", "II"} <= of_lead.keys() and not {"III", "aVR", "aVL", "aVF"} & of_lead.keys():
+        one, two = of_lead["I"], of_lead["II"]
+        of_lead |= {"III": two - one, "aVR": -(one + two) / 2}
+        of_lead |= {"aVL": one - two / 2, "aVF": two - one / 2}
+        notes.append("III, aVR, aVL and aVF computed from I and II")
+    leads = tuple(lead for lead in LEADS if lead in of_lead)
+    stacked = np.stack([of_lead[lead] for lead in leads])
+    if np.isinf(stacked).any():
+        stacked[np.isinf(stacked)] = np.nan
+        notes.append("infinite samples count as missing")
+    if not np.isfinite(stacked).any():
+        raise RecordError(f"{name}: every sample of {', '.join(leads)} is missing")
+    largest = float(np.nanmax(np.abs(stacked)))
+    if largest > UNUSUAL:
+        notes.append(f"up to {largest:.0f} mV: is the unit right?")
+    return ECG(stacked, leads, float(rate), name, tuple(notes))

@@ -1,0 +1,275 @@
+"""One's own ECG: every kind of file gives the same leads in millivolts, bad ones a clear error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, TwelveLeadECGWaveformStorage, generate_uid
+
+from beatssl.data.records import LEADS, RecordError
+from beatssl.ecg import ECG, lead_name, read_ecg
+
+RATE, STEP = 250, 0.005  # Hz, mV a digit
+
+
+def signal(leads: int = 12, seconds: float = 4.0) -> np.ndarray:
+    """(leads, samples) mV, in whole digits, so that every file holds it exactly."""
+    rng = np.random.default_rng(0)
+    return rng.integers(-400, 400, (leads, int(seconds * RATE))) * STEP
+
+
+def write_wfdb(path: Path, x: np.ndarray, names: list[str], units: str = "mV") -> Path:
+    scale = {"mV": 1.0, "uV": 1e3}.get(units, 1.0)
+    n = len(x)
+    wfdb.wrsamp(
+        path.stem, RATE, [units] * n, names, p_signal=(x * scale).T, fmt=["16"] * n,
+        adc_gain=[1 / STEP / scale] * n, baseline=[0] * n, write_dir=str(path.parent),
+    )  # fmt: skip
+    return path.with_suffix(".hea")
+
+
+def write_edf(path: Path, x: np.ndarray, names: list[str], units: str = "uV") -> Path:
+    """By the specification of EDF (Kemp et al. 1992), in records of one second."""
+    n, records = len(x), x.shape[1] // RATE
+
+    def fields(width: int, *values: object) -> bytes:
+        return b"".join(str(value).ljust(width)[:width].encode("ascii") for value in values)
+
+    limit = 32767 * STEP * 1e3
+    head = fields(8, "0") + fields(80, "patient", "recording") + fields(8, "01.01.20", "00.00.00")
+    head += fields(8, 256 * (n + 1)) + fields(44, "") + fields(8, records, 1) + fields(4, n)
+    head += fields(16, *names) + fields(80, *[""] * n) + fields(8, *[units] * n)
+    head += fields(8, *[f"-{limit:.0f}"] * n) + fields(8, *[f"{limit:.0f}"] * n)
+    head += fields(8, *[-32767] * n) + fields(8, *[32767] * n)
+    head += fields(80, *[""] * n) + fields(8, *[RATE] * n) + fields(32, *[""] * n)
+    digits = np.rint(x / STEP).astype("<i2").reshape(n, records, RATE)
+    path.write_bytes(head + digits.transpose(1, 0, 2).tobytes())
+    return path
+
+
+def write_dicom(path: Path, x: np.ndarray, names: list[str], units: str = "uV") -> Path:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = TwelveLeadECGWaveformStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = Dataset()
+    dataset.file_meta, dataset.Modality = meta, "ECG"
+    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    group = Dataset()
+    group.NumberOfWaveformChannels, group.NumberOfWaveformSamples = len(x), x.shape[1]
+    group.SamplingFrequency, group.WaveformBitsAllocated = RATE, 16
+    group.WaveformSampleInterpretation, group.ChannelDefinitionSequence = "SS", []
+    for name in names:
+        channel, source, unit = Dataset(), Dataset(), Dataset()
+        source.CodeValue, source.CodingSchemeDesignator, source.CodeMeaning = "2:1", "MDC", name
+        unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning = units, "UCUM", units
+        channel.ChannelSourceSequence = [source]
+        channel.ChannelSensitivity, channel.ChannelSensitivityCorrectionFactor = STEP * 1e3, 1
+        channel.ChannelBaseline, channel.WaveformBitsStored = 0, 16
+        channel.ChannelSensitivityUnitsSequence = [unit]
+        group.ChannelDefinitionSequence.append(channel)
+    group.WaveformData = np.rint(x / STEP).astype("<i2").T.tobytes()
+    dataset.WaveformSequence = [group]
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_csv(path: Path, x: np.ndarray, names: list[str], **more: object) -> Path:
+    table = pd.DataFrame(x.T, columns=names)
+    table.insert(0, "time [s]", np.arange(x.shape[1]) / RATE)
+    table.to_csv(path, index=False, **more)
+    return path
+
+
+WRITERS = {"hea": write_wfdb, "edf": write_edf, "dcm": write_dicom, "csv": write_csv}
+SPELLINGS = {
+    "hea": ["i", "ii", "iii", "avr", "avl", "avf", "v1", "v2", "v3", "v4", "v5", "v6"],
+    "edf": [f"ECG {lead}" for lead in LEADS],
+    "dcm": [f"Lead {lead}" if lead[0] != "V" else f"MDC_ECG_LEAD_{lead}" for lead in LEADS],
+    "csv": [lead.upper() for lead in LEADS],
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_kind_of_file_gives_the_same(tmp_path: Path, kind: str) -> None:
+    order = np.random.default_rng(1).permutation(12)
+    x = signal()
+    path = WRITERS[kind](tmp_path / f"mine.{kind}", x[order], [SPELLINGS[kind][k] for k in order])
+    found = read_ecg(path)
+    assert found.leads == LEADS and found.sampling_rate == RATE and found.seconds == 4.0
+    offset = STEP if kind == "edf" else 0.0  # wfdb rounds EDF's zero to a whole digit
+    np.testing.assert_allclose(found.signal + offset, x, atol=2e-4)
+    assert found.signal.dtype == np.float32 and found.notes == ()
+    if kind == "hea":
+        for other in (path.with_suffix(""), path.with_suffix(".dat"), str(path)):
+            assert np.array_equal(read_ecg(other).signal, found.signal)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_array_needs_its_rate_and_its_leads(turned: bool) -> None:
+    x = signal(2)
+    given = x.T * 1e3 if turned else x * 1e3
+    found = read_ecg(given, RATE, ["V5", "II"], unit="uV")
+    assert found.leads == ("II", "V5")
+    np.testing.assert_allclose(found.signal, x[::-1], atol=1e-5)
+    one = read_ecg(x[0], RATE, "II")
+    assert one.signal.shape == (1, 1000) and one.leads == ("II",)
+    with pytest.raises(RecordError, match="sampling_rate"):
+        read_ecg(x, leads=["I", "II"])
+    with pytest.raises(RecordError, match="name its leads"):
+        read_ecg(x, RATE)
+    with pytest.raises(RecordError, match="3 lead names for the shape"):
+        read_ecg(x, RATE, ["I", "II", "III"])
+    for bad in (np.array([["a", "b"]]), np.zeros((2, 3, 4)), np.zeros(0)):
+        with pytest.raises(RecordError, match="needs numbers of shape"):
+            read_ecg(bad, RATE, "II")
+
+
+def test_limb_leads_are_computed_by_einthoven_and_goldberger() -> None:
+    x = signal(2)
+    found = read_ecg(x, RATE, ["I", "II"])
+    assert found.leads == LEADS[:6] and "computed" in found.notes[0]
+    of = dict(zip(found.leads, found.signal.astype(float), strict=True))
+    np.testing.assert_allclose(of["I"] + of["III"], of["II"], atol=1e-5)
+    np.testing.assert_allclose(of["aVR"] + of["aVL"] + of["aVF"], 0, atol=1e-5)
+    np.testing.assert_allclose(of["aVF"], (of["II"] + of["III"]) / 2, atol=1e-5)
+    given = read_ecg(signal(3), RATE, ["I", "II", "aVF"])
+    assert given.leads == ("I", "II", "aVF") and given.notes == ()
+
+
+def test_what_is_no_lead_is_named_and_what_is_missing_stays_missing(tmp_path: Path) -> None:
+    path = write_wfdb(tmp_path / "holter.hea", signal(3), ["MLII", "RESP", "V5"])
+    found = read_ecg(path)
+    assert found.leads == ("II", "V5") and found.notes == ("left out, no ECG leads: RESP",)
+    x = signal(1)
+    x[0, :3], x[0, 5] = np.nan, np.inf
+    found = read_ecg(x, RATE, "II")
+    assert np.flatnonzero(np.isnan(found.signal[0])).tolist() == [0, 1, 2, 5]
+    assert "infinite" in found.notes[0]
+    assert "is the unit right" in read_ecg(100 * signal(1), RATE, "II").notes[0]
+
+
+def test_a_table_without_a_header_and_other_separators(tmp_path: Path) -> None:
+    x = signal(2)
+    for separator in (",", ";", "\t"):
+        path = write_csv(tmp_path / "a.csv", x, ["I", "v2"], sep=separator)
+        assert read_ecg(path).leads == ("I", "V2") and read_ecg(path).sampling_rate == RATE
+    milli = pd.DataFrame({"ms": np.arange(1000) * 4, "II": x[0]})
+    milli.to_csv(tmp_path / "ms.csv", index=False)
+    assert read_ecg(tmp_path / "ms.csv").sampling_rate == RATE
+    bare = tmp_path / "bare.csv"
+    pd.DataFrame(x.T).to_csv(bare, index=False, header=False)
+    found = read_ecg(bare, RATE, ["I", "V2"])
+    np.testing.assert_allclose(found.signal, x, atol=1e-5)
+    with pytest.raises(RecordError, match="without names"):
+        read_ecg(bare, RATE)
+
+
+def broken_dicom(path: Path) -> Path:
+    write_dicom(path, signal(1), ["Lead I"])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def no_waveform(path: Path) -> Path:
+    import pydicom
+
+    write_dicom(path, signal(1), ["Lead I"])
+    dataset = pydicom.dcmread(path)
+    del dataset.WaveformSequence
+    dataset.Modality = "CT"
+    dataset.save_as(path)
+    return path
+
+
+def text(path: Path, content: str) -> Path:
+    path.write_text(content)
+    return path
+
+
+BAD = {
+    "nothing there": (lambda d: d / "none.edf", "no such file"),
+    "a picture": (lambda d: text(d / "a.png", "png"), "not a file that is known"),
+    "EDF that is none": (lambda d: text(d / "a.edf", "x" * 300), "not a readable EDF"),
+    "EDF cut off": (
+        lambda d: text(d / "a.edf", write_edf(d / "b.edf", signal(), list(LEADS)).read_bytes()[:900]
+                       .decode("latin1")),
+        "not a readable EDF",
+    ),
+    "EDF without ECG": (
+        lambda d: write_edf(d / "a.edf", signal(2), ["EEG Fpz-Cz", "Temp rectal"]),
+        "none of its channels is an ECG lead: EEG Fpz-Cz, Temp rectal",
+    ),
+    "no voltage": (
+        lambda d: write_edf(d / "a.edf", signal(1), ["ECG I"], units="degreeC"),
+        "'degreeC', which is no voltage",
+    ),
+    "DICOM without a waveform": (lambda d: no_waveform(d / "a.dcm"), r"modality CT"),
+    "DICOM cut off": (lambda d: broken_dicom(d / "a.dcm"), "DICOM"),
+    "DICOM that is none": (lambda d: text(d / "a.dcm", "no"), "not a readable DICOM"),
+    "text in a table": (
+        lambda d: text(d / "a.csv", "I,II\n1,2\n1,bad\n" * 300), "column 'I' holds text"),
+    "no lead in a table": (lambda d: text(d / "a.csv", "a,b\n" + "1,2\n" * 900), "give its samp"),
+    "time stands still": (
+        lambda d: text(d / "a.csv", "t,I\n" + "1,2\n" * 900), "does not rise"),
+    "not UTF-8": (lambda d: (d / "a.csv", (d / "a.csv").write_bytes(b"\xff\xfe,\n1,2\n"))[0],
+                  "not a readable table"),
+    "empty table": (lambda d: text(d / "a.csv", ""), "not a readable table|without names"),
+    "a lead twice": (
+        lambda d: write_wfdb(d / "a.hea", signal(2), ["II", "MLII"]), "lead II stands twice"),
+    "too short": (lambda d: write_csv(d / "a.csv", signal(1, 1.0), ["I"]), "1 s long"),
+    "WFDB cut off": (
+        lambda d: (write_wfdb(d / "a.hea", signal(2), ["I", "II"]),
+                   (d / "a.dat").write_bytes(b"12"))[0], "truncated|disagrees"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_say_what_was_found(tmp_path: Path, kind: str) -> None:
+    make, said = BAD[kind]
+    with pytest.raises(RecordError, match=said):
+        read_ecg(make(tmp_path))
+
+
+def test_rates_outside_of_the_range_are_refused() -> None:
+    for rate in (49.0, 2001.0):
+        with pytest.raises(RecordError, match="between 50 and 2000 Hz"):
+            read_ecg(np.zeros(100_000), rate, "II")
+
+
+@given(st.sampled_from(LEADS), st.sampled_from(["{}", "ECG {}", "Lead {}", "MDC_ECG_LEAD_{}"]),
+       st.sampled_from([str, str.upper, str.lower]))  # fmt: skip
+def test_usual_spellings_are_known(lead: str, form: str, case) -> None:
+    assert lead_name(case(form.format(lead))) == lead
+
+
+@given(st.text(max_size=12))
+def test_other_names_are_no_leads(name: str) -> None:
+    found = lead_name(name)
+    assert found is None or found in LEADS
+    assert not any(lead_name(other) for other in ("V7", "RESP", "EEG", "aVX", "X", "Pleth", ""))
+
+
+def test_an_ecg_is_what_it_says() -> None:
+    found = read_ecg(signal(12), RATE, LEADS)
+    assert isinstance(found, ECG) and found.name == "array" and len(found.leads) == 12
+
+
+def test_the_package_offers_it_and_loads_nothing_before() -> None:
+    code = (
+        "import sys, beatssl; assert 'pydicom' not in sys.modules and 'torch' not in sys.modules; "
+    )
+    code += "assert beatssl.read_ecg.__module__ == 'beatssl.ecg'; beatssl.nothing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "has no attribute 'nothing'" in done.stderr
