@@ -3,7 +3,8 @@
 import importlib
 
 __version__ = "0.1.0"
-OWN = {"ECG": "beatssl.ecg", "read_ecg": "beatssl.ecg"}  # for one's own ECGs, loaded when asked for
+# for one's own ECGs, loaded when asked for
+OWN = {"ECG": "beatssl.ecg", "read_ecg": "beatssl.ecg", "plot": "beatssl.paper"}
 
 
 def __getattr__(name: str) -> object:

@@ -18,6 +18,7 @@ ROOMS = [  # from left to right; a room imports only rooms to its left
     ("settings", "cache", "fingerprint", "compute", "progress"),
     ("data",),
     ("ecg",),
+    ("paper",),
     ("methods",),
     ("train",),
     ("tasks",),
@@ -30,8 +31,8 @@ ROOMS = [  # from left to right; a room imports only rooms to its left
     ("__main__",),
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
-BOOK = ("report", "pages", "__main__")  # need what the extra `book` installs
-MOST_LINES = 7_100  # of code; the aim of 5,900 is not reached: what is new must be weighed
+BOOK = ("paper", "report", "pages", "__main__")  # need what the extra `book` installs
+MOST_LINES = 7_200  # of code; the aim of 5,900 is not reached: what is new must be weighed
 
 
 def module_of(path: Path) -> str:
