@@ -8,7 +8,7 @@ from beatssl import compute
 from beatssl import estimate as estimates
 from beatssl import restamp as replay
 from beatssl.data import download
-from beatssl.evaluate import keep_encoders
+from beatssl.evaluate import keep_runs
 from beatssl.data.download import HOST, PUBLISHED
 from beatssl.pages import build
 from beatssl.pages import run as pages
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     option("--profile", dest="name", help="default: every profile that has executed pages")
     option = command(collect, "write results/<profile>.csv", profile)
     option("--add", action="store_true", help="only put methods into it that the file lacks")
-    command(keep, "put predictions and encoders into results/<profile>", profile, folder)
+    command(keep, "put predictions, curves and encoders into results/<profile>", profile, folder)
     command(verify, "compute results/<profile>.csv again from the kept predictions", profile)
     command(restamp, "keep products of older code that today's makes bit for bit", profile, folder)
     option = command(data, "fetch the data sets from PhysioNet, or check those that are there")
@@ -73,7 +73,7 @@ def keep(name: str) -> int:
     """Keep the predictions of a profile, and encoders that are at hand, in the repository."""
     w = open_workspace(name, needs_data=False)
     print(f"{name}: predictions of {results.keep(w.profile)} evaluations are kept", end="")
-    print(f", and {keep_encoders(w)} encoders" if w.has_data else "")
+    print(f", and what {keep_runs(w)} runs left" if w.has_data else "")
     return 0
 
 

@@ -3,17 +3,19 @@
 import functools
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
+from beatssl.cache import write_text
 from beatssl.data.beats import beats_code, pretraining_rows
 from beatssl.data.store import store_code
 from beatssl.methods import METHODS
 from beatssl.methods.base import RunSettings
 from beatssl.methods.encoder import pick_device, save_encoder
-from beatssl.profile import Workspace
+from beatssl.profile import Profile, Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
 from beatssl.results.claims import PAIRS
@@ -132,16 +134,24 @@ def evaluate_everywhere(w: Workspace, run: Run) -> None:
             evaluate_run(w, run, task.key)
 
 
-def keep_encoders(w: Workspace) -> int:
-    """Put the first encoder of each row that the claims are about beside the kept predictions, in
-    bf16; those that are not at hand are left as they are. Returns: how many."""
+def keep_runs(w: Workspace) -> int:
+    """Put the curves of all runs beside the kept predictions, and in bf16 the first encoder of each
+    row that the claims are about; what is not at hand is left as it is. Returns: how many runs."""
     names = {f"beatssl-{row}" for pairs in PAIRS.values() for pair in pairs for row in pair}
-    runs = [r for r in w.profile.runs if r.seed == 0 and r.name in names and at_hand(w, r)]
+    own = [r for r in w.profile.runs if METHODS[r.method].build]  # trained here
+    runs = [run for run in own if at_hand(w, run)]
     for run in runs:
-        if (encoder := train(w, run).encoder) is not None:
-            path = saved.shelf(w.profile) / "encoders" / f"{run.run_id}.safetensors"
-            save_encoder(encoder.bfloat16(), path)
+        made, shelf = train(w, run), saved.shelf(w.profile)
+        if len(made.curves):
+            write_text(curves_file(w.profile, run), made.curves.to_csv(index=False))
+        if made.encoder is not None and run.name in names and run.seed == 0:
+            save_encoder(made.encoder.bfloat16(), shelf / "encoders" / f"{run.run_id}.safetensors")
     return len(runs)
+
+
+def curves_file(profile: Profile, run: RunSettings) -> Path:
+    """Where the kept curves of a run stand."""
+    return saved.shelf(profile) / "curves" / f"{run.run_id}.csv"
 
 
 def _rows(
