@@ -13,7 +13,7 @@ from beatssl.data.download import HOST, PUBLISHED
 from beatssl.pages import build
 from beatssl.pages import run as pages
 from beatssl.profile import load_profile, open_workspace
-from beatssl.results import claims
+from beatssl.results import claims, saved
 from beatssl.results import collect as results
 from beatssl.results import verify as recomputed
 from beatssl.settings import ConfigError
@@ -129,7 +129,7 @@ def main(words: list[str] | None = None) -> int:
         if "data" in options:
             pages.use_data(options.pop("data"))
         return options.pop("function")(**options)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, saved.ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
