@@ -14,7 +14,7 @@ import torch
 from beatssl import evaluate
 from beatssl.methods import make_run
 from beatssl.methods.encoder import load_encoder
-from beatssl.profile import Workspace, open_workspace
+from beatssl.profile import Workspace, load_profile, open_workspace
 from beatssl.results import kept, saved
 from beatssl.results.collect import collect, keep
 from beatssl.results.verify import verify
@@ -235,3 +235,51 @@ def test_keeping_again_changes_no_byte_and_loses_no_evaluation(made, tmp_path, m
     for stem in stems:
         new, old = (kept.predictions(f, stem) for f in (tmp_path / "copy", folder / "small"))
         assert all(np.array_equal(new[name], old[name]) for name in old)
+
+
+# --- what is committed ----------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_readme_says_what_the_file_of_the_search_holds() -> None:
+    table = saved.read(ROOT / "results" / "search.csv")
+    table = table[(table["seed"] != "all") & (table["label_fraction"] == 1)]
+    value = table[table["method"] == "beatssl"].groupby(["task", "metric", "rhythm", "variant"])
+    value = value["value"].mean()
+    readings = sorted(set(table["variant"]) - {"as_initialised"})
+
+    def both(task: str, metric: str, reading: str) -> tuple[float, float]:
+        of = value[task, metric]
+        alone = reading if ("hard", reading) in of.index else reading.rpartition(".")[0]
+        return of["hard", alone], of["soft_1", reading]
+
+    scores = (saved.CLASSIFY, "auroc_macro"), (saved.SEGMENT, "f1_macro")
+    gain = {r: [np.subtract(*both(*score, r)[::-1]) for score in scores] for r in readings}
+    d = {r: gain[r][0] / 0.032 + gain[r][1] / 0.109 for r in readings}
+    assert len(readings) == 12 and sum(min(gains) > 0 for gains in gain.values()) == 8
+    first = max((r for r in readings if min(gain[r]) > 0), key=d.get)
+    assert first == "bce_0.5.step_160"
+    text = " ".join((ROOT / "README.md").read_text().split())
+
+    def short(x: float, sign: str = "") -> str:
+        return f"{x:{sign}.3f}".replace("0.", ".").replace("-", "−")
+
+    for (task, metric), name in zip(scores, ("AUROC", "LUDB F1"), strict=True):
+        low, high = both(task, metric, first)
+        assert f"{name} {short(high - low, '+')} ({short(low)} → {short(high)})" in text
+        low, high = both(task, metric, "bce_0.5")
+        assert f"{short(low)} → {short(high)}" in text
+        low, high = both(task, metric, "")
+        assert f"{name} {short(high - low)}" in text
+    low, high = both("ptbxl_plain_probe", "auroc_macro", first)
+    assert f"without standardisation gives {short(high - low)}" in text
+
+
+@pytest.mark.slow
+def test_the_committed_search_is_what_its_predictions_give(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
+    lines, differing = verify(load_profile("search"))
+    assert differing == [] and lines > 1000
