@@ -8,8 +8,8 @@ from beatssl import compute
 from beatssl import estimate as estimates
 from beatssl import restamp as replay
 from beatssl.data import download
-from beatssl.evaluate import keep_runs
 from beatssl.data.download import HOST, PUBLISHED
+from beatssl.evaluate import keep_runs
 from beatssl.pages import build
 from beatssl.pages import run as pages
 from beatssl.profile import load_profile, open_workspace

@@ -18,7 +18,7 @@ from beatssl.methods.encoder import pick_device, save_encoder
 from beatssl.profile import Profile, Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
-from beatssl.results.claims import PAIRS
+from beatssl.results.claims import CLAIMED
 from beatssl.settings import config_hash
 from beatssl.tasks import TASKS, task_of
 from beatssl.tasks.classify import probe_monitor
@@ -83,9 +83,14 @@ def at_hand(w: Workspace, run: RunSettings) -> bool:
     """Whether `pretrain` would hand the run over without training it."""
     if not run.has_encoder or METHODS[run.method].load or run.untrained:
         return True
+    folder = w.profile.work / "runs" / f"{run.run_id}-{key_of(w, run)['key']}"
+    return (folder / "run.json").is_file()
+
+
+def key_of(w: Workspace, run: RunSettings) -> dict[str, str]:
+    """`train.run_key` of a run in its profile."""
     rotation = w.profile.rotation_of(run)
-    key = run_key(run, w.profile.encoder_of(run), w.store, w.beats, rotation)["key"]
-    return (w.profile.work / "runs" / f"{run.run_id}-{key}" / "run.json").is_file()
+    return run_key(run, w.profile.encoder_of(run), w.store, w.beats, rotation)
 
 
 def recipe_of(w: Workspace, run: RunSettings) -> str:
@@ -94,8 +99,7 @@ def recipe_of(w: Workspace, run: RunSettings) -> str:
     empty where there is no encoder, or one that was not made here."""
     if not run.has_encoder or METHODS[run.method].load:
         return ""
-    rotation = w.profile.rotation_of(run)
-    made = run_key(run, w.profile.encoder_of(run), w.store, w.beats, rotation)
+    made, rotation = key_of(w, run), w.profile.rotation_of(run)
     data = w.store.fingerprint, store_code(), beats_code(), *rotation.in_key
     return config_hash(made["settings"], made["code"], *data)
 
@@ -137,7 +141,7 @@ def evaluate_everywhere(w: Workspace, run: Run) -> None:
 def keep_runs(w: Workspace) -> int:
     """Put the curves of all runs beside the kept predictions, and in bf16 the first encoder of each
     row that the claims are about; what is not at hand is left as it is. Returns: how many runs."""
-    names = {f"beatssl-{row}" for pairs in PAIRS.values() for pair in pairs for row in pair}
+    names = {f"beatssl-{row}" for row in CLAIMED}
     own = [r for r in w.profile.runs if METHODS[r.method].build]  # trained here
     runs = [run for run in own if at_hand(w, run)]
     for run in runs:

@@ -50,9 +50,8 @@ def plot(
     if waves is not None:
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
     if path is not None:
-        with plt.rc_context(
-            {"savefig.bbox": None}
-        ):  # whole: cut to its content it has another size
+        whole = {"savefig.bbox": None}  # cut to its content it has another size
+        with plt.rc_context(whole):
             figure.savefig(path, dpi=200)
     return figure
 

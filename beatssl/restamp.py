@@ -13,14 +13,14 @@ import numpy as np
 
 from beatssl import compute
 from beatssl.cache import write_text
-from beatssl.evaluate import at_hand, recipe_of
+from beatssl.evaluate import at_hand, key_of, recipe_of
 from beatssl.methods.base import RunSettings
 from beatssl.profile import Workspace
 from beatssl.progress import progress
 from beatssl.results import saved
 from beatssl.settings import config_hash
 from beatssl.tasks import task_of
-from beatssl.train import first_step, pretrain, run_key
+from beatssl.train import first_step, pretrain
 
 # settings of a run that keys held before each method had its own: all of Beat-SSL's, and of others
 OLDER = "method seed epochs batch_size learning_rate weight_decay warmup_fraction".split()
@@ -32,16 +32,12 @@ def restamp(w: Workspace) -> list[str]:
     return [*_runs(w), *_evaluations(w)]
 
 
-def _key(w: Workspace, run: RunSettings) -> dict[str, str]:
-    return run_key(run, w.profile.encoder_of(run), w.store, w.beats, w.profile.rotation_of(run))
-
-
 def _runs(w: Workspace) -> list[str]:
     older: dict[str, list[tuple]] = {}
     for run in w.profile.runs:
         if at_hand(w, run):
             continue
-        parts = _key(w, run)
+        parts = key_of(w, run)
         for path in sorted((w.profile.work / "runs").glob(f"{run.run_id}-*/run.json")):
             note = json.loads(path.read_text())
             then = {name: value for name, value in run.own_settings().items() if name in OLDER}

@@ -229,7 +229,7 @@ def test_keeping_again_changes_no_byte_and_loses_no_evaluation(made, tmp_path, m
     entry = {k: v for k, v in kept.entries(folder / "small")[one].items() if k != "file"}
     found = kept.predictions(folder / "small", one)
     shutil.copytree(folder / "small", tmp_path / "copy")
-    kept.write(tmp_path / "copy", run, {one: (entry, found)}, {one: ("score",)})
+    kept.write(tmp_path / "copy", run, {one: (entry, found)})
     after = kept.entries(tmp_path / "copy")
     assert {stem for stem in after if stem.startswith(run)} == stems
     for stem in stems:

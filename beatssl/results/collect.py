@@ -13,7 +13,7 @@ from beatssl.profile import Profile
 from beatssl.progress import progress
 from beatssl.results import kept, saved
 from beatssl.results.saved import StaleResultsError, frame, read, write_table
-from beatssl.tasks import TASKS, task_of
+from beatssl.tasks import TASKS
 from beatssl.tasks.base import Task
 
 
@@ -95,15 +95,13 @@ def keep(profile: Profile) -> int:
     runs give way and others stay, and the versions of all packages; returns how many evaluations
     were put there."""
     of_run: dict[str, dict] = defaultdict(dict)
-    probabilities = {}
     for evaluation, rows in saved.evaluations(profile):
         if (profile.work / "results" / f"{evaluation.stem}.json").is_file():
             made = saved.load_predictions(profile, evaluation) if evaluation.weights else None
             entry = saved.as_entry(evaluation, rows)
             of_run[evaluation.run_id][evaluation.stem] = entry, made
-            probabilities[evaluation.stem] = task_of(evaluation.task).probabilities
     for run, entries in progress(of_run.items(), "predictions to keep", delay=5):
-        kept.write(saved.shelf(profile), run, entries, probabilities)
+        kept.write(saved.shelf(profile), run, entries)
     named = sorted({f"{found.name}=={found.version}" for found in distributions()})
     write_text(saved.shelf(profile) / "packages.txt", "\n".join([*named, ""]))
     return sum(map(len, of_run.values()))

@@ -9,12 +9,13 @@ Probabilities are kept as log odds in 16 bits, to which they were rounded before
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from beatssl.cache import replacing
+from beatssl.tasks import task_of
 from beatssl.tasks.base import Predictions, of_logits, to_logits
 
 SHARED = "record_id patient_id truth marks fold repeat sampling_rate tolerance_ms chance".split()
@@ -23,13 +24,10 @@ INDEX, COMMON = "evaluations", "common"
 Entry = dict  # evaluation, rows (as plain JSON), file, arrays: name -> name in the file
 
 
-def write(folder: Path, run: str, entries: Mapping[str, tuple[Entry, Predictions | None]],
-          probabilities: Mapping[str, Collection[str]]) -> None:  # fmt: skip
+def write(folder: Path, run: str, entries: Mapping[str, tuple[Entry, Predictions | None]]) -> None:
     """Put evaluations of a run on the shelf; the others that it has there stay.
 
-    Args:
-        entries: stem -> entry with evaluation and rows, predictions; None where the run failed.
-        probabilities: stem -> names of the arrays that are.
+    Args: entries: stem -> entry with evaluation and rows, predictions; None where the run failed.
     """
     path, common = folder / f"{run}.npz", _arrays(folder / f"{COMMON}.npz")
     old, index, arrays = _arrays(path), {}, {}
@@ -38,11 +36,11 @@ def write(folder: Path, run: str, entries: Mapping[str, tuple[Entry, Predictions
             index[stem] = entry
             arrays |= {name: old[name] for name in entry["arrays"].values() if name in old}
     for stem, (entry, predictions) in entries.items():
-        places = {}
+        places, probabilities = {}, task_of(entry["evaluation"]["task"]).probabilities
         for name, array in (predictions or {}).items():
             if name in LEFT_OUT:
                 continue
-            if name in probabilities.get(stem, ()):
+            if name in probabilities:
                 array, name = to_logits(array), f"logits of {name}"
             place = f"{stem}/{name}"
             if name in SHARED:
