@@ -4,7 +4,14 @@ import importlib
 
 __version__ = "0.1.0"
 # for one's own ECGs, loaded when asked for
-OWN = {"ECG": "beatssl.ecg", "read_ecg": "beatssl.ecg", "plot": "beatssl.paper"}
+OWN = {
+    "ECG": "beatssl.ecg",
+    "read_ecg": "beatssl.ecg",
+    "plot": "beatssl.paper",
+    "delineate": "beatssl.delineator",
+    "embed": "beatssl.embedder",
+    "BeatSSLEmbedder": "beatssl.embedder",
+}
 
 
 def __getattr__(name: str) -> object:

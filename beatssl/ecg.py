@@ -102,6 +102,14 @@ def read_ecg(
     return _checked(name, *found)
 
 
+def bridged(lead: np.ndarray) -> np.ndarray:
+    """A lead (samples,) with straight lines over what is NaN; 0 where all is."""
+    there = np.isfinite(lead)
+    if there.all() or not there.any():
+        return lead if there.any() else np.zeros_like(lead)
+    return np.interp(np.arange(len(lead)), np.flatnonzero(there), lead[there])
+
+
 Found = tuple[np.ndarray, list[str], float | None, list[str]]  # (channels, time), names, Hz, units
 
 

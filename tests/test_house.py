@@ -17,9 +17,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [  # from left to right; a room imports only rooms to its left
     ("settings", "cache", "fingerprint", "compute", "progress"),
     ("data",),
-    ("ecg",),
-    ("paper",),
+    ("ecg", "weights"),
+    ("paper", "delineator"),
     ("methods",),
+    ("embedder",),
     ("train",),
     ("tasks",),
     ("profile",),
@@ -28,11 +29,13 @@ ROOMS = [  # from left to right; a room imports only rooms to its left
     ("restamp", "estimate"),
     ("report",),
     ("pages",),
+    ("own",),
+    ("commands",),
     ("__main__",),
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
-BOOK = ("paper", "report", "pages", "__main__")  # need what the extra `book` installs
-MOST_LINES = 7_200  # of code; the aim of 5,900 is not reached: what is new must be weighed
+BOOK = ("paper", "report", "pages", "commands")  # need what the extra `book` installs
+MOST_LINES = 7_950  # of code, 700 of them for one's own ECGs; what is new must be weighed
 
 
 def module_of(path: Path) -> str:

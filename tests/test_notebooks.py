@@ -66,7 +66,7 @@ def test_code_fits_on_the_screen_and_concepts_live_in_the_package(notebook: Note
 def test_cells_that_only_dress_are_folded(path: Path, notebook: NotebookNode) -> None:
     """From the classification on, a cell that calls no room that teaches makes a table or a figure
     of what is there: a reader unfolds it."""
-    if path.stem < "06":
+    if path.stem < "06" or path.stem == "19_own_ecg":
         pytest.skip("these pages teach by their code")
     teaching = set()
     for node in ast.walk(ast.parse(source_of(notebook))):

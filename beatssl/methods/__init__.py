@@ -6,11 +6,11 @@ A new method is one file (its settings, label, losses, `Method`) and one line he
 import dataclasses
 from collections.abc import Mapping
 
-from beatssl.methods import beatssl, cmsc, domain_ssl, ecg_fm_weights, ts2vec, w2v
+from beatssl.methods import beatssl, cmsc, domain_ssl, ecg_fm_weights, masked, ts2vec, w2v
 from beatssl.methods.base import Entry, NoEncoder, RunSettings, Untrained, UntrainedWithStatistics
 from beatssl.settings import from_dict, one_of
 
-RESNET = ("beatssl", "cmsc", "domain_ssl")  # methods that train the profile's ResNet
+RESNET = ("beatssl", "cmsc", "domain_ssl", "masked")  # methods that train the profile's ResNet
 METHODS: dict[str, Entry] = {
     "random": Entry("Untrained, as initialised", Untrained, network_of=RESNET),
     "random_data": Entry("Untrained, data statistics", UntrainedWithStatistics, network_of=RESNET),
@@ -20,6 +20,7 @@ METHODS: dict[str, Entry] = {
     "beatssl": beatssl.ENTRY,
     "cmsc": cmsc.ENTRY,
     "domain_ssl": domain_ssl.ENTRY,
+    "masked": masked.ENTRY,
     "ts2vec": ts2vec.ENTRY,
     "w2v": w2v.ENTRY,
     "ecg_fm": ecg_fm_weights.ENTRY,

@@ -206,7 +206,10 @@ def border_sums(predictions: Predictions, wave: int, border: str) -> np.ndarray:
     unannotated region or at the record's end (the wave may be cut there) together with its match;
     a predicted border in the unannotated region that matches nothing.
 
-    Args: predictions: as for `segmentation_scores`. wave: 1 P, 2 QRS, 3 T.
+    Args:
+        predictions: as for `segmentation_scores`; or with `found`, laid out as `marks`, in place of
+            `prediction`: borders that lie between samples.
+        wave: 1 P, 2 QRS, 3 T.
 
     Returns:
         (n, 5): matched, false positive, missed, sum of the errors in ms (predicted minus true),
@@ -219,7 +222,8 @@ def border_sums(predictions: Predictions, wave: int, border: str) -> np.ndarray:
     apart = time * step + tolerance + 1  # ms, keeps the records out of each other's reach
     column = 2 + BORDERS.index(border)
     true_record, true_ms = _of_wave(predictions["marks"], wave, column)
-    found = wave_marks(predictions["prediction"], rate)
+    found = predictions.get("found")
+    found = wave_marks(predictions["prediction"], rate) if found is None else found
     pred_record, pred_ms = _of_wave(found, wave, column)
     of_true, of_pred = match_borders(
         true_record * apart + true_ms, pred_record * apart + pred_ms, tolerance + 1e-6
@@ -282,6 +286,13 @@ def segmentation_scores(predictions: Predictions, weights: np.ndarray | None = N
     scores["dice"] = _divide(weights @ np.where(usable, dice, 0), weights @ usable)
 
     scores |= {f"f1_{name}": per_wave[k] for k, name in enumerate(WAVES)}
+    return scores | border_scores(predictions, weights)
+
+
+def border_scores(predictions: Predictions, weights: np.ndarray | None = None) -> Scores:
+    """The event scores of `segmentation_scores`. Args: see `border_sums`; weights (resamples, n).
+    Returns: name -> (resamples,)."""
+    weights, scores = _weights(weights, len(predictions["truth"])), {}
     for k, name in enumerate(WAVES):
         for border in BORDERS:
             events = _event_scores(weights @ border_sums(predictions, k + 1, border))

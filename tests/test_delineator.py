@@ -1,0 +1,243 @@
+"""The delineator: what it reads does not depend on the device, borders are finer than its step,
+windows leave no seam."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from beatssl import delineator
+from beatssl.data.records import LEADS, wave_runs
+from beatssl.delineator import (
+    GRID,
+    RATE,
+    STRIDE,
+    DelineatorConfig,
+    build_delineator,
+    delineate,
+    prepared,
+    read_delineator,
+    save_delineator,
+    waves_of,
+)
+from beatssl.ecg import ECG, read_ecg
+from beatssl.tasks.learn_waves import Annotated, LearnConfig, batch, item, learn, simulated, targets
+from beatssl.weights import WeightsError
+
+SMALL = DelineatorConfig((4, 6, 8), kernel=3, dilations=(1,))
+
+
+@pytest.fixture(scope="module")
+def record() -> Annotated:
+    return simulated(1, seed=3)[0]
+
+
+def as_ecg(record: Annotated, *leads: str) -> ECG:
+    return read_ecg(record.signal, record.sampling_rate, LEADS) if not leads else read_ecg(
+        record.signal[[LEADS.index(lead) for lead in leads]], record.sampling_rate, leads
+    )  # fmt: skip
+
+
+def long_ecg(seconds: float, leads: tuple[str, ...] = ("II", "V2")) -> ECG:
+    made = simulated(1, seed=5, seconds=seconds)[0]
+    return as_ecg(made, *leads)
+
+
+def test_targets_are_shares_by_counting():
+    """Against a loop over the samples of each step: a sample reaches half way to its neighbours."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, (2, 40)).astype(np.int8)
+    got = targets(labels, first=4.0, step=4.0, count=8)
+    for step in range(8):
+        inside = dict.fromkeys(range(4 * step + 3, 4 * step + 6), 1.0)
+        inside |= {4 * step + 2: 0.5, 4 * step + 6: 0.5}
+        for lead in range(2):
+            want = np.zeros(4)
+            for sample, share in inside.items():
+                want[labels[lead, sample]] += share / 4
+            np.testing.assert_allclose(got[lead, :, step], want, atol=1e-6)
+
+
+def test_a_step_that_is_partly_unannotated_has_no_target():
+    labels = np.zeros((1, 40), np.int8)
+    labels[0, :10] = -1
+    known = targets(labels, first=2.0, step=4.0, count=9).sum(axis=1)[0]
+    assert known.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_borders_come_back_finer_than_the_step(record):
+    """Read off the targets themselves: within 2 ms of the marks, where a step is 8 ms."""
+    x, there = prepared(record.signal, record.sampling_rate)
+    share = targets(record.labels, 0.0, 4.0, x.shape[1] // STRIDE)
+    found, marks = waves_of(share, x, there), wave_runs(record.labels)
+    for lead in range(12):
+        for wave in range(3):
+            own = found[(found[:, 0] == lead) & (found[:, 1] == wave)]
+            want = marks[(marks[:, 0] == lead) & (marks[:, 1] == wave + 1)]
+            want = want[want[:, 3] - want[:, 2] > 26][1:-1]  # 52 ms; the ends may be cut
+            if not len(want):
+                continue
+            error = np.abs(own[:, None, [2, 4]] * 1000 / RATE - want[None, :, 2:] * 2.0)
+            nearest = error.max(axis=2).min(axis=0)
+            assert nearest.max() < 5.0 and np.median(nearest) <= 2.0
+
+
+@pytest.mark.parametrize("rate", [100, 128, 360, 1000])
+def test_what_is_read_does_not_depend_on_rate_and_gain(record, rate):
+    smooth = delineator.dsp.sosfiltfilt(
+        delineator.dsp.butter(6, 12, fs=500, output="sos"), record.signal, axis=1
+    )
+    usual, _ = prepared(smooth, 500.0)
+    ratio = delineator.Fraction(rate, 500)
+    other = delineator.dsp.resample_poly(smooth, *ratio.as_integer_ratio(), axis=1, padtype="line")
+    got, there = prepared(7.0 * other, float(rate))
+    inside = slice(250, min(got.shape[1], usual.shape[1]) - 250)
+    assert there.all() and np.abs(got[:, inside] - usual[:, inside]).max() < 0.03
+
+
+def test_leads_have_no_order_and_a_constant_means_nothing(record):
+    network = build_delineator(SMALL, 0).eval()
+    x, _ = prepared(record.signal, record.sampling_rate)
+    turned = np.random.default_rng(0).permutation(12)
+    pad = -x.shape[1] % network.reach
+    x = np.pad(x, ((0, 0), (0, pad)))
+    with torch.inference_mode():
+        usual = network(torch.from_numpy(x)[None])[0]
+        other = network(torch.from_numpy(x[turned])[None])[0]
+    torch.testing.assert_close(usual[turned], other, atol=1e-4, rtol=1e-4)
+    shifted, _ = prepared(record.signal + 3.0, record.sampling_rate)
+    np.testing.assert_allclose(shifted, x[:, : shifted.shape[1]], atol=1e-4)
+
+
+def test_other_leads_are_seen():
+    network = build_delineator(SMALL, 0).eval()
+    x = torch.randn(1, 2, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        both, alone = network(x)[0, 0], network(x[:, :1])[0, 0]
+    assert (both - alone).abs().max() > 1e-3
+
+
+def test_margin_covers_what_a_step_sees():
+    """A change more than a margin away changes nothing: so windows leave no seam."""
+    network = build_delineator(DelineatorConfig(), 0).eval()
+    rng = np.random.default_rng(0)
+    signal = rng.standard_normal((1, 3 * GRID * 2)) * 0.2  # 96 s at 500 Hz
+    other = signal.copy()
+    other[:, :250] += 3.0 * rng.standard_normal((1, 250))
+    made = [delineator.probabilities(network, s, 500.0)[0] for s in (signal, other)]
+    far = (GRID + 125) // STRIDE
+    np.testing.assert_allclose(made[0][..., far:], made[1][..., far:], atol=1e-5)
+    assert np.abs(made[0] - made[1]).max() > 1e-3
+
+
+def test_windows_leave_no_seam(monkeypatch):
+    ecg = long_ecg(100.0)
+    whole = delineate(ecg)
+    assert len(whole) > 100
+    monkeypatch.setattr(delineator, "CORE", GRID)
+    pieces = delineate(ecg)
+    assert pieces[["lead", "wave"]].equals(whole[["lead", "wave"]])
+    for column in ("onset", "peak", "offset", "probability"):
+        np.testing.assert_allclose(pieces[column], whole[column], atol=2e-4)
+
+
+def test_waves_are_where_the_simulator_put_them():
+    """Of records that it was not trained on: their seed is another."""
+    hits = total = extra = 0
+    for record in simulated(8, seed=991):
+        table = delineate(as_ecg(record))
+        qrs = table[table["wave"] == "QRS"]
+        for number, lead in enumerate(LEADS):
+            own = qrs.loc[qrs["lead"] == lead, "onset"].to_numpy()
+            marks = wave_runs(record.labels[[number]])
+            marks = marks[marks[:, 1] == 2]
+            near = np.abs(own[:, None] - marks[None, :, 2] / record.sampling_rate) < 0.15
+            known = np.flatnonzero(record.labels[number] >= 0) / record.sampling_rate
+            hits, total = hits + near.any(axis=0).sum(), total + len(marks)
+            inside = (own > known[0]) & (own < known[-1])
+            extra += (~near.any(axis=1) & inside).sum()
+    assert hits > 0.97 * total and extra < 0.03 * total
+
+
+def test_order_of_a_table_and_its_columns(record):
+    table = delineate(as_ecg(record))
+    assert list(table) == list(delineator.COLUMNS)
+    assert (table["onset"] <= table["peak"]).all() and (table["peak"] <= table["offset"]).all()
+    assert table["probability"].between(0.5, 1).all()
+    for lead in LEADS:
+        own = table[table["lead"] == lead]
+        assert own["onset"].is_monotonic_increasing
+        t = own[own["wave"] == "T"]["onset"].to_numpy()
+        qrs = own[own["wave"] == "QRS"]["onset"].to_numpy()
+        between = np.searchsorted(qrs, t)
+        assert len(between) == len(set(between))  # one T between two QRS
+
+
+def test_flat_and_missing_leads_have_no_waves(record):
+    signal = record.signal.copy()
+    signal[3] = 0.7
+    signal[5] = np.nan
+    signal[7, 1000:3000] = np.nan
+    table = delineate(read_ecg(signal, record.sampling_rate, LEADS))
+    assert not set(table["lead"]) & {"aVR", "aVF"}
+    assert any("aVR, aVF" in note for note in table.attrs["notes"])
+    inside = table[(table["lead"] == "V2") & (table["peak"] > 2.05) & (table["peak"] < 5.95)]
+    assert inside.empty and (table["lead"] == "V2").any()
+
+
+def test_noise_and_nothing_give_an_empty_table():
+    rng = np.random.default_rng(0)
+    quiet = read_ecg(1e-4 * rng.standard_normal(2500), 250, ["II"])
+    assert delineate(quiet).empty and list(delineate(quiet)) == list(delineator.COLUMNS)
+
+
+def test_shortest_ecg_of_each_rate(record):
+    for rate in (50, 99.7, 257, 2000):
+        n = int(np.ceil(2 * rate))
+        delineate(read_ecg(record.signal[:1, :n], rate, ["II"]))
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_items_keep_their_waves(record):
+    """Where the signal is distorted the targets move with it: QRS is steep."""
+    rng, steep, flat = np.random.default_rng(1), [], []
+    for _ in range(40):
+        x, target = item(record, 2, 2016, rng)
+        assert x.shape == (2, 2016) and target.shape == (2, 4, 1008) and np.isfinite(x).all()
+        speed = np.abs(np.diff(x, axis=1, append=0))[:, ::STRIDE]
+        steep += speed[target[:, 2] > 0.9].tolist()
+        flat += speed[target[:, 0] > 0.9].tolist()
+    assert np.median(steep) > 3 * np.median(flat)
+
+
+def test_training_is_deterministic_and_learns():
+    records = simulated(4, seed=1)
+    config = LearnConfig(SMALL, steps=60, leads=12, samples=504, simulated_share=0.0)
+    first, second = (learn(records, [], config, seed=2) for _ in range(2))
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    x, target = batch(records, [], replace(config, leads=48), np.random.default_rng(9))
+
+    def loss(network):
+        with torch.inference_mode():
+            return float(-(network(x).log_softmax(dim=2) * target).sum() / target.sum())
+
+    assert loss(first) < 0.75 * loss(build_delineator(SMALL, 2).eval())
+
+
+def test_weights_go_round_and_wrong_ones_are_refused(tmp_path, record):
+    network = build_delineator(SMALL, 1).eval()
+    save_delineator(network, tmp_path / "own.safetensors")
+    again = read_delineator(tmp_path / "own.safetensors")
+    x = torch.randn(1, 2, 64)
+    torch.testing.assert_close(network(x), again(x), atol=2e-2, rtol=2e-2)  # 16 bits
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(WeightsError, match="no readable safetensors"):
+        read_delineator(tmp_path / "text.safetensors")
+    with pytest.raises(WeightsError, match="no readable safetensors"):
+        read_delineator(tmp_path / "absent.safetensors")
