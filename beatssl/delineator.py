@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from scipy import signal as dsp
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from beatssl import weights
 from beatssl.data.records import WAVES
@@ -137,7 +138,17 @@ def _delineator(path: Path) -> Delineator:
     sizes = weights.sizes_of(path, "delineator")
     network = Delineator(from_dict(DelineatorConfig, sizes, path.name))
     network.load_state_dict(load_file(path))
-    return network.eval()
+    return _fused(network.eval())
+
+
+def _fused(network: Delineator) -> Delineator:
+    """The same function with batch normalisation inside the convolutions: fewer passes."""
+    for layers in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
+        for k in range(len(layers) - 1):
+            if isinstance(layers[k + 1], nn.BatchNorm1d):
+                layers[k] = fuse_conv_bn_eval(layers[k], layers[k + 1])
+                layers[k + 1] = nn.Identity()
+    return network
 
 
 # ---------------------------------------------------------------- signal

@@ -37,14 +37,18 @@ from beatssl.cache import replacing
 from beatssl.data import beats as beats_module
 from beatssl.data import store as store_module
 from beatssl.data.beats import Beats, prepare_beats, pretraining_rows
+from beatssl.data.records import LEADS
 from beatssl.data.store import Store, prepare
-from beatssl.data.synthetic import write_folders
+from beatssl.data.synthetic import simulate, write_folders
+from beatssl.delineator import delineate
+from beatssl.ecg import read_ecg
 from beatssl.methods import make_run
 from beatssl.methods.encoder import EncoderConfig, autocast, build_encoder
 from beatssl.methods.ts2vec import hierarchical_parts
 from beatssl.methods.views import augment
 from beatssl.profile import Profile
 from beatssl.settings import ROOT, ComputeConfig, DataConfig, Rotation, cores
+from beatssl.tasks.delineate import delineate as neurokit
 from beatssl.train import BatchSource, Training
 
 nk = compute.lazily("neurokit2")
@@ -203,6 +207,29 @@ def views_of(sizes: Sizes, store: Store) -> Iterator[dict]:
         seconds, (a, b) = take_turns([ours, loop], sizes.quick_repeats)
         ours.more["difference"] = difference((a,), (b,))
         yield from lines("3KG view", [ours, loop], seconds, 1)
+
+
+# --- one's own ECG --------------------------------------------------------------------------------
+
+
+def waves_of_an_ecg(sizes: Sizes) -> Iterator[dict]:
+    """12 leads of 10 s at 500 Hz, by the delineator that comes along and by NeuroKit2's."""
+    patient, recording = (np.random.default_rng(k) for k in range(2))
+    made = simulate(["NORM"], "sinus", 10.0, 500, patient, recording)
+    ecg = read_ecg(made.microvolts, 500, LEADS, unit="uV")
+    of = "12 leads, 10 s", 1
+    cases = [Case("ours", "delineate", *of, lambda: delineate(ecg))]
+    for method in ("prominence", "dwt"):
+        cases.append(
+            Case(
+                "reference", f"NeuroKit2 {method}", *of,
+                lambda method=method: [neurokit(lead, 500, method) for lead in ecg.signal],
+            )
+        )  # fmt: skip
+    for case in cases[1:]:
+        pair = [cases[0], case]
+        measure = f"waves, {case.what}"
+        yield from lines(measure, pair, take_turns(pair, sizes.repeats)[0], 1)
 
 
 # --- TS2Vec's loss --------------------------------------------------------------------------------
@@ -415,6 +442,7 @@ def bench(sizes: Sizes, folder: Path) -> pd.DataFrame:
     store = prepare(DATA, folder / "store", root, cores())
     beats = prepare_beats(store, folder / "beats", cores())
     found = [*training_steps(sizes, store, beats), *views_of(sizes, store), *ts2vec_loss(sizes)]
+    found += waves_of_an_ecg(sizes)
     found += [*preparation(sizes, root, folder), *growth(sizes, root, folder, store, beats)]
     return pd.DataFrame(found, columns=COLUMNS).assign(**machine())
 

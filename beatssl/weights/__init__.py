@@ -11,7 +11,7 @@ from beatssl.data.store import sha256_of
 
 FOLDER = Path(__file__).parent
 SHA256 = {
-    "delineator": "07db3d854d81daf2d1bbda74244739d1ecb409fc1fe970fb648e829fe5387c3b",
+    "delineator": "b0e18fc2755013b4bfd368398fce8c8fb0d35824e4ae48f4a13e117ef4e2fea5",
     "encoder": "f8255235f24959895cb9ffbefac7bb292ca574e18e8b9cfecaae555d91561869",
 }
 
