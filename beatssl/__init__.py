@@ -9,6 +9,7 @@ OWN = {
     "read_ecg": "beatssl.ecg",
     "plot": "beatssl.paper",
     "delineate": "beatssl.delineator",
+    "intervals": "beatssl.delineator",
     "embed": "beatssl.embedder",
     "BeatSSLEmbedder": "beatssl.embedder",
 }

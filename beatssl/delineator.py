@@ -331,3 +331,51 @@ def _peak(x: np.ndarray, onset: float, offset: float) -> float:
         return float(first + k)
     bend = far[k - 1] - 2 * far[k] + far[k + 1]
     return first + k + (0.5 * (far[k - 1] - far[k + 1]) / bend if bend < 0 else 0.0)
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def intervals(waves: pd.DataFrame) -> pd.DataFrame:
+    """The intervals of each beat, measured over all leads.
+
+    A lead shows a wave only as far as it points its way. So a border is the outermost one that two
+    leads reach: the second earliest onset, the second latest offset; with one lead its own. Beats
+    are those of the lead with most QRS.
+
+    Args: waves: from `delineate`.
+
+    Returns:
+        One row a beat: R, the time of its peak in s; RR (to the beat before), PR, QRS, QT,
+        QTc_Bazett = QT / sqrt(RR / s), QTc_Fridericia = QT / cbrt(RR / s) in ms; NaN where a wave
+        or the beat before is missing.
+    """
+    qrs = waves[waves["wave"] == "QRS"]
+    counts = qrs["lead"].value_counts(sort=False)
+    peaks = qrs.loc[qrs["lead"] == counts.idxmax(), "peak"].to_numpy() if len(qrs) else np.zeros(0)
+    limits = np.concatenate([[-np.inf], (peaks[1:] + peaks[:-1]) / 2, [np.inf]])
+    rows = []
+    for k, peak in enumerate(peaks):
+        first, last = {}, {}
+        for wave, own in waves[waves["peak"].between(limits[k], limits[k + 1])].groupby("wave"):
+            if wave == "P":
+                own = own[own["peak"] < peak]
+            elif wave == "T":
+                own = own[own["peak"] > peak]
+            if len(own):
+                second = min(1, own["lead"].nunique() - 1)
+                first[wave] = own.groupby("lead")["onset"].min().nsmallest(second + 1).iloc[-1]
+                last[wave] = own.groupby("lead")["offset"].max().nlargest(second + 1).iloc[-1]
+        onset, offset = first.get("QRS", np.nan), last.get("QRS", np.nan)
+        rr = peak - peaks[k - 1] if k else np.nan
+        pr, width, qt = (
+            onset - first.get("P", np.nan),
+            offset - onset,
+            last.get("T", np.nan) - onset,
+        )
+        rows.append(
+            [peak, *(1000 * np.array([rr, pr, width, qt, qt / rr**0.5, qt / rr ** (1 / 3)]))]
+        )
+    return pd.DataFrame(
+        rows, columns=["R", "RR", "PR", "QRS", "QT", "QTc_Bazett", "QTc_Fridericia"]
+    )

@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+import beatssl
 from beatssl import delineator
 from beatssl.data.records import LEADS, wave_runs
 from beatssl.delineator import (
@@ -25,7 +27,8 @@ from beatssl.delineator import (
 )
 from beatssl.ecg import ECG, read_ecg
 from beatssl.tasks.learn_waves import Annotated, LearnConfig, batch, item, learn, simulated, targets
-from beatssl.weights import WeightsError
+from beatssl.settings import ROOT
+from beatssl.weights import SHA256, WeightsError
 
 SMALL = DelineatorConfig((4, 6, 8), kernel=3, dilations=(1,))
 
@@ -241,3 +244,50 @@ def test_weights_go_round_and_wrong_ones_are_refused(tmp_path, record):
         read_delineator(tmp_path / "text.safetensors")
     with pytest.raises(WeightsError, match="no readable safetensors"):
         read_delineator(tmp_path / "absent.safetensors")
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def a_table(*rows: tuple) -> pd.DataFrame:
+    names = ["lead", "wave", "onset", "peak", "offset"]
+    return pd.DataFrame(rows, columns=names).assign(probability=0.9)
+
+
+def test_intervals_by_hand():
+    """Two beats in three leads; the widest lead is alone with its borders and does not count."""
+    rows = []
+    for beat in (1.0, 1.9):
+        for lead, wider in (("I", 0.0), ("II", 0.01), ("V1", 0.03)):
+            rows.append((lead, "P", beat - 0.18 - wider, beat - 0.14, beat - 0.10))
+            rows.append((lead, "QRS", beat - 0.04 - wider, beat, beat + 0.05 + wider))
+            rows.append((lead, "T", beat + 0.2, beat + 0.28, beat + 0.34 + wider))
+    found = beatssl.intervals(a_table(*rows))
+    assert found["R"].tolist() == [1.0, 1.9] and np.isnan(found["RR"][0])
+    second = found.iloc[1]
+    assert second["RR"] == pytest.approx(900)
+    assert second["PR"] == pytest.approx(190 - 50)
+    assert second["QRS"] == pytest.approx(110)
+    assert second["QT"] == pytest.approx(400)
+    assert second["QTc_Bazett"] == pytest.approx(400 / 0.9**0.5)
+    assert second["QTc_Fridericia"] == pytest.approx(400 / 0.9 ** (1 / 3))
+
+
+def test_intervals_of_one_lead_and_of_nothing():
+    one = beatssl.intervals(a_table(("II", "QRS", 0.96, 1.0, 1.05)))
+    assert one["QRS"][0] == pytest.approx(90) and np.isnan(one.loc[0, ["PR", "QT"]]).all()
+    assert beatssl.intervals(a_table()).empty
+
+
+def test_intervals_of_the_simulator(record):
+    """Its PR and QRS are those of a normal heart, and R peaks come at its rate."""
+    found = beatssl.intervals(delineate(as_ecg(record)))
+    assert found["RR"].median() == pytest.approx(1000 * np.median(np.diff(found["R"])), abs=1)
+    assert found["QRS"].median() < 200 and 200 < found["QT"].median() < 600
+
+
+def test_the_kept_neighbours_are_of_the_encoder_that_comes_along():
+    with np.load(ROOT / "results" / "neighbours.npz", allow_pickle=False) as kept:
+        assert str(kept["encoder"]) == SHA256["encoder"]
+        assert kept["vector"].shape == (len(kept["record_id"]), 128)
+        assert np.isfinite(kept["vector"]).all() and kept["label"].any(axis=1).all()
