@@ -28,6 +28,7 @@ from beatssl.ecg import ECG, bridged
 from beatssl.settings import from_dict, to_dict
 
 RATE = 250.0  # Hz of what the network reads
+SLOWEST = 100.0  # Hz of a record as the network saw them in training
 STRIDE = 2  # samples a step of its output: 8 ms
 GRID = 4000  # samples: whole steps of its coarsest layer and whole seconds
 CORE, MARGIN = 9 * GRID, GRID  # samples: 144 s of a window are kept, 16 s on either side are not
@@ -237,7 +238,7 @@ def delineate(ecg: ECG, network: Delineator | str | Path | None = None) -> pd.Da
         One row a wave: `lead`; `wave` (P | QRS | T); `onset`, `peak`, `offset` in s from the start
         of the record, finer than the network's step; `probability`, its mean from onset to offset.
         Sorted by lead, then time; empty where nothing is found. `attrs["notes"]` says in words what
-        was left out.
+        was left out and what is unlike the records that the network was trained on.
     """
     network = network if isinstance(network, nn.Module) else read_delineator(network)
     ratio, found = ratio_to(ecg.sampling_rate), []
@@ -262,6 +263,10 @@ def delineate(ecg: ECG, network: Delineator | str | Path | None = None) -> pd.Da
         table[column] = np.array(names, object)[table[column].astype(int)]
     silent = [lead for lead, any_ in zip(ecg.leads, read) if not any_]
     notes = [f"no waves in {', '.join(silent)}: flat, or every sample is missing"] if silent else []
+    if ecg.sampling_rate < SLOWEST:
+        notes.append(
+            f"{ecg.sampling_rate:g} Hz: the network was trained for {SLOWEST:g} Hz and more"
+        )
     table.attrs["notes"] = (*ecg.notes, *notes)
     return table
 

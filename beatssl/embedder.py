@@ -52,6 +52,9 @@ def embed(ecg: ECG, of: str = "record", encoder: Source = None) -> np.ndarray:
     network = encoder if isinstance(encoder, nn.Module) else read_encoder(encoder)
     if missing := [lead for lead in LEADS if lead not in ecg.leads]:
         warnings.warn(f"{ecg.name}: no {', '.join(missing)}; they count as zero", stacklevel=2)
+    if ecg.sampling_rate < RECORD.sampling_rate:
+        told = f"{ecg.sampling_rate:g} Hz is slower than the {RECORD.sampling_rate} Hz of training"
+        warnings.warn(f"{ecg.name}: {told}", stacklevel=2)
     with torch.inference_mode():
         made = [network(torch.from_numpy(x)[None])[0] for x in _pieces(ecg, network.stride)]
     e = torch.cat(made, dim=1).float()  # (channels, steps)

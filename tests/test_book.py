@@ -481,18 +481,22 @@ def test_toc_keeps_real_results_apart(root: Path) -> None:
     parts = yaml.safe_load(build.write_sources("tiny", root).read_text())["parts"]
     files = [[chapter["file"] for chapter in part["chapters"]] for part in parts]
     assert files[1] == ["runs/subset/01_data", "runs/subset/12_summary"]
-    assert files[-1] == ["runs/tiny/01_data", "runs/tiny/12_summary"]
-    assert parts[-1]["caption"].endswith("tiny (synthetic)")
+    assert files[-1] == ["_generated/run_tiny"]  # a small book of its own behind one entry
+    (own,) = parts[-1]["chapters"]
+    assert [s["file"] for s in own["sections"]] == ["runs/tiny/01_data", "runs/tiny/12_summary"]
+    assert "tiny (synthetic)" in (root / "book" / "_generated" / "run_tiny.md").read_text()
     pages.plan(load_profile("subset", root / "runs.yml"), root)[0].path.unlink()
     only = yaml.safe_load(build.write_sources("subset", root).read_text())["parts"]
     assert [chapter["file"] for chapter in only[1]["chapters"]] == ["runs/subset/12_summary"]
     assert len(only) == len(parts) - 1
 
 
-def test_runs_are_named_in_the_sidebar_by_the_run_alone(root: Path) -> None:
+def test_runs_stand_on_the_page_of_their_group(root: Path) -> None:
+    prepare_book(root)
     (root / "runs.yml").write_text(
         "stages: [[05_pretraining]]\n"
-        "profiles: {tiny: {runs: [{method: random}, {rhythm: soft_1, exponent: 50}]}}\n"
+        "profiles: {tiny: {runs: [{method: random}, {rhythm: soft_1, exponent: 50}, "
+        "{rhythm: soft_1, exponent: 50, variant: mse, loss: mse}, {method: cmsc}]}}\n"
     )
     write_notebook(
         root,
@@ -501,9 +505,16 @@ def test_runs_are_named_in_the_sidebar_by_the_run_alone(root: Path) -> None:
         RUN_PARAMETERS + "\nrhythm: str = 'hard'\nexponent: float = 1.0",
     )
     fake_run(root)
-    (chapter,) = build.chapters("tiny", plan_tiny(root))
-    titles = [section["title"] for section in chapter["sections"]]
-    assert titles == ["random-s0", "soft_1-none-50-s0"]
+    made = build.chapters(load_profile("tiny", root / "runs.yml"), plan_tiny(root), root)
+    runs = {c["file"].split("/")[1]: [s["title"] for s in c["sections"]] for c in made}
+    assert runs == {
+        "table_1_tiny": ["beatssl-soft_1-none-50-s0"],
+        "changed_tiny": ["beatssl-soft_1-none-50-mse-s0"],
+        "compared_tiny": ["cmsc-s0"],
+        "references_tiny": ["random-s0"],
+    }
+    page = (root / "book" / "_generated" / "changed_tiny.md").read_text()
+    assert "| soft_1 | none | 50 | mse | 0 |" in page
 
 
 @pytest.fixture(scope="module")
@@ -545,7 +556,7 @@ def test_intervals_in_tables_are_not_broken(tmp_path: Path) -> None:
     cell = "<td><p>0.879 (0.002) [0.853, 0.903]</p></td>\n<td>+.01 [−.02, +.03] of [1, 2]</td>"
     text = f"<p>[0.853, 0.903]</p>{cell}"
     (tmp_path / "a.html").write_text(text, encoding="utf-8")
-    build.keep_intervals_whole(tmp_path)
+    build.tidy(tmp_path)
     found = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert found.count("&nbsp;") == 2 and found.replace("&nbsp;", " ") == text
     assert "0.853,&nbsp;0.903]</p></td>" in found and "[−.02,&nbsp;+.03] of [1, 2]" in found

@@ -3,6 +3,7 @@ windows leave no seam."""
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -200,7 +201,26 @@ def test_noise_and_nothing_give_an_empty_table():
 def test_shortest_ecg_of_each_rate(record):
     for rate in (50, 99.7, 257, 2000):
         n = int(np.ceil(2 * rate))
-        delineate(read_ecg(record.signal[:1, :n], rate, ["II"]))
+        table = delineate(read_ecg(record.signal[:1, :n], rate, ["II"]))
+        assert any("trained for 100 Hz" in note for note in table.attrs["notes"]) == (rate < 100)
+
+
+@pytest.mark.slow
+def test_a_day_takes_little_memory_and_loses_no_beat():
+    """24 h of one lead: a minute over and over, so every minute has the same beats but where two
+    meet."""
+    minute = simulated(1, seed=5, seconds=60.0)[0]
+    one = minute.signal[1].astype(np.float32)
+    day = read_ecg(np.tile(one, 24 * 60)[None], minute.sampling_rate, ["II"])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peaks = delineate(day).query("wave == 'QRS'")["peak"].to_numpy()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 250_000  # kB
+    of_minute = np.bincount((peaks // 60).astype(int), minlength=1440)
+    assert of_minute[1:-1].min() >= of_minute[1:-1].max() - 1
+    middle = peaks % 60
+    middle = np.unique(np.round(middle[(middle > 20) & (middle < 40)], 2))
+    assert len(middle) <= 1.2 * of_minute[720] / 3 + 2  # every minute at the same times
 
 
 # ---------------------------------------------------------------- training

@@ -5,12 +5,15 @@ import re
 import shutil
 import textwrap
 import time
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
 import yaml
 
 from beatssl.cache import clear_leftovers, replacing_folder, write_text
+from beatssl.methods import METHODS
+from beatssl.methods.base import RunSettings
 from beatssl.pages import fresh
 from beatssl.pages.plan import Page, plan, read_notebook, read_stages, template
 from beatssl.pages.run import SHOWN, executed_profiles, page_problems, profile_problems, python
@@ -19,12 +22,29 @@ from beatssl.report import comparison, tables
 from beatssl.results import claims, saved
 from beatssl.settings import ROOT, config_hash, read_yaml
 
+GROUPS = {  # of runs: title, and what is common to them
+    "table_1": (
+        "Runs: the rows of Table 1",
+        "Beat-SSL in the paper's 14 rows, each with its rhythm target, beat target and exponent.",
+    ),
+    "changed": (
+        "Runs: changed settings",
+        "One setting at a time changed from a row; a variant is named after it.",
+    ),
+    "compared": ("Runs: the compared methods", "Other ways to pretrain, on the same records."),
+    "references": ("Runs: the references", "Networks with random weights: nothing was pretrained."),
+}
+OVERVIEW = ("AUROC", "LUDB F1")  # columns of scores
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 RENDER = "build book --config _config.yml --all -W -n --keep-going -q"
 OF_SYSTEM = re.compile(r"^\w+Error: \[Errno \d+\].*", re.M)  # no space left on device
 CELL = re.compile(r"<td\b.*?</td>", re.S)
 INTERVAL = re.compile(r"(\[[+−-]?\d*\.\d+,) (?=[+−-]?\d*\.\d+\])")
+THEBE = re.compile(
+    r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js.*?</script>", re.S
+)
+NO_LIST = 'role="list" class="citation-list"'  # its children are no list items
 FOREIGN = re.compile(
     r"<(?!a\b)\w+[^>]+(?:src|href)=[\"']?(?:https?:)?//[^\"'> ]+"  # of a link: loads nothing
     r"|url\([\"']?(?:https?:)?//[^)]+|@import\s+[\"'](?:https?:)?//[^\"']+"
@@ -53,6 +73,7 @@ def write_sources(name: str, root: Path = ROOT) -> Path:
     for part in [part for part in toc["parts"] if "pages" not in part]:
         there = [c for c in part["chapters"] if (root / "book" / _source(c["file"])).is_file()]
         part["chapters"] = there  # a page of another profile may not be executed yet
+    toc["parts"] = [part for part in toc["parts"] if part.get("chapters") or "pages" in part]
     for part in [part for part in toc["parts"] if "pages" in part]:
         place = part.pop("pages")
         profile = shown[place]
@@ -60,10 +81,12 @@ def write_sources(name: str, root: Path = ROOT) -> Path:
         kind, mark = ("synthetic", " (synthetic)") if profile.data.synthetic else ("real", "")
         notes.append(f"profile `{profile.name}` ({kind} recordings), {PLACES[place]}")
         caption = part["caption"].format(profile=f"{profile.name}{mark}")
-        part |= {"caption": caption, "chapters": chapters(profile.name, pages)}
-        rows = "\n".join(_overview_row(page) for page in pages if page.run)
-        overview = template("pretraining", root, synthetic=mark, rows=rows)
-        write_text(generated / f"pretraining_{profile.name}.md", overview)
+        part |= {"caption": caption, "chapters": chapters(profile, pages, root, mark)}
+        if place == "run":  # a small book of its own behind one entry of the sidebar
+            file = f"_generated/run_{profile.name}"
+            words = {"profile": f"{profile.name}{mark}", "kind": kind}
+            write_text(root / "book" / f"{file}.md", template("run", root, **words))
+            part["chapters"] = [{"file": file, "sections": part["chapters"]}]
     notes = "; ".join(notes)
     write_text(generated / "run_note.md", f"This build holds the executed pages of {notes}.\n")
     write_text(generated / "main_table.md", _main_table(root))
@@ -76,20 +99,55 @@ def _source(file: str) -> str:
     return f"{file}.{'ipynb' if file.startswith('runs/') else 'md'}"
 
 
-def chapters(profile: str, pages: list[Page]) -> list[dict]:
-    """Chapters of a profile; the pages of its pretraining runs are sections under one of them, and
-    the sidebar names them by the run alone."""
+def chapters(profile: Profile, pages: list[Page], root: Path = ROOT, mark: str = "") -> list[dict]:
+    """Chapters of a profile. The pages of its runs are sections of one chapter a group; the sidebar
+    shows chapters alone (`max_navbar_depth`), and a group's page lists its runs."""
     runs = [page for page in pages if page.run]
-    sections = [{"file": p.file, "title": p.run.run_id.removeprefix("beatssl-")} for p in runs]
-    overview = {"file": f"_generated/pretraining_{profile}", "sections": sections}
-    return [overview if p.run else {"file": p.file} for p in pages if p not in runs[1:]]
+    listed: list[dict] = []
+    for name, (title, intro) in GROUPS.items():
+        own = [page for page in runs if group_of(page.run) == name]
+        if own:
+            file = f"_generated/{name}_{profile.name}"
+            scores = _scores(root, profile)
+            rows = "\n".join(_overview_row(page, scores) for page in own)
+            words = {"title": f"{title}{mark}", "intro": intro, "rows": rows}
+            write_text(root / "book" / f"{file}.md", template("runs", root, **words))
+            sections = [{"file": page.file, "title": page.run.run_id} for page in own]
+            listed.append({"file": file, "sections": sections})
+    first = next((k for k, page in enumerate(pages) if page.run), len(pages))
+    others = [{"file": page.file} for page in pages if not page.run]
+    return [*others[:first], *listed, *others[first:]]
 
 
-def _overview_row(page: Page) -> str:
-    """A run in the table of the pretraining runs."""
+def group_of(run: RunSettings) -> str:
+    """Which of `GROUPS` a run belongs to."""
+    if run.variant:
+        return "changed"
+    if run.name.startswith("beatssl-"):
+        return "table_1"
+    return "references" if METHODS[run.method].build is None else "compared"
+
+
+def _scores(root: Path, profile: Profile) -> dict[tuple[str, str], float]:
+    """(run, heading) -> score of its frozen encoder, of those in the results file."""
+    path = root / "results" / f"{profile.name}.csv"
+    if not path.is_file():
+        return {}
+    table = saved.read(path).query("protocol == 'frozen' and label_fraction == 1 and seed != 'all'")
+    found = {}
+    for heading, task, metric in saved.HEADLINES:
+        own = table[(table["task"] == task) & (table["metric"] == metric)]
+        found |= {(run, heading): value for run, value in zip(own["run_id"], own["value"])}
+    return found
+
+
+def _overview_row(page: Page, scores: Mapping[tuple[str, str], float]) -> str:
+    """A run in the table of its group."""
     run = page.run
-    row = [run.rhythm, run.beat, f"{run.exponent:g}"] if run.method == "beatssl" else ["–"] * 3
+    row = [run.rhythm, run.beat, f"{run.exponent:g}"] if run.name.startswith("beatssl-") else "–––"
+    known = [scores.get((run.run_id, heading)) for heading in OVERVIEW]
     cells = [run.method, *row, run.variant or "–", run.seed, "–" if run.untrained else run.epochs]
+    cells += ["–" if value is None else f"{value:.3f}" for value in known]
     return f"| [{run.run_id}](../{page.file}.ipynb) | {' | '.join(map(str, cells))} |"
 
 
@@ -121,11 +179,13 @@ def foreign_hosts(html: Path) -> list[str]:
     return [f"{file.relative_to(html)}: {hit[:120]}" for file, hit in hits]
 
 
-def keep_intervals_whole(html: Path) -> None:
-    """In the cells of all tables, no line break inside `[0.853, 0.903]`."""
+def tidy(html: Path) -> None:
+    """In the cells of all tables, no line break inside `[0.853, 0.903]`; out with what runs cells in
+    the browser (declared twice, and from another host), and with a role that needs list items."""
     for path in html.rglob("*.html"):
         before = path.read_text(encoding="utf-8")
         after = CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), before)
+        after = THEBE.sub("", after).replace(NO_LIST, 'class="citation-list"')
         if after != before:
             write_text(path, after)
 
@@ -174,7 +234,7 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
     if status or not (html / "index.html").is_file():
         lines = OF_SYSTEM.findall(said)[-1:] or [said[-6000:]]
         return _not_built(lines, "jupyter-book failed (warnings are errors)")
-    keep_intervals_whole(html)
+    tidy(html)
     for built in sorted({path.parent.name for path in html.glob("runs/*/*.html")}):
         older = say_how_old(load_profile(built, root / "runs.yml"), html, root)
         if older:
