@@ -23,7 +23,7 @@ STAMP := $(VENV)/.installed
 SPREAD := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data book run check build bench lint format test test-all clean
+.PHONY: help setup data book run check build pdf bench lint format test test-all clean
 
 help: ## this list
 	@echo "Beat-SSL, reproduced. Commands (profile tiny is synthetic and needs no data):"
@@ -65,6 +65,9 @@ check: $(STAMP) ## name the pages that are stale, failed or missing
 
 build: $(STAMP) ## build the book from the pages that are there
 	@$(PY) -m beatssl build --profile $(PROFILE)
+
+pdf: $(STAMP) ## the committed pages as one PDF, printed by chromium: _build/beatssl.pdf
+	@$(PY) -m beatssl pdf --profile subset
 
 bench: $(STAMP) ## measure what it costs, on simulated records: results/bench.csv and its page
 	@OMP_NUM_THREADS=1 $(PY) tests/bench.py

@@ -10,7 +10,7 @@ from beatssl import restamp as replay
 from beatssl.data import download
 from beatssl.data.download import HOST, PUBLISHED
 from beatssl.evaluate import keep_runs
-from beatssl.pages import build
+from beatssl.pages import build, pdf
 from beatssl.pages import run as pages
 from beatssl.profile import load_profile, open_workspace
 from beatssl.results import claims, saved
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     option("--verify", action="store_true", help="only check the files that are there")
     option("--dry-run", action="store_true", help="only print size, licence and citation")
     command(build.build, "render the book into _build/html", profile)
+    command(pdf.pdf, "the book as _build/beatssl.pdf, without the pages of single runs", profile)
     own.add_commands(commands)
     return main
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from beatssl.pages import build
+from beatssl.pages import build, pdf
 from beatssl.settings import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -175,9 +175,8 @@ def test_runs_are_sorted_and_filtered(book: Path, page) -> None:
     page.locator(".runs-filter input").fill("soft_1 hard 50")
     shown = page.locator(".runs tbody tr:visible")
     assert 0 < shown.count() < count
-    assert all(
-        "soft_1-hard-50" in text for text in shown.locator("td:first-child").all_inner_texts()
-    )
+    for text in shown.all_inner_texts():
+        assert {"soft_1", "hard", "50"} <= set(text.split()), text
     page.locator(".runs-filter input").fill("")
     head = page.locator(".runs th button", has_text="AUROC")
     head.focus()
@@ -188,3 +187,13 @@ def test_runs_are_sorted_and_filtered(book: Path, page) -> None:
     page.keyboard.press("Enter")
     column = page.locator(".runs tbody td:nth-child(9)").all_inner_texts()
     assert [float(text) for text in column if text != "–"] == sorted(numbers, reverse=True)
+
+
+@pytest.mark.slow
+def test_the_book_in_one_file(book: Path) -> None:
+    project = book.parent.parent
+    assert pdf.pdf("subset", project) == 0
+    content = (project / "_build" / "beatssl.pdf").read_bytes()
+    assert content.startswith(b"%PDF") and 500_000 < len(content) < 20_000_000
+    assert len(re.findall(rb"/Type\s*/Page\b", content)) > 40
+    assert not (project / "_build" / "pdf").exists()

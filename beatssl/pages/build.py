@@ -180,8 +180,8 @@ def foreign_hosts(html: Path) -> list[str]:
 
 
 def tidy(html: Path) -> None:
-    """In the cells of all tables, no line break inside `[0.853, 0.903]`; out with what runs cells in
-    the browser (declared twice, and from another host), and with a role that needs list items."""
+    """In the cells of all tables, no line break inside `[0.853, 0.903]`; out with what runs cells
+    in the browser (declared twice, and from another host), and a role that needs list items."""
     for path in html.rglob("*.html"):
         before = path.read_text(encoding="utf-8")
         after = CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), before)
