@@ -189,6 +189,43 @@ def test_runs_are_sorted_and_filtered(book: Path, page) -> None:
     assert [float(text) for text in column if text != "–"] == sorted(numbers, reverse=True)
 
 
+def test_waves_follow_the_choice_of_record_and_method(book: Path, page) -> None:
+    show(page, book / "runs" / "own" / "21_see.html")
+    record, method = page.locator(".see-waves select").all()
+    svg = page.locator(".see-waves svg")
+    first = svg.get_attribute("aria-label"), svg.inner_html()
+    record.focus()
+    page.keyboard.press("ArrowDown")
+    second = svg.get_attribute("aria-label"), svg.inner_html()
+    assert first[0] != second[0] and first[1] != second[1]
+    names = method.locator("option").all_inner_texts()
+    assert len(names) > 1
+    method.select_option(index=1)
+    assert names[1] in svg.get_attribute("aria-label")
+    assert svg.locator("polyline").count() > 20  # a line a wave, in both strips
+    assert not page.wrong
+
+
+def test_targets_follow_measure_and_exponent(book: Path, page) -> None:
+    show(page, book / "runs" / "own" / "21_see.html")
+    box = page.locator(".see-targets")
+
+    def matrix() -> list[list[float]]:
+        rows = box.locator("tbody tr").all()
+        return [[float(x) for x in row.locator("td").all_inner_texts()] for row in rows]
+
+    plain = matrix()
+    box.locator("input").focus()
+    page.keyboard.press("ArrowRight")
+    assert box.locator("output").inner_text() == "2"
+    for row, squared in zip(plain, matrix(), strict=True):
+        assert all(abs(a * a - b) < 0.03 for a, b in zip(row, squared, strict=True))
+    before = matrix()
+    box.locator("select").select_option(label="inverse_distance")
+    assert matrix() != before and all(row[k] == 1 for k, row in enumerate(matrix()))
+    assert not page.wrong
+
+
 @pytest.mark.slow
 def test_the_book_in_one_file(book: Path) -> None:
     project = book.parent.parent
