@@ -468,6 +468,8 @@ def test_built_pages_say_how_old_they_are(root: Path) -> None:
 
     first = shown()
     assert re.search(r"Made on 2026-01-31 by code <code>[0-9a-f]{8}</code>", first)
+    assert 'href="../../_sources/runs/tiny/01_data.ipynb" download' in first
+    assert "<code>python -m beatssl run --profile tiny --only 01_data</code>" in first
     assert "changed" not in first
     change_code(root)
     assert shown().startswith(first.partition("<p>Text")[0])  # made by the same code as before
@@ -552,14 +554,17 @@ def test_foreign_hosts_are_found(tmp_path: Path) -> None:
     assert len(build.foreign_hosts(tmp_path)) == len(bad)
 
 
-def test_intervals_in_tables_are_not_broken(tmp_path: Path) -> None:
+def test_intervals_in_tables_are_small_and_whole(tmp_path: Path) -> None:
     cell = "<td><p>0.879 (0.002) [0.853, 0.903]</p></td>\n<td>+.01 [−.02, +.03] of [1, 2]</td>"
-    text = f"<p>[0.853, 0.903]</p>{cell}"
+    text = f"<p>0.9 [0.853, 0.903]</p>{cell}"
     (tmp_path / "a.html").write_text(text, encoding="utf-8")
     build.tidy(tmp_path)
     found = (tmp_path / "a.html").read_text(encoding="utf-8")
-    assert found.count("&nbsp;") == 2 and found.replace("&nbsp;", " ") == text
-    assert "0.853,&nbsp;0.903]</p></td>" in found and "[−.02,&nbsp;+.03] of [1, 2]" in found
+    assert found.startswith("<p>0.9 [0.853, 0.903]</p>")  # prose stays
+    assert '0.879 <small class="spread">(0.002) [0.853,&nbsp;0.903]</small></p></td>' in found
+    assert '+.01 <small class="spread">[−.02,&nbsp;+.03]</small> of [1, 2]' in found
+    plain = found.replace("&nbsp;", " ").replace("</small>", "")
+    assert plain.replace('<small class="spread">', "") == text
 
 
 def test_front_page_says_that_nothing_real_was_run(built: Path) -> None:

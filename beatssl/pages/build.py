@@ -41,6 +41,7 @@ RENDER = "build book --config _config.yml --all -W -n --keep-going -q"
 OF_SYSTEM = re.compile(r"^\w+Error: \[Errno \d+\].*", re.M)  # no space left on device
 CELL = re.compile(r"<td\b.*?</td>", re.S)
 INTERVAL = re.compile(r"(\[[+−-]?\d*\.\d+,) (?=[+−-]?\d*\.\d+\])")
+SPREAD = re.compile(r"(?<=\d) ((?:\([\d.]+\) )?\[[^\]<]*\])")  # sd and interval after a number
 THEBE = re.compile(
     r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js.*?</script>", re.S
 )
@@ -179,20 +180,27 @@ def foreign_hosts(html: Path) -> list[str]:
     return [f"{file.relative_to(html)}: {hit[:120]}" for file, hit in hits]
 
 
+def _small_spread(cell: re.Match) -> str:
+    """A cell of a table with its sd and interval small under the number, the interval whole."""
+    whole = INTERVAL.sub(r"\1&nbsp;", cell[0])
+    return SPREAD.sub(r' <small class="spread">\1</small>', whole)
+
+
 def tidy(html: Path) -> None:
-    """In the cells of all tables, no line break inside `[0.853, 0.903]`; out with what runs cells
+    """In the cells of all tables, sd and interval small under the number; out with what runs cells
     in the browser (declared twice, and from another host), and a role that needs list items."""
     for path in html.rglob("*.html"):
         before = path.read_text(encoding="utf-8")
-        after = CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), before)
+        after = CELL.sub(_small_spread, before)
         after = THEBE.sub("", after).replace(NO_LIST, 'class="citation-list"')
         if after != before:
             write_text(path, after)
 
 
 def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
-    """Put under the title of each built page when and by which code it was made, and whether the
-    code has changed since. Returns: how many pages are older than the code."""
+    """Put under the title of each built page when, by which code and by which command it was made,
+    where its notebook is, and whether the code has changed since. Returns: how many pages are older
+    than the code."""
     older = 0
     for page in plan(profile, root):
         path = html / f"{page.file}.html"
@@ -200,7 +208,9 @@ def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
             continue
         stamp = read_notebook(page.path).metadata.get("beatssl", {})
         made, code = stamp.get("made", "an unknown day"), config_hash(stamp.get("code"))[:8]
-        line = template("made", root, made=made, code=code)
+        command = f"python -m beatssl run --profile {profile.name} --only {page.name}"
+        words = {"source": f"../../_sources/{page.file}.ipynb", "command": command}
+        line = template("made", root, made=made, code=code, **words)
         if reasons := "; ".join(fresh.stale(stamp, fresh.stamp(page), data=None)):
             older += 1
             short = reasons.replace("stale: ", "").replace("beatssl.", "")
