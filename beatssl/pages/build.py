@@ -18,7 +18,7 @@ from beatssl.pages import fresh
 from beatssl.pages.plan import Page, plan, read_notebook, read_stages, template
 from beatssl.pages.run import SHOWN, executed_profiles, page_problems, profile_problems, python
 from beatssl.profile import Profile, load_profile
-from beatssl.report import comparison, tables
+from beatssl.report import figures, tables
 from beatssl.results import claims, saved
 from beatssl.settings import ROOT, config_hash, read_yaml
 
@@ -90,7 +90,7 @@ def write_sources(name: str, root: Path = ROOT) -> Path:
             part["chapters"] = [{"file": file, "sections": part["chapters"]}]
     notes = "; ".join(notes)
     write_text(generated / "run_note.md", f"This build holds the executed pages of {notes}.\n")
-    write_text(generated / "main_table.md", _main_table(root))
+    write_text(generated / "claims.md", _claims(root))
     write_text(target, yaml.safe_dump(toc, sort_keys=False, allow_unicode=True))
     return target
 
@@ -152,22 +152,23 @@ def _overview_row(page: Page, scores: Mapping[tuple[str, str], float]) -> str:
     return f"| [{run.run_id}](../{page.file}.ipynb) | {' | '.join(map(str, cells))} |"
 
 
-def _main_table(root: Path) -> str:
-    """The front page's table, from results/subset.csv; says so when there is none yet."""
+def _claims(root: Path) -> str:
+    """The front page's claims, from the results of the committed pages; says so where there are
+    none yet."""
     results = root / "results" / f"{SHOWN}.csv"
     if not results.is_file():
         return template("not_run", root)
     profile = load_profile(SHOWN, root / "runs.yml")
-    rows = tables.headlines(profile, folder=results.parent)
-    data = ", ".join(sorted(set(rows["data"].dropna())))
-    ours = tables.markdown(tables.paper_and_ours(rows, tables.TABLE_1))
-    compared = tables.markdown(comparison.beside_paper(saved.read(results)))
-    told = claims.read(profile)
-    told = tables.markdown(tables.claim_texts(told)) if len(told) else ""
-    parts = {"data": data, "ours": ours, "compared": compared, "profile": profile, "claims": told}
-    return template(
-        "main_table", root, **parts, summary=read_stages(root / "runs.yml", SHOWN)[-1][-1]
-    )
+    rows, told, figure = saved.read(results), claims.read(profile), ""
+    if len(told):
+        path = root / "book" / "_generated" / "claims.svg"
+        figures.claims(tables.claim_effects(told)).savefig(path, metadata={"Date": None})
+        figure = template("claims_figure", root)
+    data = ", ".join(sorted(set(rows.loc[rows["seed"] == "all", "data"])))
+    text = tables.markdown(tables.claim_texts(told)) if len(told) else "*Not all rows were run.*"
+    summary = read_stages(root / "runs.yml", SHOWN)[-1][-1]
+    parts = {"data": data, "profile": profile, "claims": text, "figure": figure}
+    return template("claims", root, **parts, summary=summary)
 
 
 # --- the built book ---------------------------------------------------------------------------

@@ -8,13 +8,15 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from beatssl.data.records import WAVES
+from beatssl.paper import COLOURS
 
 
-WAVE_COLOURS = {"P": "#4c9f70", "QRS": "#c8553d", "T": "#4a6fa5"}
+WAVE_COLOURS = COLOURS
 CLASS_COLOURS = {"N": "#4a6fa5", "S": "#e0a030", "V": "#c8553d", "other": "#8a6fa8"}
 
 sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
 plt.rcParams.update({"figure.dpi": 90, "savefig.bbox": "tight", "axes.titlesize": "medium"})
+plt.rcParams["svg.hashsalt"] = "beatssl"  # the same picture, the same bytes
 
 
 def waves_on_lead(
@@ -73,6 +75,17 @@ def paper_and_ours(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
 
 
 # --- the comparison -------------------------------------------------------------------------------
+
+
+def claims(table: pd.DataFrame) -> Figure:
+    """`paper_and_ours` of differences, with a line where there is none.
+
+    Args: table: `tables.claim_effects`."""
+    fig = paper_and_ours(table, tuple(table["score"].unique()))
+    for ax in fig.axes:
+        ax.axvline(0, color="#555555", lw=1, zorder=0)
+        ax.set_xlabel(f"difference in {ax.get_xlabel()}")
+    return fig
 
 
 def violins(values: dict[str, pd.DataFrame], paper: dict[str, dict[str, float]]) -> Figure:

@@ -245,6 +245,19 @@ def claim_texts(claims: pd.DataFrame) -> pd.DataFrame:
     return titled(table.where(table.notna(), "–"), "claim of the paper")
 
 
+def claim_effects(claims: pd.DataFrame) -> pd.DataFrame:
+    """The differences among `results.claims`, without the ratios to other methods: columns label,
+    score, paper, value, ci_low, ci_high."""
+    names = (
+        table_1().drop_duplicates("name").set_index("name")["label"].str.split(" (", regex=False)
+    )
+    of = {name.removeprefix("beatssl-"): parts[0] for name, parts in names.items()}
+    own = claims[claims["first"].isin(of) & claims["second"].isin(of) & claims["value"].notna()]
+    label = own["first"].map(of) + "  over  " + own["second"].map(of)
+    label += own["reading"].map(lambda reading: f" ({reading})" if reading else "")
+    return own.assign(label=label)[["label", "score", "paper", "value", "ci_low", "ci_high"]]
+
+
 def paper_and_ours(table: pd.DataFrame, scores: Sequence[str] = ()) -> pd.DataFrame:
     """`headlines` as texts: paper and ours of each score, number of test records and seeds.
 

@@ -105,10 +105,12 @@ def readings(profile: Profile) -> list[str]:
 
 
 def claims(profile: Profile) -> pd.DataFrame:
-    """Every claim in every reading: columns of `Claim`."""
+    """Every claim in every reading of which something was measured: columns of `Claim`."""
     asked = [*_asked(readings(profile))]
     lines = in_processes(functools.partial(_line, profile), asked, cores(), "claims")
-    return pd.DataFrame(list(lines), columns=list(Claim.__annotations__))
+    table = pd.DataFrame(list(lines), columns=list(Claim.__annotations__))
+    measured = table.loc[table["n"] > 0, "reading"]
+    return table[table["reading"].isin(measured)].reset_index(drop=True)
 
 
 def _asked(readings: list[str]) -> Iterator[tuple]:
