@@ -123,8 +123,10 @@ def test_claims_are_differences_with_the_papers_beside_them(profile: Profile) ->
 
 def test_a_row_that_lacks_a_rotation_is_not_measured(profile: Profile) -> None:
     save(profile, {"hard-none-1": 1.0}, seeds=[0, 2])  # both of rotation 0
-    save(profile, {"soft_1-hard-50": 3.0})
+    assert claims.claims(profile).empty  # no reading of which anything was measured
+    save(profile, {"soft_1-hard-50": 3.0, "soft_1-none-50": 2.0})
     table = claims.claims(profile)
+    assert set(table["reading"]) == {""}
     line = table.query("claim == 'best row over baseline' and score == 'AUROC' and reading == ''")
     assert line["verdict"].item() == "not measured" and np.isnan(line["value"].item())
 
