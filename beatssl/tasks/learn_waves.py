@@ -202,7 +202,8 @@ def batch(
     for _ in range(config.leads // leads):
         source = more if len(more) and rng.random() < config.simulated_share else records
         made.append(item(source[rng.integers(len(source))], leads, config.samples, rng))
-    return tuple(torch.from_numpy(np.stack(part)) for part in zip(*made))
+    x, target = (torch.from_numpy(np.stack(part)) for part in zip(*made))
+    return x, target
 
 
 def learn(
