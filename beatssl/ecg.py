@@ -19,22 +19,24 @@ SLOWEST, FASTEST = 50.0, 2000.0  # Hz
 SHORTEST, LONGEST = 2.0, 24 * 3600.0  # s
 UNUSUAL = 20.0  # mV: no ECG of the surface is as large
 NAMES = {lead.lower(): lead for lead in LEADS} | {f"ml{k}": "I" * k for k in (1, 2, 3)}
-NAMES |= {f"ml{lead.lower()}": lead for lead in ("I", "II", "III")} | {
-    "1": "I",
-    "2": "II",
-    "3": "III",
-}
+NAMES |= {f"ml{lead.lower()}": lead for lead in ("I", "II", "III")}
+NAMES |= {f"lead{k}": "I" * k for k in (1, 2, 3)}
+OTHERS = re.compile(  # leads of other electrodes: of a Holter, of vectors, right and back ones
+    r"(?:e[ck]g|ch|channel|lead)?[\W_]*\d{1,2}|(?:e[ck]g).*|mod\b.*|v[x-z]|[xyz]|es|as|ai"
+    r"|(?:c[mcbs]|m[lv]|mcl)[\W_]*v?(?:\d|r|i{1,3})|d[1-4]|v[3-9]r|v[789]|v\d[\W_]*v\d",
+    re.IGNORECASE,
+)
 WORDS = re.compile(r"mdc|ecg|ekg|lead|channel|(?<=[a-z0-9])ref$|[^a-z0-9]")
 TIME = re.compile(r"(?:t|time)?\W*(s|sec|seconds|ms|milliseconds)?\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ECG:
-    """An ECG of 1 to 12 leads.
+    """An ECG of some of the twelve leads, or of others.
 
     Attributes:
         signal: (leads, samples) float32, mV; NaN where a sample is missing.
-        leads: names, in the order of `LEADS`.
+        leads: names, the twelve in the order of `LEADS`, others (`CM5`, `ECG1`) behind them.
         sampling_rate: Hz.
         name: of the file, for messages.
         notes: what was left out or is unusual, in words.
@@ -53,9 +55,10 @@ class ECG:
 
 
 def lead_name(text: str) -> str | None:
-    """The usual name of a lead, whatever a device calls it (`ECG avR`, `MDC_ECG_LEAD_V1`, `MLII`);
-    None where it is none of the twelve."""
-    return NAMES.get(WORDS.sub("", text.strip().lower()))
+    """The usual name of a lead, whatever a device calls it (`ECG avR`, `MDC_ECG_LEAD_V1`, `MLII`,
+    `Lead 1`); None where it is none of the twelve."""
+    plain = text.strip().lower()
+    return NAMES.get(WORDS.sub("", plain)) or NAMES.get(re.sub(r"[^a-z0-9]", "", plain))
 
 
 def read_ecg(
@@ -66,8 +69,9 @@ def read_ecg(
 ) -> ECG:
     """Read an ECG: WFDB (`.hea`, `.dat`, `.mat`), EDF, DICOM waveform, CSV, or an array.
 
-    Channels that are no ECG leads are left out and named in `notes`. Where I and II are there and
-    no other limb lead, III, aVR, aVL and aVF are computed from them.
+    Channels that are no ECG leads are left out and named in `notes`; leads of other electrodes (of
+    a Holter, of the back) keep their names. Where I and II are there and no other limb lead, III,
+    aVR, aVL and aVF are computed from them.
 
     Args:
         source: a file, with or without its suffix where WFDB's; or an array, (leads, samples),
@@ -224,14 +228,19 @@ def _checked(name: str, signal: np.ndarray, names: list[str], rate: float | None
         length = f"{signal.shape[1] / rate:g} s long"
         raise RecordError(f"{name}: {length}; between {SHORTEST:g} s and 24 h can be read")
     of_lead: dict[str, np.ndarray] = {}
-    notes, passed = [], []
+    notes, passed, others = [], [], []
     for channel, own, unit in zip(signal, names, units, strict=True):
         lead = lead_name(own)
-        if lead is None:
-            passed.append(own)
-            continue
         if lead in of_lead:
             raise RecordError(f"{name}: lead {lead} stands twice ({', '.join(names)})")
+        if lead is None:
+            if not OTHERS.fullmatch(own.strip()):
+                passed.append(own)
+                continue
+            lead = own.strip()
+            while lead in of_lead:
+                lead += "'"
+            others.append(lead)
         scale = MILLIVOLT.get(unit.strip().lower())
         if scale is None:
             raise RecordError(f"{name}: lead {own} is in {unit!r}, which is no voltage")
@@ -245,7 +254,9 @@ def _checked(name: str, signal: np.ndarray, names: list[str], rate: float | None
         of_lead |= {"III": two - one, "aVR": -(one + two) / 2}
         of_lead |= {"aVL": one - two / 2, "aVF": two - one / 2}
         notes.append("III, aVR, aVL and aVF computed from I and II")
-    leads = tuple(lead for lead in LEADS if lead in of_lead)
+    if others:
+        notes.append(f"none of the twelve leads: {', '.join(others)}")
+    leads = (*(lead for lead in LEADS if lead in of_lead), *others)
     stacked = np.stack([of_lead[lead] for lead in leads])
     if np.isinf(stacked).any():
         stacked[np.isinf(stacked)] = np.nan

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch import nn
 
 from beatssl import weights
-from beatssl.data.records import LEADS
+from beatssl.data.records import LEADS, RecordError
 from beatssl.data.store import clean, resample
 from beatssl.delineator import delineate
 from beatssl.ecg import ECG, bridged
@@ -46,10 +46,13 @@ def embed(ecg: ECG, of: str = "record", encoder: Source = None) -> np.ndarray:
 
     Raises:
         ConfigError: another `of`.
+        RecordError: none of the twelve leads is there.
         WeightsError: there is no encoder in the file.
     """
     one_of("of", of, PARTS)
     network = encoder if isinstance(encoder, nn.Module) else read_encoder(encoder)
+    if not set(LEADS) & set(ecg.leads):
+        raise RecordError(f"{ecg.name}: none of the twelve leads: {', '.join(ecg.leads)}")
     if missing := [lead for lead in LEADS if lead not in ecg.leads]:
         warnings.warn(f"{ecg.name}: no {', '.join(missing)}; they count as zero", stacklevel=2)
     if ecg.sampling_rate < RECORD.sampling_rate:
@@ -80,6 +83,8 @@ def _pieces(ecg: ECG, stride: int) -> Iterator[np.ndarray]:
     """(12, time) float32 of each piece, as `Store.load` gives a record; all but the last are whole
     steps of the encoder long."""
     rate, new = ecg.sampling_rate, RECORD.sampling_rate
+    leads = [lead for lead in ecg.leads if lead in LEADS]
+    signal = ecg.signal[[ecg.leads.index(lead) for lead in leads]]
     total, size = int(ecg.seconds * new), round(RECORD.seconds * new)
     if total > size:
         size -= size % stride
@@ -89,11 +94,11 @@ def _pieces(ecg: ECG, stride: int) -> Iterator[np.ndarray]:
     for start, end in zip(starts, [*starts[1:], total]):
         early = max(0, start - round(MARGIN_S * new))
         first, last = round(early * rate / new), round((end / new + MARGIN_S) * rate)
-        x = np.stack([bridged(lead) for lead in ecg.signal[:, first:last]])
+        x = np.stack([bridged(lead) for lead in signal[:, first:last]])
         cleaned = clean(x, rate, RECORD.low_cut, RECORD.high_cut)
         made = np.rint(resample(cleaned, rate, new, end - early)[:, start - early :] * 1000)
         twelve = np.zeros((len(LEADS), made.shape[1]), np.float32)
-        twelve[[LEADS.index(lead) for lead in ecg.leads]] = made
+        twelve[[LEADS.index(lead) for lead in leads]] = made
         yield twelve / max(float(twelve.astype(np.float64).std()), 1e-3)
 
 

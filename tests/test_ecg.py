@@ -242,6 +242,23 @@ def test_bad_files_say_what_was_found(tmp_path: Path, kind: str) -> None:
         read_ecg(make(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["ECG1", "ECG2"], ["ML5", "CM5"], ["mod.V1", "CC5"], ["D3", "D4"], ["ECG", "ECG"],
+        ["X", "Y"], ["V4R", "V7"], ["V2-V3", "CM2"], ["ch1", "Channel 2"],
+    ],
+)  # fmt: skip
+def test_leads_of_other_electrodes_keep_their_names(tmp_path: Path, names: list[str]) -> None:
+    found = read_ecg(write_edf(tmp_path / "holter.edf", signal(2), names))
+    assert found.leads[0] == names[0] and found.leads[1].rstrip("'") == names[1]
+    assert len(set(found.leads)) == 2 and "none of the twelve" in found.notes[0]
+    np.testing.assert_allclose(found.signal, signal(2), atol=1.01 * STEP)
+    mixed = read_ecg(signal(3), RATE, ["CM5", "V1", "II"])
+    assert mixed.leads == ("II", "V1", "CM5")
+    np.testing.assert_allclose(mixed.signal, signal(3)[[2, 1, 0]], atol=1e-6)
+
+
 def test_rates_outside_of_the_range_are_refused() -> None:
     for rate in (49.0, 2001.0):
         with pytest.raises(RecordError, match="between 50 and 2000 Hz"):

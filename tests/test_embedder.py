@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import beatssl
-from beatssl.data.records import LAYOUTS, LEADS
+from beatssl.data.records import LAYOUTS, LEADS, RecordError
 from beatssl.data.store import prepare
 from beatssl.data.synthetic import write_folders
 from beatssl.embedder import BeatSSLEmbedder, embed, read_encoder
@@ -85,6 +85,23 @@ def test_missing_leads_are_zero_and_said(ecgs, encoder):
         got = embed(two, encoder=encoder)
     want = embed(beatssl.read_ecg(zeros, whole.sampling_rate, LEADS), encoder=encoder)
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_other_leads_have_no_part_in_a_vector(ecgs, encoder):
+    whole = ecgs[0]
+    more = np.concatenate([whole.signal, whole.signal[:1]])
+    more = beatssl.read_ecg(more, whole.sampling_rate, [*LEADS, "CM5"])
+    np.testing.assert_array_equal(embed(more, encoder=encoder), embed(whole, encoder=encoder))
+    alone = beatssl.read_ecg(whole.signal[:1], whole.sampling_rate, ["CM5"])
+    with pytest.raises(RecordError, match="none of the twelve leads: CM5"):
+        embed(alone, encoder=encoder)
+    assert set(beatssl.delineate(alone)["lead"]) == {"CM5"}
+
+
+def test_slow_rates_are_said(ecgs, encoder):
+    slow = beatssl.read_ecg(ecgs[0].signal[:, ::8], 62.5, LEADS)
+    with pytest.warns(UserWarning, match="slower than the 100 Hz of training"):
+        embed(slow, encoder=encoder)
 
 
 def test_a_run_of_ones_own_is_read_by_its_folder(ecgs, encoder, tmp_path):
