@@ -231,13 +231,12 @@ def claim_texts(claims: pd.DataFrame) -> pd.DataFrame:
         line = lines.setdefault(
             (row.claim, pair, row.reading), {"pair": pair, **reading, "test records": {}}
         )
-        text = f"paper {row.paper:+.3f}; "
         if np.isfinite(row.value):
-            text += f"ours {row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]: "
-            text += f"**{row.verdict}**"
+            text = f"{row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}], "
+            text += f"paper {row.paper:+.3f}: **{row.verdict}**"
             line["test records"][row.n] = None
         else:
-            text += row.verdict
+            text = f"paper {row.paper:+.3f}: {row.verdict}"
         line[row.score] = text
     for line in lines.values():
         line["test records"] = " / ".join(map(str, line["test records"])) or "–"
