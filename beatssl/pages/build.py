@@ -41,7 +41,9 @@ RENDER = "build book --config _config.yml --all -W -n --keep-going -q"
 OF_SYSTEM = re.compile(r"^\w+Error: \[Errno \d+\].*", re.M)  # no space left on device
 CELL = re.compile(r"<td\b.*?</td>", re.S)
 INTERVAL = re.compile(r"(\[[+−-]?\d*\.\d+,) (?=[+−-]?\d*\.\d+\])")
-SPREAD = re.compile(r"(?<=\d) ((?:\([\d.]+\) )?\[[^\]<]*\])")  # sd and interval after a number
+SPREAD = re.compile(  # sd, interval and the paper's number behind a number
+    r"(?<=\d) ((?:\([\d.]+\) )?\[[^\]<]*\](?: \(paper [^)<]*\))?)"
+)
 THEBE = re.compile(
     r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js.*?</script>", re.S
 )
@@ -184,7 +186,8 @@ def foreign_hosts(html: Path) -> list[str]:
 def _small_spread(cell: re.Match) -> str:
     """A cell of a table with its sd and interval small under the number, the interval whole."""
     whole = INTERVAL.sub(r"\1&nbsp;", cell[0])
-    return SPREAD.sub(r' <small class="spread">\1</small>', whole)
+    small = SPREAD.sub(r' <small class="spread">\1</small>', whole)
+    return small.replace("] (paper", "]<br>(paper")
 
 
 def tidy(html: Path) -> None:

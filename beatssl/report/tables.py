@@ -231,13 +231,16 @@ def claim_texts(claims: pd.DataFrame) -> pd.DataFrame:
         line = lines.setdefault(
             (row.claim, pair, row.reading), {"pair": pair, **reading, "test records": {}}
         )
+        score, ratio, _ = row.score.partition(" / ")
+        form = "{:.3f}" if ratio else "{:+.3f}"
+        paper = f"(paper {'a ratio of ' * bool(ratio)}{form.format(row.paper)})"
         if np.isfinite(row.value):
-            text = f"{row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}], "
-            text += f"paper {row.paper:+.3f}: **{row.verdict}**"
+            value, low, high = map(form.format, (row.value, row.ci_low, row.ci_high))
+            text = f"{value} [{low}, {high}] {paper} **{row.verdict}**"
             line["test records"][row.n] = None
         else:
-            text = f"paper {row.paper:+.3f}: {row.verdict}"
-        line[row.score] = text
+            text = f"{row.verdict} {paper}"
+        line[score] = text
     for line in lines.values():
         line["test records"] = " / ".join(map(str, line["test records"])) or "–"
     table = pd.DataFrame(lines.values(), index=[claim for claim, *_ in lines])
