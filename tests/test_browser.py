@@ -181,11 +181,11 @@ def test_runs_are_sorted_and_filtered(book: Path, page) -> None:
     head = page.locator(".runs th button", has_text="AUROC")
     head.focus()
     page.keyboard.press("Enter")
-    column = page.locator(".runs tbody td:nth-child(9)").all_inner_texts()
+    column = page.locator(".runs tbody td:nth-child(7)").all_inner_texts()
     numbers = [float(text) for text in column if text != "–"]
     assert numbers == sorted(numbers) and len(numbers) > 10
     page.keyboard.press("Enter")
-    column = page.locator(".runs tbody td:nth-child(9)").all_inner_texts()
+    column = page.locator(".runs tbody td:nth-child(7)").all_inner_texts()
     assert [float(text) for text in column if text != "–"] == sorted(numbers, reverse=True)
 
 

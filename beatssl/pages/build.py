@@ -149,9 +149,10 @@ def _overview_row(page: Page, scores: Mapping[tuple[str, str], float]) -> str:
     run = page.run
     row = [run.rhythm, run.beat, f"{run.exponent:g}"] if run.name.startswith("beatssl-") else "–––"
     known = [scores.get((run.run_id, heading)) for heading in OVERVIEW]
-    cells = [run.method, *row, run.variant or "–", run.seed, "–" if run.untrained else run.epochs]
+    cells = [*row, run.variant or "–", run.seed]
     cells += ["–" if value is None else f"{value:.3f}" for value in known]
-    return f"| [{run.run_id}](../{page.file}.ipynb) | {' | '.join(map(str, cells))} |"
+    name = run.run_id.removeprefix("beatssl-")
+    return f"| [{name}](../{page.file}.ipynb) | {' | '.join(map(str, cells))} |"
 
 
 def _claims(root: Path) -> str:
