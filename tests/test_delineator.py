@@ -27,8 +27,10 @@ from beatssl.delineator import (
     waves_of,
 )
 from beatssl.ecg import ECG, read_ecg
+from beatssl.tasks import learn_waves
 from beatssl.tasks.learn_waves import Annotated, LearnConfig, batch, item, learn, simulated, targets
 from beatssl.settings import ROOT
+from beatssl.tasks.scores import border_scores
 from beatssl.weights import SHA256, WeightsError
 
 SMALL = DelineatorConfig((4, 6, 8), kernel=3, dilations=(1,))
@@ -264,6 +266,62 @@ def test_weights_go_round_and_wrong_ones_are_refused(tmp_path, record):
         read_delineator(tmp_path / "text.safetensors")
     with pytest.raises(WeightsError, match="no readable safetensors"):
         read_delineator(tmp_path / "absent.safetensors")
+
+
+# ---------------------------------------------------------------- test
+
+
+def test_each_record_is_tested_by_a_network_that_has_not_seen_it(monkeypatch, tmp_path):
+    records, seen = simulated(6, seed=2), []
+    network = build_delineator(SMALL, 0).eval()
+
+    def learned(own, more, config, seed):
+        seen.append({record.record_id for record in own})
+        return network
+
+    of_fold = []
+
+    def found(network, record):
+        of_fold.append((len(seen) - 1, record.record_id))
+        labels = wave_runs(record.labels).astype(float)
+        return labels * [1, 1, 2, 2] + [0, 0, 4, 4]  # the truth, 4 ms late
+
+    monkeypatch.setattr(learn_waves, "learn", learned)
+    monkeypatch.setattr(learn_waves, "found_in", found)
+    monkeypatch.setattr(learn_waves, "code_of", lambda *_: "code")
+    config = LearnConfig(SMALL, steps=1)
+    made = learn_waves.cross_validate(records, [], config, tmp_path, count=3)
+    assert len(seen) == 3 and sorted(name for _, name in of_fold) == sorted(
+        record.record_id for record in records
+    )
+    assert all(name not in seen[fold] for fold, name in of_fold)
+    scores = {name: float(value[0]) for name, value in border_scores(made).items()}
+    for wave in ("P", "QRS", "T"):
+        assert scores[f"event_f1_{wave}_onset"] == 1
+        assert scores[f"event_error_mean_ms_{wave}_offset"] == pytest.approx(4)
+    again = learn_waves.cross_validate(records, [], config, tmp_path, count=3)
+    assert len(seen) == 3  # finished folds are read
+    np.testing.assert_array_equal(made["found"], again["found"])
+
+
+def test_found_waves_are_laid_out_as_the_marks(record):
+    found = learn_waves.found_in(read_delineator(), record)
+    marks = wave_runs(record.labels)
+    qrs = found[(found[:, 0] == 1) & (found[:, 1] == 2), 2]
+    true = marks[(marks[:, 0] == 1) & (marks[:, 1] == 2), 2] * 1000 / record.sampling_rate
+    assert np.abs(qrs[:, None] - true[None]).min(axis=0).max() < 60
+
+
+def test_borders_between_samples_are_scored_as_given():
+    """`found` in place of `prediction`: half a sample late is half a sample late."""
+    truth = np.zeros((1, 300), np.int8)
+    truth[0, 100:120] = 2
+    marks = np.array([[0, 2, 200.0, 238.0]])
+    own = {"truth": truth, "marks": marks, "sampling_rate": 500.0, "tolerance_ms": 150.0}
+    own["found"] = marks + [0, 0, 1.0, -1.0]
+    scores = border_scores(own)
+    assert scores["event_error_mean_ms_QRS_onset"][0] == pytest.approx(1.0)
+    assert scores["event_error_mean_ms_QRS_offset"][0] == pytest.approx(-1.0)
 
 
 # ---------------------------------------------------------------- intervals
