@@ -42,11 +42,10 @@ document.addEventListener("DOMContentLoaded", () => {
     const how = choose(form, "Method", methods);
     const legend = document.createElement("p");
     Object.entries(NAMES).forEach(([wave, name]) => {
-      const mark = document.createElement("b");
-      mark.textContent = `▬ ${name} `;
-      mark.style.color = COLOURS[wave];
+      const mark = document.createElement("span");
+      mark.style.background = COLOURS[wave];
       mark.className = "see-mark";
-      legend.append(mark);
+      legend.append(mark, ` ${name} \u2003`);
     });
     const said = document.createElement("p");
     said.setAttribute("role", "status");
