@@ -107,11 +107,11 @@ def chapters(profile: Profile, pages: list[Page], root: Path = ROOT, mark: str =
     shows chapters alone (`max_navbar_depth`), and a group's page lists its runs."""
     runs = [page for page in pages if page.run]
     listed: list[dict] = []
+    scores = _scores(root, profile) if runs else {}
     for name, (title, intro) in GROUPS.items():
         own = [page for page in runs if group_of(page.run) == name]
         if own:
             file = f"_generated/{name}_{profile.name}"
-            scores = _scores(root, profile)
             rows = "\n".join(_overview_row(page, scores) for page in own)
             words = {"title": f"{title}{mark}", "intro": intro, "rows": rows}
             write_text(root / "book" / f"{file}.md", template("runs", root, **words))

@@ -216,13 +216,18 @@ def headlines(
     return grid[["label", "name", "score", "paper", *numbers]].reset_index(drop=True)
 
 
+def _row_labels() -> dict[str, str]:
+    """Row of Table 1, as claims name it -> its label without the words in brackets."""
+    rows = table_1()[["name", "label"]].drop_duplicates().to_numpy()
+    return {name.removeprefix("beatssl-"): text.split(" (")[0] for name, text in rows}
+
+
 def claim_texts(claims: pd.DataFrame) -> pd.DataFrame:
     """`results.claims` as texts: a line a claim and pair, for each score the paper's effect, ours
     [95 % interval] and the verdict; with the number of test records.
 
     Args: claims: of one reading, or of several: then the reading stands in the second column."""
-    rows = table_1()[["name", "label"]].drop_duplicates().to_numpy()
-    label_of = {name.removeprefix("beatssl-"): text.split(" (")[0] for name, text in rows}
+    label_of = _row_labels()
     label_of["w2v"], label_of["ts2vec"] = label("w2v"), label("ts2vec")
     lines, several = {}, claims["reading"].nunique() > 1
     for row in claims.itertuples():
@@ -250,10 +255,7 @@ def claim_texts(claims: pd.DataFrame) -> pd.DataFrame:
 def claim_effects(claims: pd.DataFrame) -> pd.DataFrame:
     """The differences among `results.claims`, without the ratios to other methods: columns label,
     score, paper, value, ci_low, ci_high."""
-    names = (
-        table_1().drop_duplicates("name").set_index("name")["label"].str.split(" (", regex=False)
-    )
-    of = {name.removeprefix("beatssl-"): parts[0] for name, parts in names.items()}
+    of = _row_labels()
     own = claims[claims["first"].isin(of) & claims["second"].isin(of) & claims["value"].notna()]
     label = own["first"].map(of) + "  over  " + own["second"].map(of)
     label += own["reading"].map(lambda reading: f" ({reading})" if reading else "")

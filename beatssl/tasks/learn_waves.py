@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from beatssl.cache import replacing
 from beatssl.data import synthetic
-from beatssl.data.records import LAYOUTS, LEADS, NOT_ANNOTATED, WAVES, wave_marks
+from beatssl.data.records import LAYOUTS, LEADS, NOT_ANNOTATED, wave_marks
 from beatssl.delineator import (
     RATE, STRIDE, Delineator, DelineatorConfig, build_delineator, prepared, probabilities, waves_of,
 )  # fmt: skip
@@ -29,14 +29,13 @@ from beatssl.progress import progress
 from beatssl.settings import config_hash
 from beatssl.tasks.base import Predictions
 from beatssl.tasks.delineate import delineate
-from beatssl.tasks.segment import folds
+from beatssl.tasks.fit import WARMUP
+from beatssl.tasks.segment import CLASSES, folds
 from beatssl.train import warmup_cosine
 
-CLASSES = 1 + len(WAVES)
 DEVICE_RATES = (100, 125, 128, 200, 250, 257, 360, 400, 500, 1000)  # Hz
 SIMULATED_RATE = 500  # Hz
 LEADS_AT_ONCE = (1, 1, 2, 3, 4, 12)  # of a record, drawn for each batch
-WARMUP = 0.05
 TOLERANCE_MS = 150.0  # ANSI/AAMI EC57
 
 
