@@ -62,11 +62,11 @@ def make_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def four():\n    from beatssl.low import two\n\n    return 2 * two()\n"
     )
     (tmp_path / "runs.yml").write_text(
-        "stages: [[01_data], [12_summary]]\n"
+        "stages: [[01_data], [16_summary]]\n"
         "profiles:\n  tiny: {data: {synthetic: true}}\n  subset: {}\n"
     )
     write_notebook(tmp_path, "01_data", "from beatssl.high import four\nprint(profile, four())")
-    write_notebook(tmp_path, "12_summary", "print('summary')")
+    write_notebook(tmp_path, "16_summary", "print('summary')")
     return tmp_path
 
 
@@ -125,7 +125,7 @@ def test_failed_page_keeps_its_stage_but_stops_the_next(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     (root / "runs.yml").write_text(
-        "stages: [[01_data, 02_beats], [12_summary]]\nprofiles: {tiny: {}}\n"
+        "stages: [[01_data, 02_beats], [16_summary]]\nprofiles: {tiny: {}}\n"
     )
     write_notebook(root, "02_beats", "1")
     executed = []
@@ -137,7 +137,7 @@ def test_failed_page_keeps_its_stage_but_stops_the_next(
     monkeypatch.setattr(run, "execute", execute)
     assert run.run("tiny", root=root, jobs=1) == 1
     assert sorted(executed) == ["01_data", "02_beats"]
-    assert "not started: 12_summary" in capfd.readouterr().out
+    assert "not started: 16_summary" in capfd.readouterr().out
 
 
 def test_fresh_page_runs_again_when_its_products_are_needed(root: Path) -> None:
@@ -145,9 +145,9 @@ def test_fresh_page_runs_again_when_its_products_are_needed(root: Path) -> None:
     fake_run(root)
     profile = load_profile("tiny", root / "runs.yml")
     assert run._why(pages.plan(profile, root)) == {}
-    write_notebook(root, "12_summary", "print('other')")
+    write_notebook(root, "16_summary", "print('other')")
     why = run._why(pages.plan(profile, root))
-    assert "its notebook changed" in why["12_summary"] and "not in work/" in why["01_data"]
+    assert "its notebook changed" in why["16_summary"] and "not in work/" in why["01_data"]
 
 
 def test_what_killed_runs_left_beside_pages_and_results_is_cleared(root: Path) -> None:
@@ -256,12 +256,12 @@ def test_malformed_notebook(root: Path, change, message: str) -> None:
 
 def test_results_are_collected_in_a_stage_of_their_own(root: Path, monkeypatch) -> None:
     (root / "runs.yml").write_text(
-        "stages: [[01_data], collect, [12_summary]]\nprofiles: {tiny: {}}\n"
+        "stages: [[01_data], collect, [16_summary]]\nprofiles: {tiny: {}}\n"
     )
     order = []
     monkeypatch.setattr(run, "execute", lambda page: order.append(page.name) or "")
     monkeypatch.setattr(run, "python", lambda words, _: (order.append(words[2]), "written"))
-    assert run.run("tiny", root=root) == 0 and order == ["01_data", "collect", "12_summary"]
+    assert run.run("tiny", root=root) == 0 and order == ["01_data", "collect", "16_summary"]
     order.clear()
     assert run.run("tiny", only=["01_data"], root=root) == 0 and order == ["01_data"]
 
@@ -285,10 +285,10 @@ def test_an_edit_of_a_function_makes_stale_only_the_pages_that_reach_it(root: Pa
     low = root / "beatssl" / "low.py"
     low.write_text(low.read_text() + "\n\ndef five():\n    return 5\n\n\nTASKS = {5: five}\n")
     write_notebook(root, "01_data", "from beatssl import high\nhigh.four()")
-    write_notebook(root, "12_summary", "from beatssl.low import TASKS\nTASKS[5]()")
+    write_notebook(root, "16_summary", "from beatssl.low import TASKS\nTASKS[5]()")
     fake_run(root)
     low.write_text(low.read_text().replace("return 5", "return 6"))
-    assert lines(root) == ["tiny/12_summary: stale: code changed: beatssl.low"]
+    assert lines(root) == ["tiny/16_summary: stale: code changed: beatssl.low"]
     low.write_text(low.read_text().replace("return 2", "return 3"))
     assert "tiny/01_data: stale: code changed: beatssl.low" in lines(root)
 
@@ -301,7 +301,7 @@ def test_code_change_is_stale_but_a_docstring_is_not(root: Path) -> None:
     low.write_text("def two():\n    return 3\n")
     assert lines(root) == [
         "tiny/01_data: stale: code changed: beatssl.low",
-        "tiny/12_summary: stale: code changed: beatssl.low",  # reads what stage 1 made
+        "tiny/16_summary: stale: code changed: beatssl.low",  # reads what stage 1 made
     ]
 
 
@@ -309,7 +309,7 @@ def test_code_of_figures_is_no_reason_to_refuse_a_page_but_one_to_run_it_again(r
     (root / "beatssl" / "report").mkdir()
     (root / "beatssl" / "report" / "__init__.py").write_text("")
     (root / "beatssl" / "report" / "figures.py").write_text("def draw():\n    return 1\n")
-    path = root / "notebooks" / "12_summary.ipynb"
+    path = root / "notebooks" / "16_summary.ipynb"
     notebook = nbformat.read(path, 4)
     notebook.cells[2].source = "from beatssl.report import figures as plots\nplots.draw()"
     nbformat.write(notebook, path)
@@ -317,7 +317,7 @@ def test_code_of_figures_is_no_reason_to_refuse_a_page_but_one_to_run_it_again(r
     (root / "beatssl" / "report" / "figures.py").write_text("def draw():\n    return 2\n")
     assert lines(root) == []
     profile = load_profile("tiny", root / "runs.yml")
-    page = next(p for p in pages.plan(profile, root) if p.name == "12_summary")
+    page = next(p for p in pages.plan(profile, root) if p.name == "16_summary")
     assert run.page_problems(page, look=True) == ["stale: look changed: beatssl.report.figures"]
 
 
@@ -328,11 +328,11 @@ def test_settings_and_notebook_changes_are_stale(root: Path) -> None:
     runs.write_text(old.replace("synthetic: true", "synthetic: true, seconds: 5.0"))
     assert "tiny/01_data: stale: settings changed: data" in lines(root)
     runs.write_text(old)
-    path = root / "notebooks" / "12_summary.ipynb"
+    path = root / "notebooks" / "16_summary.ipynb"
     notebook = nbformat.read(path, 4)
     notebook.cells[0].source += "\n\nMore words."
     nbformat.write(notebook, path)
-    assert lines(root) == ["tiny/12_summary: stale: its notebook changed"]
+    assert lines(root) == ["tiny/16_summary: stale: its notebook changed"]
 
 
 def test_data_counts_only_where_a_store_is(root: Path) -> None:
@@ -482,15 +482,24 @@ def test_toc_keeps_real_results_apart(root: Path) -> None:
     fake_run(root, "subset")
     parts = yaml.safe_load(build.write_sources("tiny", root).read_text())["parts"]
     files = [[chapter["file"] for chapter in part["chapters"]] for part in parts]
-    assert files[1] == ["runs/subset/01_data", "runs/subset/12_summary"]
+    assert ["runs/subset/01_data"] in files  # each in the part of its theme
+    assert ["runs/subset/16_summary", "limits", "checklist", "changes"] in files
     assert files[-1] == ["_generated/run_tiny"]  # a small book of its own behind one entry
     (own,) = parts[-1]["chapters"]
-    assert [s["file"] for s in own["sections"]] == ["runs/tiny/01_data", "runs/tiny/12_summary"]
+    assert [s["file"] for s in own["sections"]] == ["runs/tiny/01_data", "runs/tiny/16_summary"]
     assert "tiny (synthetic)" in (root / "book" / "_generated" / "run_tiny.md").read_text()
     pages.plan(load_profile("subset", root / "runs.yml"), root)[0].path.unlink()
     only = yaml.safe_load(build.write_sources("subset", root).read_text())["parts"]
-    assert [chapter["file"] for chapter in only[1]["chapters"]] == ["runs/subset/12_summary"]
-    assert len(only) == len(parts) - 1
+    files = [chapter["file"] for part in only for chapter in part["chapters"]]
+    assert "runs/subset/16_summary" in files and "runs/subset/01_data" not in files
+    assert len(only) == len(parts) - 2  # neither the part of the data page nor that of the run
+
+
+def test_toc_names_every_notebook() -> None:
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    named = [c.get("page") or Path(c["file"]).name for p in toc["parts"] for c in p.get("chapters", [])]
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} <= {*named}
+    assert len({*named}) == len(named)
 
 
 def test_runs_stand_on_the_page_of_their_group(root: Path) -> None:
@@ -507,7 +516,7 @@ def test_runs_stand_on_the_page_of_their_group(root: Path) -> None:
         RUN_PARAMETERS + "\nrhythm: str = 'hard'\nexponent: float = 1.0",
     )
     fake_run(root)
-    made = build.chapters(load_profile("tiny", root / "runs.yml"), plan_tiny(root), root)
+    made = build.chapters(load_profile("tiny", root / "runs.yml"), root)["05_pretraining"]
     runs = {c["file"].split("/")[1]: [s["title"] for s in c["sections"]] for c in made}
     assert runs == {
         "table_1_tiny": ["beatssl-soft_1-none-50-s0"],

@@ -68,7 +68,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "papermill" / "__init__.py").touch()
     (root / "papermill" / "__main__.py").write_text(PAPERMILL)
     (root / "runs.yml").write_text(
-        "stages: [[01_data, 02_beats], [12_summary]]\nprofiles: {tiny: {}}\n"
+        "stages: [[01_data, 02_beats], [16_summary]]\nprofiles: {tiny: {}}\n"
     )
     write_notebook(root, "02_beats", "print('beats')")
     return root
@@ -134,15 +134,15 @@ def test_the_page_of_a_killed_worker_is_done_again_and_failures_stop_later_stage
         assert set(data) == {"None"} and set(work) == {str(root / "work")}
         out = capfd.readouterr().out
         assert out.count("done   ") == 3 and out.count("start  01_data") == 2
-        assert out.index("done   01_data") < out.index("start  12_summary")
+        assert out.index("done   01_data") < out.index("start  16_summary")
 
         write_notebook(root, "01_data", "raise ValueError('lead V2 is flat')")
-        write_notebook(root, "12_summary", "print('other')")
+        write_notebook(root, "16_summary", "print('other')")
         assert run.run("tiny", root=root, scheduler=address) == 1
         out = capfd.readouterr().out
         assert "ValueError: lead V2 is flat" in out
-        assert "fresh: 02_beats" in out and "not started: 12_summary" in out
-        assert "start  12_summary" not in out
+        assert "fresh: 02_beats" in out and "not started: 16_summary" in out
+        assert "start  16_summary" not in out
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_workers_with_another_package_are_a_clear_failure(
     out = capfd.readouterr().out
     assert out.count("scheduler and workers need this folder and its .venv") == 2
     assert "FAILED 01_data, " in out and "FAILED 02_beats, " in out
-    assert "not started: 12_summary" in out
+    assert "not started: 16_summary" in out
 
 
 def test_no_scheduler_is_one_line_and_nothing_is_executed(
@@ -304,4 +304,4 @@ def test_a_future_that_breaks_is_a_failed_page(
     assert run.run("tiny", root=root) == 1
     out = capsys.readouterr().out
     assert "FAILED 01_data, RuntimeError: gone\n" in out and "done   02_beats" in out
-    assert "not started: 12_summary" in out
+    assert "not started: 16_summary" in out

@@ -65,31 +65,31 @@ def shown_profiles(name: str, root: Path = ROOT) -> list[Profile]:
 def write_sources(name: str, root: Path = ROOT) -> Path:
     """Write `_build/_toc.yml` and the included pages of `book/_generated/`.
 
-    In `book/_toc.yml` a part with `pages: shown` becomes the committed pages of real recordings,
-    one with `pages: run` the pages of the profile just run; a part without pages is left out, and
-    so is a chapter that is not there (a page of a further profile that was not executed).
+    In `book/_toc.yml` a chapter with `page:` becomes the committed page of real recordings made of
+    that notebook, and a part with `pages: run` the pages of the profile just run. A chapter that is
+    not there (not executed yet) is left out, and so is a part without chapters.
     """
     shown = {"shown" if p.name == SHOWN else "run": p for p in shown_profiles(name, root)}
     generated, target, notes = root / "book" / "_generated", root / "_build" / "_toc.yml", []
-    toc = read_yaml(root / "book" / "_toc.yml")
-    toc["parts"] = [part for part in toc["parts"] if part.get("pages") in [None, *shown]]
-    for part in [part for part in toc["parts"] if "pages" not in part]:
-        there = [c for c in part["chapters"] if (root / "book" / _source(c["file"])).is_file()]
-        part["chapters"] = there  # a page of another profile may not be executed yet
-    toc["parts"] = [part for part in toc["parts"] if part.get("chapters") or "pages" in part]
-    for part in [part for part in toc["parts"] if "pages" in part]:
-        place = part.pop("pages")
-        profile = shown[place]
-        pages = [page for page in plan(profile, root) if not page_problems(page, stale=False)]
+    made: dict[str, dict[str, list[dict]]] = {}
+    for place, profile in shown.items():
         kind, mark = ("synthetic", " (synthetic)") if profile.data.synthetic else ("real", "")
+        made[place] = chapters(profile, root, mark)
         notes.append(f"profile `{profile.name}` ({kind} recordings), {PLACES[place]}")
-        caption = part["caption"].format(profile=f"{profile.name}{mark}")
-        part |= {"caption": caption, "chapters": chapters(profile, pages, root, mark)}
         if place == "run":  # a small book of its own behind one entry of the sidebar
-            file = f"_generated/run_{profile.name}"
             words = {"profile": f"{profile.name}{mark}", "kind": kind}
+            file = f"_generated/run_{profile.name}"
             write_text(root / "book" / f"{file}.md", template("run", root, **words))
-            part["chapters"] = [{"file": file, "sections": part["chapters"]}]
+            made["run"] = {"": [{"file": file, "sections": sum(made["run"].values(), [])}]}
+    toc, committed = read_yaml(root / "book" / "_toc.yml"), made.get("shown", {})
+    for part in toc["parts"]:
+        if place := part.pop("pages", ""):
+            part["chapters"] = made.get(place, {}).get("", [])
+            part["caption"] = part["caption"].format(profile=name)
+        found = [committed.get(c["page"], []) if "page" in c else [c] for c in part["chapters"]]
+        there = [c for c in sum(found, []) if (root / "book" / _source(c["file"])).is_file()]
+        part["chapters"] = there
+    toc["parts"] = [part for part in toc["parts"] if part["chapters"]]
     notes = "; ".join(notes)
     write_text(generated / "run_note.md", f"This build holds the executed pages of {notes}.\n")
     write_text(generated / "claims.md", _claims(root))
@@ -102,11 +102,15 @@ def _source(file: str) -> str:
     return f"{file}.{'ipynb' if file.startswith('runs/') else 'md'}"
 
 
-def chapters(profile: Profile, pages: list[Page], root: Path = ROOT, mark: str = "") -> list[dict]:
-    """Chapters of a profile. The pages of its runs are sections of one chapter a group; the sidebar
-    shows chapters alone (`max_navbar_depth`), and a group's page lists its runs."""
+def chapters(profile: Profile, root: Path = ROOT, mark: str = "") -> dict[str, list[dict]]:
+    """Notebook -> chapters of a profile's good pages. Those of its runs are sections of one chapter
+    a group; the sidebar shows chapters alone (`max_navbar_depth`), and a group's page lists its
+    runs."""
+    pages = [page for page in plan(profile, root) if not page_problems(page, stale=False)]
+    found: dict[str, list[dict]] = {page.notebook: [] for page in pages}
+    for page in [page for page in pages if not page.run]:
+        found[page.notebook] = [{"file": page.file}]
     runs = [page for page in pages if page.run]
-    listed: list[dict] = []
     scores = _scores(root, profile) if runs else {}
     for name, (title, intro) in GROUPS.items():
         own = [page for page in runs if group_of(page.run) == name]
@@ -116,10 +120,8 @@ def chapters(profile: Profile, pages: list[Page], root: Path = ROOT, mark: str =
             words = {"title": f"{title}{mark}", "intro": intro, "rows": rows}
             write_text(root / "book" / f"{file}.md", template("runs", root, **words))
             sections = [{"file": page.file, "title": page.run.run_id} for page in own]
-            listed.append({"file": file, "sections": sections})
-    first = next((k for k, page in enumerate(pages) if page.run), len(pages))
-    others = [{"file": page.file} for page in pages if not page.run]
-    return [*others[:first], *listed, *others[first:]]
+            found[own[0].notebook].append({"file": file, "sections": sections})
+    return found
 
 
 def group_of(run: RunSettings) -> str:
