@@ -387,6 +387,25 @@ def test_pictures_become_smaller_and_keep_their_colours() -> None:
     assert old.shape == new.shape and np.abs(old - new).mean() < 2  # of 255
 
 
+def test_a_figure_is_kept_as_drawing_where_that_is_small(root: Path) -> None:
+    page = plan_tiny(root)[0]
+    kinds = []
+    for points in (10, 9000):
+        fig, axes = plt.subplots()
+        axes.plot(np.sin(np.arange(points)))
+        files = {kind: io.BytesIO() for kind in ("png", "svg")}
+        for kind, file in files.items():
+            fig.savefig(file, format=kind)
+        plt.close(fig)
+        png = base64.b64encode(files["png"].getvalue()).decode()
+        data = {"image/png": png, "image/svg+xml": files["svg"].getvalue().decode()}
+        notebook = pages.read_notebook(root / "notebooks" / "01_data.ipynb")
+        notebook.cells.append(new_code_cell("", outputs=[new_output("display_data", data=data)]))
+        made = nbformat.reads(scrub(notebook, page, {}), as_version=4)
+        kinds += [*made.cells[-1].outputs[0].data]
+    assert kinds == ["image/svg+xml", "image/png"]
+
+
 def test_scrub_gives_equal_bytes(root: Path) -> None:
     """Two runs that differ in ids, times, stderr and folders give the same page."""
     profile = load_profile("tiny", root / "runs.yml")
@@ -497,7 +516,9 @@ def test_toc_keeps_real_results_apart(root: Path) -> None:
 
 def test_toc_names_every_notebook() -> None:
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    named = [c.get("page") or Path(c["file"]).name for p in toc["parts"] for c in p.get("chapters", [])]
+    named = [
+        c.get("page") or Path(c["file"]).name for p in toc["parts"] for c in p.get("chapters", [])
+    ]
     assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} <= {*named}
     assert len({*named}) == len(named)
 

@@ -150,6 +150,17 @@ def test_internal_links_lead_somewhere(book: Path) -> None:
     assert not dead, "\n".join(dead[:20])
 
 
+def test_figures_say_what_they_show(book: Path) -> None:
+    """Without a text of its own a figure is called after its file."""
+    nameless = []
+    for path in pages_of(book):
+        for tag in re.findall(r"<img[^>]+>", path.read_text(encoding="utf-8")):
+            alt = re.search(r'alt="([^"]*)"', tag)
+            if "_images/" in tag and not (alt and len(alt[1].split()) > 3):
+                nameless.append(f"{path.relative_to(book)}: {tag[:120]}")
+    assert not nameless, "\n".join(nameless)
+
+
 def test_pages_and_the_book_are_light(book: Path) -> None:
     heavy = []
     for path in pages_of(book):

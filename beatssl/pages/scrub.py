@@ -15,6 +15,7 @@ from beatssl.settings import work_dir
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 STYLED = re.compile(r'id="T_([0-9a-f]{5})\b')  # the random id of a styled pandas table
+LARGEST_SVG = 60_000  # characters: a figure that needs more is kept as pixels
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 
@@ -58,6 +59,9 @@ def _scrub_output(output: nbformat.NotebookNode, cell: int, root: Path) -> None:
     if "text" in output:
         output.text = _mask_paths(output.text, root)
     data = output.get("data", {})
+    if "image/svg+xml" in data and "image/png" in data:
+        vector = len(data["image/svg+xml"]) <= LARGEST_SVG
+        del data["image/png" if vector else "image/svg+xml"]
     if len(data) > 1 and isinstance(data.get("text/plain"), str):  # a richer form is shown
         data["text/plain"] = ADDRESS.sub("", data["text/plain"])
     for kind, value in data.items():

@@ -5,18 +5,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from beatssl.data.records import WAVES
 from beatssl.paper import COLOURS
 
 
 WAVE_COLOURS = COLOURS
-CLASS_COLOURS = {"N": "#4a6fa5", "S": "#e0a030", "V": "#c8553d", "other": "#8a6fa8"}
+CLASS_COLOURS = {"N": "#0072b2", "S": "#e69f00", "V": "#d55e00", "other": "#cc79a7"}
 
-sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
+sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85, palette="colorblind")
 plt.rcParams.update({"figure.dpi": 90, "savefig.bbox": "tight", "axes.titlesize": "medium"})
-plt.rcParams["svg.hashsalt"] = "beatssl"  # the same picture, the same bytes
+plt.rcParams.update({"svg.hashsalt": "beatssl", "svg.fonttype": "none"})  # the same bytes; text
+if get_ipython():  # a page keeps the smaller of both, see `pages.scrub`
+    set_matplotlib_formats("png", "svg", metadata={"Date": None})
 
 
 def waves_on_lead(
@@ -64,9 +68,9 @@ def paper_and_ours(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
     fig, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for ax, score in zip(axes.flat, scores, strict=True):
         part = table[table["score"] == score].set_index("label").reindex(labels)
-        ax.hlines(y, part["ci_low"], part["ci_high"], color="#4a6fa5", lw=2)
-        ax.plot(part["value"], y, "o", color="#4a6fa5", label="ours, 95 % interval")
-        ax.plot(part["paper"], y, "x", color="#c8553d", ms=7, mew=2, label="paper")
+        ax.hlines(y, part["ci_low"], part["ci_high"], color="#0072b2", lw=2)
+        ax.plot(part["value"], y, "o", color="#0072b2", label="ours, 95 % interval")
+        ax.plot(part["paper"], y, "x", color="#d55e00", ms=7, mew=2, label="paper")
         ax.set_yticks(y, labels)
         ax.set(xlabel=score, ylim=(len(labels) - 0.5, -0.5))
     axes[0, -1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
@@ -102,7 +106,7 @@ def violins(values: dict[str, pd.DataFrame], paper: dict[str, dict[str, float]])
         sns.stripplot(**data, color="#2f4a73", size=3, jitter=0.12)
         median = table.columns.map(paper.get(heading, {})).to_numpy(float)
         y = np.flatnonzero(~np.isnan(median))
-        lines = ax.vlines(median[y], y - 0.42, y + 0.42, color="#c8553d", lw=2.2)
+        lines = ax.vlines(median[y], y - 0.42, y + 0.42, color="#d55e00", lw=2.2)
         if len(y) and not fig.legends:
             place = {"loc": "outside lower center", "fontsize": 7, "frameon": False}
             fig.legend([lines], ["the paper's median"], **place)

@@ -98,9 +98,9 @@ def p_text(p: float) -> str:
 
 
 def borders(score: Mapping[str, float]) -> dict[str, str]:
-    """Border -> `sensitivity / precision, error mean ± sd (ms)` from the scores of task 2."""
-    text = "{:.3f} / {:.3f}, {:+.0f} ± {:.0f}"
-    kinds, texts = ("sensitivity", "precision", "error_mean_ms", "error_sd_ms"), {}
+    """Border -> `F1 [error mean ± sd ms]` from the scores of task 2."""
+    text, kinds = "{:.3f} [{:+.0f} ± {:.0f} ms]", ("f1", "error_mean_ms", "error_sd_ms")
+    texts = {}
     for wave, border in itertools.product(WAVES, BORDERS):
         numbers = [score[f"event_{kind}_{wave}_{border}"] for kind in kinds]
         texts[f"{wave} {border}"] = text.format(*numbers)
