@@ -63,9 +63,9 @@ def test_code_fits_on_the_screen_and_concepts_live_in_the_package(notebook: Note
         assert not found, f"the path {found[0]} is that of one machine"
 
 
-def test_cells_that_only_dress_are_folded(path: Path, notebook: NotebookNode) -> None:
+def test_cells_that_only_dress_are_hidden(path: Path, notebook: NotebookNode) -> None:
     """From the classification on, a cell that calls no room that teaches makes a table or a figure
-    of what is there: a reader unfolds it."""
+    of what is there: a reader finds it in the notebook, which the page links."""
     if path.stem < "06" or path.stem == "19_own_ecg":
         pytest.skip("these pages teach by their code")
     teaching = set()
@@ -79,7 +79,7 @@ def test_cells_that_only_dress_are_folded(path: Path, notebook: NotebookNode) ->
         named = {node.id for node in nodes if isinstance(node, ast.Name)}
         tags = cell.metadata.get("tags", [])
         if not named & teaching and "parameters" not in tags:
-            assert "hide-input" in tags, cell.source
+            assert "remove-input" in tags, cell.source
 
 
 def test_functions_of_a_page_come_without_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
