@@ -74,8 +74,10 @@ def collect(name: str, add: bool) -> int:
 def keep(name: str) -> int:
     """Keep the predictions of a profile, and encoders that are at hand, in the repository."""
     w = open_workspace(name, needs_data=False)
-    print(f"{name}: predictions of {results.keep(w.profile)} evaluations are kept", end="")
-    print(f", and what {keep_runs(w)} runs left" if w.has_data else "")
+    print(f"{name}: predictions of {results.keep(w.profile)} evaluations are kept")
+    if w.has_data:
+        results.keep_folds(w.profile, w.store)
+        print(f"and what {keep_runs(w)} runs left")
     return 0
 
 

@@ -19,7 +19,7 @@ from beatssl.methods.encoder import EncoderConfig
 from beatssl.methods import METHODS, make_run
 from beatssl.methods.base import Entry, NoEncoder, RunSettings
 from beatssl.profile import Profile
-from beatssl.report import comparison, tables
+from beatssl.report import comparison, held_out, tables
 from beatssl.results import saved as results
 from beatssl.results import uncertainty
 from beatssl.results.collect import collect as write_results
@@ -972,7 +972,7 @@ def test_the_readme_shows_the_committed_claims():
 
 def test_predictions_of_some_records_score_as_if_alone():
     whole = segmented(1, n=8)
-    half = ABLATION.on_records(whole, ["5", "2", "7", "not there"])
+    half = held_out.on_records(whole, ["5", "2", "7", "not there"])
     assert half["record_id"].tolist() == ["2", "5", "7"]
     alone = {name: whole[name][[2, 5, 7]] for name in ("truth", "prediction", "record_id")}
     alone |= {"marks": wave_marks(alone["truth"], 100), "patient_id": alone["record_id"]}
@@ -981,3 +981,20 @@ def test_predictions_of_some_records_score_as_if_alone():
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, err_msg=name)
     assert np.array_equal(np.sort(half["marks"], axis=0), np.sort(alone["marks"], axis=0))
+    draws = {"record_id": np.array(["a", "b", "c"]), "score": np.arange(6).reshape(2, 3)}
+    cut = held_out.on_records({**draws, "threshold": np.zeros((2, 5))}, ["c"])
+    assert cut["score"].tolist() == [[2], [5]] and cut["threshold"].shape == (2, 5)
+
+
+def test_what_chose_is_apart_from_what_confirms(tmp_path, monkeypatch):
+    from beatssl.profile import load_profile
+
+    profile = load_profile("subset")
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    assert held_out.records(profile, held_out.HELD_OUT) == {}  # no folds are kept
+    monkeypatch.undo()
+    chose, others = (held_out.records(profile, of) for of in (held_out.CHOSE, held_out.HELD_OUT))
+    assert {k: len(v) for k, v in chose.items()} == {"folds 1-3": 664, "LUDB, first half": 100}
+    assert [len(v) for v in others.values()] == [1372, 926, 100]
+    assert not {*sum(chose.values(), [])} & {*sum(others.values(), [])}
+    assert {*others["folds 7-10"]} < {*others["folds 5-10"]}

@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from beatssl.cache import write_text
+from beatssl.data.records import SUPERCLASSES
+from beatssl.data.store import Store
 from beatssl.profile import Profile
 from beatssl.progress import progress
 from beatssl.results import kept, saved
@@ -105,6 +107,15 @@ def keep(profile: Profile) -> int:
     named = sorted({f"{found.name}=={found.version}" for found in distributions()})
     write_text(saved.shelf(profile) / "packages.txt", "\n".join([*named, ""]))
     return sum(map(len, of_run.values()))
+
+
+def keep_folds(profile: Profile, store: Store) -> None:
+    """Put beside the kept predictions in which fold each tested record stands: PTB-XL's with known
+    superclasses, all of LUDB's."""
+    table = store.table[["record_id", "dataset", "fold"]]
+    known = store.table[list(SUPERCLASSES)].ge(0).all(axis=1)
+    table = table[(known & table["dataset"].eq("ptbxl")) | table["dataset"].eq("ludb")]
+    write_text(saved.shelf(profile) / "folds.csv", table.to_csv(index=False))
 
 
 def _keys(table: pd.DataFrame) -> list[tuple]:
