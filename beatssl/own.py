@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -66,6 +67,8 @@ def vectors(paths: list[Path], out: Path, weights: Path | None, **reading) -> in
     """Write a line of numbers for each file; 1 where one could not be read."""
     if out.suffix not in KNOWN:
         raise ConfigError(f"--out {out.name}: must end with {' or '.join(KNOWN)}")
+    if out.suffix == ".parquet":
+        _module("pyarrow", "--out with .parquet")  # before hours of work
     encoder = read_encoder(weights)
 
     def table(path: Path, ecg: ECG) -> pd.DataFrame:
@@ -81,11 +84,16 @@ def draw(ecg: ECG, table: pd.DataFrame, path: Path) -> None:
     Raises:
         ConfigError: matplotlib is not installed.
     """
+    plt = _module("matplotlib.pyplot", "--plot")
+    plt.close(importlib.import_module("beatssl.paper").plot(ecg, table, path))
+
+
+def _module(name: str, option: str) -> Any:
     try:
-        plt, paper = (importlib.import_module(n) for n in ("matplotlib.pyplot", "beatssl.paper"))
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--plot needs matplotlib: pip install matplotlib ({error})") from error
-    plt.close(paper.plot(ecg, table, path))
+        package = name.partition(".")[0]
+        raise ConfigError(f"{option} needs {package}: pip install {package} ({error})") from error
 
 
 def found(paths: list[Path]) -> list[Path]:

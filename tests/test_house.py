@@ -35,7 +35,7 @@ ROOMS = [  # from left to right; a room imports only rooms to its left
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 BOOK = ("paper", "report", "pages", "commands")  # need what the extra `book` installs
-MOST_LINES = 8_150  # of code, 760 of them for one's own ECGs; what is new must be weighed
+MOST_LINES = 8_200  # of code, 760 of them for one's own ECGs; what is new must be weighed
 
 
 def module_of(path: Path) -> str:
@@ -123,7 +123,7 @@ def project() -> dict:
 def test_requirements_txt_sets_up_the_core_and_all_extras(project):
     lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").open())
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["book"], *extras["dev"], *extras["cluster"]]
+    asked = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
     assert named([line for line in lines if line]) == named(asked)
 
 

@@ -56,6 +56,17 @@ def test_vectors_of_a_folder(folder, tmp_path, capsys):
     assert "must end with .csv or .parquet" in capsys.readouterr().err
 
 
+def test_vectors_as_parquet_or_a_word_before_the_work(folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "v.parquet"
+    assert main(["embed", str(folder), "--out", str(out)]) == 0
+    table = pd.read_parquet(out)
+    assert table["file"].tolist() == [str(path) for path in own.found([folder])]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr(own, "read_encoder", lambda *_: pytest.fail("began without pyarrow"))
+    assert main(["embed", str(folder), "--out", str(out)]) == 1
+    assert "needs pyarrow: pip install pyarrow" in capsys.readouterr().err
+
+
 def test_a_folder_without_ecgs_is_an_error(tmp_path, capsys):
     assert main(["delineate", str(tmp_path)]) == 1
     assert "no file that ends with .hea" in capsys.readouterr().err
