@@ -139,6 +139,7 @@ def test_all_profiles_of_runs_yml_are_valid_and_hold_the_rows_of_the_paper():
         assert any(r.method == "random" for r in profile.runs)
         for variants in (False, True):  # the same number of steps for all rows, for all variants
             runs = [r for r in profile.runs if r.method == "beatssl"]
+            runs = [r for r in runs if not r.variant.startswith("try_")]  # of the better encoder
             rows = ("", *readings(profile))
             steps = {(r.epochs, r.batch_size) for r in runs if (r.variant not in rows) == variants}
             assert len(steps) <= 1
@@ -252,7 +253,8 @@ def test_by_hand_a_changed_setting_is_a_variant_of_its_own(given, variant):
 
 def test_by_hand_a_row_that_the_profile_does_not_list_has_its_common_settings():
     made = by_hand("full", rhythm="soft_2", exponent=5)
-    assert made == make_run(rhythm="soft_2", beat="hard", exponent=5.0, epochs=50, batch_size=256)
+    found = {"loss": "bce", "temperature": 0.5, "epochs": 50, "batch_size": 256}
+    assert made == make_run(rhythm="soft_2", beat="hard", exponent=5.0, **found)
     assert by_hand("full", method="cmsc", epochs=2).run_id == "cmsc-epochs_2-s0"
     other = by_hand("subset", seed=7)  # a seed more is no variant
     assert other == dataclasses.replace(run("subset", "beatssl-soft_1-hard-50-s0"), seed=7)
