@@ -282,12 +282,6 @@ def test_published_borders_stand_above_ours(done):
     assert list(table.index[-4:]) == list(BORDERS.delineation(done.profile, 150).index)
 
 
-def test_examples_are_ordered_by_dice(done):
-    found = BORDERS.examples(done.profile, tables.BEST)
-    assert found["best"]["dice"] >= found["median"]["dice"] >= found["worst"]["dice"]
-    assert len({one["record_id"] for one in found.values()}) == 3
-
-
 def test_claims_are_judged_only_by_what_was_run():
     rng = np.random.default_rng(0)
     names = [OURS, "TS2Vec", "Domain-SSL", "W2V+CMSC+RLM (small)"]
@@ -325,11 +319,6 @@ def test_figures(done):
     assert any(t.startswith("Untrained, as initialised (") for t in texts)
     table = LABELS.label_efficiency(done.profile, "f1_macro")
     assert isinstance(LABELS.draw_label_efficiency(table, "F1"), Figure)
-    one = BORDERS.examples(done.profile, tables.BEST)["best"]
-    lead = np.sin(np.arange(len(one["truth"])) / 9)
-    assert isinstance(
-        BORDERS.waves_on_paper(lead, one["truth"], one["prediction"], 100, "t"), Figure
-    )
 
 
 def test_sizes_of_the_encoders(done):
