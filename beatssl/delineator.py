@@ -21,7 +21,7 @@ from scipy import signal as dsp
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from beatssl import weights
+from beatssl import compute, weights
 from beatssl.data.records import WAVES
 from beatssl.cache import replacing
 from beatssl.ecg import ECG, bridged
@@ -93,7 +93,7 @@ class Delineator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, leads, time = x.shape
-        x, kept = x.reshape(batch * leads, 1, time), []
+        x, kept = x.reshape(batch * leads, 1, time).to(self.head.weight.dtype), []
         for layers in self.down:
             x = layers(x)
             kept.append(x)
@@ -128,6 +128,9 @@ def save_delineator(network: Delineator, path: Path) -> None:
 def read_delineator(source: str | Path | None = None) -> Delineator:
     """A delineator in evaluation mode. Args: source: default the one that comes along.
 
+    Where the processor has bf16 it computes in it: more than twice as fast, borders move by a
+    fraction of a ms.
+
     Raises:
         WeightsError: there is no delineator in the file.
     """
@@ -139,7 +142,8 @@ def _delineator(path: Path) -> Delineator:
     sizes = weights.sizes_of(path, "delineator")
     network = Delineator(from_dict(DelineatorConfig, sizes, path.name))
     network.load_state_dict(load_file(path))
-    return _fused(network.eval())
+    fused = _fused(network.eval())
+    return fused.bfloat16() if compute.bf16(torch.device("cpu")) else fused
 
 
 def _fused(network: Delineator) -> Delineator:
@@ -218,7 +222,7 @@ def probabilities(
     short = -x.shape[1] % network.reach
     with torch.inference_mode():
         padded = nn.functional.pad(torch.from_numpy(x)[None], (0, short))
-        made = network(padded)[0].softmax(dim=1).numpy()
+        made = network(padded)[0].float().softmax(dim=1).numpy()
     return made[..., : -(-x.shape[1] // STRIDE)], x, there
 
 
