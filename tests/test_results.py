@@ -881,6 +881,17 @@ def test_tables_of_the_task_pages(profile):
     assert (np.diff([of[name] for name in page("21_see").by_dice(saved)]) >= 0).all()
 
 
+def test_the_best_of_each_column_is_bold():
+    table = pd.DataFrame(
+        {"labels": ["10%", "100%", "100%"], "auroc": ["0.900 [0.8, 1.0]", "0.800", "0.850 (0.1)"]}
+    )
+    found = tables.marked(table.assign(n=["5", "6", "7"]).set_axis(["a", "b", "c"]))
+    assert re.findall("<strong>(.*?)</strong>(.*?)</td>", found) == [
+        ("0.900", " [0.8, 1.0]"),
+        ("0.850", " (0.1)"),
+    ]
+
+
 # --- the paper ---
 
 

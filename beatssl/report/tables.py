@@ -136,6 +136,20 @@ def markdown(table: pd.DataFrame) -> str:
 # --- ours -----------------------------------------------------------------------------------------
 
 
+def marked(table: pd.DataFrame) -> str:
+    """A table of texts as HTML, in each column of scores the highest in bold; where there is a
+    column `labels` (share of the labels), one for each of its values."""
+    of = table["labels"] if "labels" in table else pd.Series("", table.index)
+    made = {}
+    for name in table:
+        parts = table[name].astype(str).str.extract(r"^(\d?\.\d+)(.*)$")
+        number = pd.to_numeric(parts[0])
+        best = number.notna() & (number == number.groupby(of.to_numpy()).transform("max"))
+        bold = "<strong>" + parts[0].fillna("") + "</strong>" + parts[1].fillna("")
+        made[name] = table[name].mask(best, bold) if number.count() > 1 else table[name]
+    return titled(pd.DataFrame(made), table.columns.name or "").to_html(escape=False)
+
+
 def by_method(rows: pd.DataFrame) -> pd.DataFrame:
     """Combined rows (seed `all`) with their sd over seeds, number of seeds, of failed seeds, label
     and name, in the order of `rank`, frozen before fine-tuned; where every seed failed, a row
