@@ -599,6 +599,21 @@ def test_intervals_in_tables_are_small_and_whole(tmp_path: Path) -> None:
     assert plain.replace('<small class="spread">', "") == text
 
 
+def test_large_pictures_become_light(tmp_path: Path) -> None:
+    (tmp_path / "_images").mkdir()
+    noise = np.random.default_rng(0).normal(128, 30, (200, 300, 3)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "_images" / "heat.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "_images" / "small.png")
+    size = (tmp_path / "_images" / "heat.png").stat().st_size
+    (tmp_path / "a.html").write_text('<img src="_images/heat.png"><img src="_images/small.png">')
+    build.lighten(tmp_path)
+    made = tmp_path / "_images" / "heat.webp"
+    assert made.stat().st_size < size / 2
+    assert np.asarray(Image.open(made)).shape == noise.shape
+    text = (tmp_path / "a.html").read_text()
+    assert text == '<img src="_images/heat.webp"><img src="_images/small.png">'
+
+
 def test_front_page_says_that_nothing_real_was_run(built: Path) -> None:
     html = (built / "index.html").read_text()
     assert "Not run yet" in html and 'class="pipeline"' in html

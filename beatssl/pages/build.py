@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 from beatssl.cache import clear_leftovers, replacing_folder, write_text
 from beatssl.methods import METHODS
@@ -35,6 +36,7 @@ GROUPS = {  # of runs: title, and what is common to them
     "references": ("Runs: the references", "Networks with random weights: nothing was pretrained."),
 }
 OVERVIEW = ("AUROC", "LUDB F1")  # columns of scores
+LARGEST_PNG = 20_000  # bytes
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 RENDER = "build book --config _config.yml --all -W -n --keep-going -q"
@@ -204,6 +206,19 @@ def tidy(html: Path) -> None:
             write_text(path, after)
 
 
+def lighten(html: Path) -> None:
+    """Pictures of many kilobytes (heat maps, mostly) as WebP: a third of the bytes."""
+    large = [p for p in (html / "_images").glob("*.png") if p.stat().st_size > LARGEST_PNG]
+    for path in large:
+        Image.open(path).convert("RGB").save(path.with_suffix(".webp"), quality=80, method=2)
+        path.unlink()
+    names = re.compile(rf"({'|'.join(re.escape(path.stem) for path in large)})\.png")
+    for page in html.rglob("*.html") if large else ():
+        before = page.read_text(encoding="utf-8")
+        if (after := names.sub(r"\1.webp", before)) != before:
+            write_text(page, after)
+
+
 def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
     """Put under the title of each built page when, by which code and by which command it was made,
     where its notebook is, and whether the code has changed since. Returns: how many pages are older
@@ -252,6 +267,7 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
         lines = OF_SYSTEM.findall(said)[-1:] or [said[-6000:]]
         return _not_built(lines, "jupyter-book failed (warnings are errors)")
     tidy(html)
+    lighten(html)
     for built in sorted({path.parent.name for path in html.glob("runs/*/*.html")}):
         older = say_how_old(load_profile(built, root / "runs.yml"), html, root)
         if older:
