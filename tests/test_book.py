@@ -390,7 +390,7 @@ def test_pictures_become_smaller_and_keep_their_colours() -> None:
 def test_a_figure_is_kept_as_drawing_where_that_is_small(root: Path) -> None:
     page = plan_tiny(root)[0]
     kinds = []
-    for points in (10, 9000):
+    for points in (10, 5000):
         fig, axes = plt.subplots()
         axes.plot(np.sin(np.arange(points)))
         files = {kind: io.BytesIO() for kind in ("png", "svg")}

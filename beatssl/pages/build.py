@@ -36,7 +36,7 @@ GROUPS = {  # of runs: title, and what is common to them
     "references": ("Runs: the references", "Networks with random weights: nothing was pretrained."),
 }
 OVERVIEW = ("AUROC", "LUDB F1")  # columns of scores
-LARGEST_PNG = 20_000  # bytes
+LARGEST_PNG = 8_000  # bytes
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 RENDER = "build book --config _config.yml --all -W -n --keep-going -q"
@@ -207,13 +207,17 @@ def tidy(html: Path) -> None:
 
 
 def lighten(html: Path) -> None:
-    """Pictures of many kilobytes (heat maps, mostly) as WebP: a third of the bytes."""
-    large = [p for p in (html / "_images").glob("*.png") if p.stat().st_size > LARGEST_PNG]
-    for path in large:
-        Image.open(path).convert("RGB").save(path.with_suffix(".webp"), quality=80, method=2)
-        path.unlink()
-    names = re.compile(rf"({'|'.join(re.escape(path.stem) for path in large)})\.png")
-    for page in html.rglob("*.html") if large else ():
+    """Pictures of many kilobytes (heat maps, mostly) as WebP where that is smaller."""
+    made = []
+    for path in (html / "_images").glob("*.png"):
+        light = path.with_suffix(".webp")
+        if path.stat().st_size > LARGEST_PNG:
+            Image.open(path).convert("RGB").save(light, quality=40, method=4)
+            smaller = light.stat().st_size < path.stat().st_size
+            (path if smaller else light).unlink()
+            made += [path.stem] * smaller
+    names = re.compile(rf"({'|'.join(map(re.escape, made))})\.png")
+    for page in html.rglob("*.html") if made else ():
         before = page.read_text(encoding="utf-8")
         if (after := names.sub(r"\1.webp", before)) != before:
             write_text(page, after)

@@ -15,7 +15,7 @@ from beatssl.settings import work_dir
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 STYLED = re.compile(r'id="T_([0-9a-f]{5})\b')  # the random id of a styled pandas table
-LARGEST_SVG = 60_000  # characters: a figure that needs more is kept as pixels
+LARGEST_SVG = 20_000  # characters: a figure that needs more is kept as pixels
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 
