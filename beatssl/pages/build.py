@@ -212,7 +212,7 @@ def lighten(html: Path) -> None:
     for path in (html / "_images").glob("*.png"):
         light = path.with_suffix(".webp")
         if path.stat().st_size > LARGEST_PNG:
-            Image.open(path).convert("RGB").save(light, quality=40, method=4)
+            Image.open(path).convert("RGB").save(light, quality=32, method=4)
             smaller = light.stat().st_size < path.stat().st_size
             (path if smaller else light).unlink()
             made += [path.stem] * smaller
