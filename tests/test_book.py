@@ -564,6 +564,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project / "_build" / "html"
 
 
+def test_the_notebook_to_download_has_no_outputs(built: Path) -> None:
+    (path, *_) = (built / "_sources" / "runs").rglob("*.ipynb")
+    cells = [c for c in pages.read_notebook(path).cells if c.cell_type == "code"]
+    assert cells and not any(cell.outputs for cell in cells)
+
+
 def test_built_book_has_no_foreign_host(built: Path) -> None:
     assert build.foreign_hosts(built) == []
     html = (built / "method.html").read_text()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+import nbformat
 import yaml
 from PIL import Image
 
@@ -207,8 +208,14 @@ def tidy(html: Path) -> None:
 
 
 def lighten(html: Path) -> None:
-    """Pictures of many kilobytes (heat maps, mostly) as WebP where that is smaller."""
-    made = []
+    """Pictures of many kilobytes (heat maps, mostly) as WebP where that is smaller; the notebooks
+    to download without outputs, which the pages show."""
+    made: list[str] = []
+    for path in (html / "_sources").rglob("*.ipynb"):
+        notebook = read_notebook(path)
+        for cell in [cell for cell in notebook.cells if cell.cell_type == "code"]:
+            cell.outputs, cell.execution_count = [], None
+        write_text(path, nbformat.writes(notebook))
     for path in (html / "_images").glob("*.png"):
         light = path.with_suffix(".webp")
         if path.stat().st_size > LARGEST_PNG:
