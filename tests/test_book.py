@@ -612,7 +612,7 @@ def test_large_pictures_become_light(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "_images" / "small.png")
     size = (tmp_path / "_images" / "heat.png").stat().st_size
     (tmp_path / "a.html").write_text('<img src="_images/heat.png"><img src="_images/small.png">')
-    build.lighten(tmp_path)
+    build.tidy(tmp_path)
     made = tmp_path / "_images" / "heat.webp"
     assert made.stat().st_size < size / 2
     assert np.asarray(Image.open(made)).shape == noise.shape

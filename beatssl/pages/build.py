@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from nbconvert.preprocessors import ClearOutputPreprocessor
 from PIL import Image
 
 from beatssl.cache import clear_leftovers, replacing_folder, write_text
@@ -37,7 +38,7 @@ GROUPS = {  # of runs: title, and what is common to them
     "references": ("Runs: the references", "Networks with random weights: nothing was pretrained."),
 }
 OVERVIEW = ("AUROC", "LUDB F1")  # columns of scores
-LARGEST_PNG = 8_000  # bytes
+LARGEST_PNG = 8_000  # bytes: a larger picture is built as WebP
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 RENDER = "build book --config _config.yml --all -W -n --keep-going -q"
@@ -197,37 +198,36 @@ def _small_spread(cell: re.Match) -> str:
 
 
 def tidy(html: Path) -> None:
-    """In the cells of all tables, sd and interval small under the number; out with what runs cells
-    in the browser (declared twice, and from another host), and a role that needs list items."""
+    """In the cells of all tables, sd and interval small under the number; large pictures as WebP;
+    out with what runs cells in the browser (declared twice, and from another host), and a role that
+    needs list items; the notebooks to download without outputs, which the pages show."""
+    made = "|".join(map(re.escape, _light_pictures(html / "_images")))
+    pictures = re.compile(rf"({made})\.png") if made else None
     for path in html.rglob("*.html"):
         before = path.read_text(encoding="utf-8")
         after = CELL.sub(_small_spread, before)
         after = THEBE.sub("", after).replace(NO_LIST, 'class="citation-list"')
+        after = pictures.sub(r"\1.webp", after) if pictures else after
         if after != before:
             write_text(path, after)
-
-
-def lighten(html: Path) -> None:
-    """Pictures of many kilobytes (heat maps, mostly) as WebP where that is smaller; the notebooks
-    to download without outputs, which the pages show."""
-    made: list[str] = []
     for path in (html / "_sources").rglob("*.ipynb"):
-        notebook = read_notebook(path)
-        for cell in [cell for cell in notebook.cells if cell.cell_type == "code"]:
-            cell.outputs, cell.execution_count = [], None
-        write_text(path, nbformat.writes(notebook))
-    for path in (html / "_images").glob("*.png"):
+        bare, _ = ClearOutputPreprocessor().preprocess(read_notebook(path), {})
+        write_text(path, nbformat.writes(bare))
+
+
+def _light_pictures(folder: Path) -> list[str]:
+    """Replace pictures of many kilobytes (heat maps, mostly) by WebP where that is smaller.
+
+    Returns: their names without the ending."""
+    made = []
+    for path in folder.glob("*.png"):
         light = path.with_suffix(".webp")
         if path.stat().st_size > LARGEST_PNG:
             Image.open(path).convert("RGB").save(light, quality=32, method=4)
             smaller = light.stat().st_size < path.stat().st_size
             (path if smaller else light).unlink()
             made += [path.stem] * smaller
-    names = re.compile(rf"({'|'.join(map(re.escape, made))})\.png")
-    for page in html.rglob("*.html") if made else ():
-        before = page.read_text(encoding="utf-8")
-        if (after := names.sub(r"\1.webp", before)) != before:
-            write_text(page, after)
+    return made
 
 
 def say_how_old(profile: Profile, html: Path, root: Path = ROOT) -> int:
@@ -278,7 +278,6 @@ def build(name: str = "tiny", root: Path = ROOT) -> int:
         lines = OF_SYSTEM.findall(said)[-1:] or [said[-6000:]]
         return _not_built(lines, "jupyter-book failed (warnings are errors)")
     tidy(html)
-    lighten(html)
     for built in sorted({path.parent.name for path in html.glob("runs/*/*.html")}):
         older = say_how_old(load_profile(built, root / "runs.yml"), html, root)
         if older:
