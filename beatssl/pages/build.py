@@ -38,7 +38,7 @@ GROUPS = {  # of runs: title, and what is common to them
     "references": ("Runs: the references", "Networks with random weights: nothing was pretrained."),
 }
 OVERVIEW = ("AUROC", "LUDB F1")  # columns of scores
-LARGEST_PNG = 8_000  # bytes: a larger picture is built as WebP
+LARGEST_PNG, LARGEST_LOSSLESS = 8_000, 22_000  # bytes of a picture
 PLACES = {"shown": "as main chapters", "run": "in the last part"}  # `pages` of a part of the book
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 RENDER = "build book --config _config.yml --all -W -n --keep-going -q"
@@ -216,17 +216,18 @@ def tidy(html: Path) -> None:
 
 
 def _light_pictures(folder: Path) -> list[str]:
-    """Replace pictures of many kilobytes (heat maps, mostly) by WebP where that is smaller.
+    """Replace large pictures by WebP: bit for bit, or nearly where that stays large (heat maps).
 
     Returns: their names without the ending."""
     made = []
-    for path in folder.glob("*.png"):
-        light = path.with_suffix(".webp")
-        if path.stat().st_size > LARGEST_PNG:
-            Image.open(path).convert("RGB").save(light, quality=32, method=4)
-            smaller = light.stat().st_size < path.stat().st_size
-            (path if smaller else light).unlink()
-            made += [path.stem] * smaller
+    for path in [path for path in folder.glob("*.png") if path.stat().st_size > LARGEST_PNG]:
+        light, picture = path.with_suffix(".webp"), Image.open(path).convert("RGB")
+        picture.save(light, lossless=True)
+        if light.stat().st_size > LARGEST_LOSSLESS:
+            picture.save(light, quality=20, method=4)
+        smaller = light.stat().st_size < path.stat().st_size
+        (path if smaller else light).unlink()
+        made += [path.stem] * smaller
     return made
 
 
