@@ -147,14 +147,19 @@ def keep_runs(w: Workspace) -> int:
     for run in runs:
         made, shelf = train(w, run), saved.shelf(w.profile)
         if len(made.curves):
-            write_text(curves_file(w.profile, run), made.curves.to_csv(index=False))
+            write_text(_curves_file(w.profile, run), made.curves.to_csv(index=False))
         if made.encoder is not None and run.name in names and run.seed == 0:
             save_encoder(made.encoder.bfloat16(), shelf / "encoders" / f"{run.run_id}.safetensors")
     return len(runs)
 
 
-def curves_file(profile: Profile, run: RunSettings) -> Path:
-    """Where the kept curves of a run stand."""
+def kept_curves(profile: Profile, run: RunSettings) -> pd.DataFrame:
+    """`train.Run.curves` as they were kept (`keep`); empty where they were not."""
+    file = _curves_file(profile, run)
+    return pd.read_csv(file) if file.is_file() else pd.DataFrame()
+
+
+def _curves_file(profile: Profile, run: RunSettings) -> Path:
     return saved.shelf(profile) / "curves" / f"{run.run_id}.csv"
 
 

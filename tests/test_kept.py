@@ -183,7 +183,7 @@ def test_encoders_of_the_claims_are_kept_small(shelf, made) -> None:
     assert evaluate.keep_runs(w) == 0  # none is at hand in a fresh clone
     run = evaluate.train(w, baseline)
     assert evaluate.keep_runs(w) == 1
-    curves = pd.read_csv(evaluate.curves_file(w.profile, baseline))
+    curves = evaluate.kept_curves(w.profile, baseline)
     assert curves["total"].to_numpy() == pytest.approx(run.curves["total"].to_numpy())
     path = folder / "small" / "encoders" / f"{baseline.run_id}.safetensors"
     found = load_encoder(path, w.profile.encoder_of(baseline), w.store.sampling_rate)

@@ -167,7 +167,7 @@ def test_figures_label_their_axes(small):
     )
     figures = [
         page("10_health").draw_layers({"as initialised": layers, "statistics of data": layers}),
-        plots.waves_on_lead(signal[1], truth, {"prediction": truth.clip(0)}, rate),
+        page("01_data").waves_on_lead(signal[1], truth, rate),
         page("08_ablation").draw_ranks(ranked, {"a": "red"}),
         page("09_sensitivity").draw_changes(changed, ("AUROC",)),
         page("10_health").draw_health(healthy, {"uniformity": "uniformity"}, ("AUROC",)),

@@ -9,11 +9,6 @@ from IPython import get_ipython
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from beatssl.data.records import WAVES
-from beatssl.paper import COLOURS
-
-
-WAVE_COLOURS = COLOURS
 CLASS_COLOURS = {"N": "#0072b2", "S": "#e69f00", "V": "#d55e00", "other": "#cc79a7"}
 
 sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85, palette="colorblind")
@@ -21,40 +16,6 @@ plt.rcParams.update({"figure.dpi": 90, "savefig.bbox": "tight", "axes.titlesize"
 plt.rcParams.update({"svg.hashsalt": "beatssl", "svg.fonttype": "none"})  # the same bytes; text
 if get_ipython():  # a page keeps the smaller of both, see `pages.scrub`
     set_matplotlib_formats("png", "svg", metadata={"Date": None})
-
-
-def waves_on_lead(
-    signal: np.ndarray,
-    truth: np.ndarray,
-    predictions: dict[str, np.ndarray],
-    sampling_rate: int,
-    title: str = "",
-) -> Figure:
-    """One lead with annotated waves shaded and predicted ones as bars below.
-
-    Args: signal (time,) mV; truth (time,) -1 left out, 0 background, 1 P, 2 QRS, 3 T; predictions
-        name -> (time,) with the same values."""
-    bars = 0.28 * (len(predictions) + 1)
-    style = {"figsize": (10, 1.9 + bars), "sharex": True, "height_ratios": [1.7, bars]}
-    fig, (top, low) = plt.subplots(2, 1, **style)
-    seconds = np.arange(len(signal)) / sampling_rate
-    top.plot(seconds, signal, color="black", lw=0.8)
-    top.set(ylabel="mV", title=title, xlim=(0, seconds[-1]))
-    rows = {"annotated": truth, **predictions}
-    span = {"lw": 0, "step": "mid"}
-    for y, labels in enumerate(rows.values()):
-        for value, wave in enumerate(WAVES, start=1):
-            shown = span | {"color": WAVE_COLOURS[wave], "label": None if y else wave}
-            low.fill_between(seconds, y - 0.4, y + 0.4, where=labels == value, **shown)
-    span |= {"color": "#dddddd", "label": "left out", "zorder": 0}
-    low.fill_between(seconds, -0.5, len(rows) - 0.5, where=truth < 0, **span)
-    low.set(yticks=range(len(rows)), xlabel="time (s)", ylim=(len(rows) - 0.5, -0.5))
-    low.set_yticklabels(rows)
-    low.grid(False)
-    style = {"ncols": 4, "fontsize": 8, "frameon": False, "bbox_to_anchor": (1, 1)}
-    top.legend(*low.get_legend_handles_labels(), loc="lower right", **style)
-    fig.tight_layout()
-    return fig
 
 
 def paper_and_ours(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
