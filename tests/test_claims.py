@@ -10,6 +10,7 @@ import torch
 
 from beatssl.methods import make_run
 from beatssl.profile import Profile
+from beatssl.report import tables
 from beatssl.results import claims, saved
 from beatssl.results.claims import OPPOSITE, verdict
 from beatssl.settings import DataConfig, Rotation
@@ -116,6 +117,10 @@ def test_claims_are_differences_with_the_papers_beside_them(profile: Profile) ->
     again = claims.read(profile)
     assert again["verdict"].tolist() == table["verdict"].tolist()
     assert again["value"].to_numpy() == pytest.approx(table["value"], rel=1e-5, nan_ok=True)
+    own = again[again["reading"] == ""]
+    short, count = tables.in_short(own), own["verdict"].value_counts()
+    assert f"**{by_hand:+.3f}** in AUROC (paper +0.032, reproduced)" in short
+    assert f"{count['reproduced']} reproduced" in short and f"{count[OPPOSITE]} {OPPOSITE}" in short
     worse = table.query("first == 'soft_1-hard-1' and score == 'AUROC' and reading == ''")
     assert set(worse["verdict"]) == {OPPOSITE}  # the paper's .681 lies below its own baselines
     assert (table[table["score"] == "LUDB F1"]["verdict"] == "not measured").all()

@@ -976,7 +976,7 @@ def test_the_readme_shows_the_committed_claims():
     from beatssl.results import claims
     from beatssl.settings import ROOT
 
-    told = claims.read(load_profile("subset"))
+    told = claims.read(load_profile("subset")).query("reading == ''")
     if not len(told):
         pytest.skip("no committed claims on real recordings")
     expected = tables.markdown(tables.claim_texts(told))

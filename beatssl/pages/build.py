@@ -168,7 +168,7 @@ def _claims(root: Path) -> str:
     if not results.is_file():
         return template("not_run", root)
     profile = load_profile(SHOWN, root / "runs.yml")
-    rows, told, figure = saved.read(results), claims.read(profile), ""
+    rows, told, figure = saved.read(results), claims.read(profile).query("reading == ''"), ""
     if len(told):
         path = root / "book" / "_generated" / "claims.svg"
         figures.claims(tables.claim_effects(told)).savefig(path, metadata={"Date": None})
@@ -177,6 +177,7 @@ def _claims(root: Path) -> str:
     text = tables.markdown(tables.claim_texts(told)) if len(told) else "*Not all rows were run.*"
     summary = read_stages(root / "runs.yml", SHOWN)[-1][-1]
     parts = {"data": data, "profile": profile, "claims": text, "figure": figure}
+    parts["short"] = tables.in_short(told) if len(told) else ""
     return template("claims", root, **parts, summary=summary)
 
 

@@ -25,7 +25,8 @@ def paper_and_ours(table: pd.DataFrame, scores: tuple[str, ...]) -> Figure:
     labels = list(table["label"].unique())
     columns = 2 if len(scores) % 2 == 0 else len(scores)
     rows, y = len(scores) // columns, np.arange(len(labels))
-    size = (2.2 + 2.6 * columns, rows * (0.9 + 0.32 * len(labels)))
+    line = 0.45 if any("\n" in label for label in labels) else 0.32  # inches
+    size = (2.2 + 2.6 * columns, rows * (0.9 + line * len(labels)))
     fig, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for ax, score in zip(axes.flat, scores, strict=True):
         part = table[table["score"] == score].set_index("label").reindex(labels)

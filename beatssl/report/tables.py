@@ -11,6 +11,7 @@ from beatssl.data.records import WAVES
 from beatssl.methods import METHODS, UNTRAINED
 from beatssl.profile import Profile
 from beatssl.results import saved
+from beatssl.results.claims import OPPOSITE, TOLD
 from beatssl.results.saved import HEADLINES, SEGMENT
 from beatssl.tasks.scores import BORDERS
 
@@ -267,13 +268,25 @@ def claim_texts(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def claim_effects(claims: pd.DataFrame) -> pd.DataFrame:
-    """The differences among `results.claims`, without the ratios to other methods: columns label,
-    score, paper, value, ci_low, ci_high."""
+    """The differences among `results.claims`, without the ratios to other methods: columns label
+    (claim and pair, a line each), score, paper, value, ci_low, ci_high."""
     of = _row_labels()
     own = claims[claims["first"].isin(of) & claims["second"].isin(of) & claims["value"].notna()]
-    label = own["first"].map(of) + "  over  " + own["second"].map(of)
+    label = own["claim"] + "\n" + own["first"].map(of) + " over " + own["second"].map(of)
     label += own["reading"].map(lambda reading: f" ({reading})" if reading else "")
     return own.assign(label=label)[["label", "score", "paper", "value", "ci_low", "ci_high"]]
+
+
+def in_short(claims: pd.DataFrame) -> str:
+    """The first of `results.claims` with its numbers, and how often each verdict stands there."""
+    of, row = _row_labels(), claims.iloc[0]
+    main = claims[(claims["claim"] == row["claim"]) & claims["value"].notna()].itertuples()
+    gains = [f"**{r.value:+.3f}** in {r.score} (paper {r.paper:+.3f}, {r.verdict})" for r in main]
+    count = claims["verdict"].value_counts().reindex([*TOLD, OPPOSITE, "not measured"]).dropna()
+    counted = ", ".join(f"{n:.0f} {verdict}" for verdict, n in count.items())
+    pair, told = f"{of[row['first']]} over {of[row['second']]}", ", ".join(gains) or "not measured"
+    text = f"**The paper's {row['claim']}** ({pair}): {told}. "
+    return f"{text}Of all {len(claims)} lines of claim and score: {counted}."
 
 
 def paper_and_ours(table: pd.DataFrame, scores: Sequence[str] = ()) -> pd.DataFrame:
