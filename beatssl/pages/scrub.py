@@ -24,23 +24,23 @@ def scrub(notebook: nbformat.NotebookNode, page: Page, stamp: dict) -> str:
     """The text of an executed page: two identical runs give identical bytes.
 
     Execution times, counters of papermill, stderr and machine folders are removed, cell ids are
-    set by position. The title is completed (run, "synthetic"), a provenance line is put under it,
-    the cell with the default parameters is tagged `remove-cell` (the injected one stays), as are
-    those tagged `only-<method>` where the run is of another method; `stamp` (see
-    `beatssl.pages.fresh`) is stored as notebook metadata `beatssl`.
+    set by position. The title is completed (run, "synthetic"); the cell with the default parameters
+    is tagged `remove-cell`, as are the injected one where it only names the profile, and those
+    tagged `only-<method>` where the run is of another method; `stamp` (see `beatssl.pages.fresh`)
+    is stored as notebook metadata `beatssl`.
     """
     first, synthetic = notebook.cells[0], page.profile.data.synthetic
     title = (f": {page.run.run_id}" if page.run else "") + (" (synthetic)" if synthetic else "")
     notes = template("synthetic", page.root, profile=page.profile) if synthetic else ""
-    notes += f"*Executed from `notebooks/{page.notebook}.ipynb`, profile `{page.profile.name}`.*"
+    hidden = {"parameters"} if page.run else {"parameters", "injected-parameters"}
     before, head, rest = re.split(r"^(# +.+?) *$", first.source, maxsplit=1, flags=re.M)
-    first.source = f"{before}{head}{title}\n\n{notes}{rest}"
+    first.source = f"{before}{head}{title}\n\n{notes}".rstrip("\n") + rest
     streams = CoalesceStreamsPreprocessor()
     for position, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
         only = [tag for tag in tags if tag.startswith("only-")]
         foreign = only and page.run and f"only-{page.run.method}" not in only
-        if ("parameters" in tags or foreign) and "remove-cell" not in tags:
+        if (hidden & {*tags} or foreign) and "remove-cell" not in tags:
             tags.append("remove-cell")
         cell.metadata = {k: cell.metadata[k] for k in ("mystnb", "tags") if cell.metadata.get(k)}
         cell.id = f"cell-{position:02d}"
