@@ -592,7 +592,7 @@ def test_foreign_hosts_are_found(tmp_path: Path) -> None:
 
 def test_intervals_in_tables_are_small_and_whole(tmp_path: Path) -> None:
     cell = "<td><p>0.879 (0.002) [0.853, 0.903]</p></td>\n<td>+.01 [−.02, +.03] of [1, 2]</td>"
-    cell += "<td><strong>0.9</strong> [0.8, 1.0]</td>"
+    cell += "<td><strong>0.9</strong> [0.8, 1.0]</td><td>81.727 (0.655)</td>"
     text = f"<p>0.9 [0.853, 0.903]</p>{cell}"
     (tmp_path / "a.html").write_text(text, encoding="utf-8")
     build.tidy(tmp_path)
@@ -601,6 +601,7 @@ def test_intervals_in_tables_are_small_and_whole(tmp_path: Path) -> None:
     assert '0.879 <small class="spread">(0.002) [0.853,&nbsp;0.903]</small></p></td>' in found
     assert '+.01 <small class="spread">[−.02,&nbsp;+.03]</small> of [1, 2]' in found
     assert '</strong> <small class="spread">[0.8,&nbsp;1.0]</small></td>' in found
+    assert '81.727 <small class="spread">(0.655)</small></td>' in found
     plain = found.replace("&nbsp;", " ").replace("</small>", "")
     assert plain.replace('<small class="spread">', "") == text
 

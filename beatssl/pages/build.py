@@ -46,7 +46,7 @@ OF_SYSTEM = re.compile(r"^\w+Error: \[Errno \d+\].*", re.M)  # no space left on 
 CELL = re.compile(r"<td\b.*?</td>", re.S)
 INTERVAL = re.compile(r"(\[[+−-]?\d*\.\d+,) (?=[+−-]?\d*\.\d+\])")
 SPREAD = re.compile(  # sd, interval and the paper's number behind a number
-    r"(?<=[\d>]) ((?:\([\d.]+\) )?\[[^\]<]*\](?: \(paper [^)<]*\))?)"
+    r"(?<=[\d>]) ((?:\([\d.]+\) )?\[[^\]<]*\](?: \(paper [^)<]*\))?|\(\d*\.\d+\)(?=</))"
 )
 THEBE = re.compile(
     r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js.*?</script>", re.S
