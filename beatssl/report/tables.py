@@ -290,7 +290,8 @@ def in_short(claims: pd.DataFrame) -> str:
 
 
 def paper_and_ours(table: pd.DataFrame, scores: Sequence[str] = ()) -> pd.DataFrame:
-    """`headlines` as texts: paper and ours of each score, number of test records and seeds.
+    """`headlines` as texts: paper (where it has some) and ours of each score, number of test
+    records and seeds.
 
     Where the two tasks differ in n or seeds, both stand there: PTB-XL / LUDB."""
     failed = table["failed"] > 0
@@ -304,7 +305,9 @@ def paper_and_ours(table: pd.DataFrame, scores: Sequence[str] = ()) -> pd.DataFr
     out = pd.DataFrame(index=table["label"].unique())
     for score in scores or table["score"].unique():
         part = table[table["score"] == score].set_index("label")
-        out[f"{score}, paper"], out[f"{score}, ours"] = part["paper"], part["ours"]
+        if (part["paper"] != "–").any():
+            out[f"{score}, paper"] = part["paper"]
+        out[f"{score}, ours"] = part["ours"]
     counts = table.groupby("label")[["n", "seeds"]].agg(lambda texts: " / ".join(texts.unique()))
     out[["test records", "seeds"]] = counts
     return titled(out, "rhythm / beat / exponent")
