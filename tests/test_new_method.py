@@ -87,4 +87,4 @@ def test_a_new_loss_or_measure_is_a_row_of_a_table(
     table = tables.per_run(rows[rows["seed"] != "all"], ["auroc_macro"])
     row = "beatssl-soft_1-none-1"
     assert list(table.index) == [f"{row}-base-s0", f"{row}-changed-s0"]
-    assert table["auroc_macro"].nunique() == 2  # it trained another encoder
+    assert table["AUROC"].nunique() == 2  # it trained another encoder

@@ -162,8 +162,8 @@ def test_a_run_without_fold_9_to_watch_is_pretrained_all_the_same(small, monkeyp
 def test_tables_of_nothing_are_empty(tmp_path, monkeypatch, small):
     monkeypatch.setenv("BEATSSL_WORK", str(tmp_path))
     profile, nothing = small.profile, tables.by_method(results.frame([]))
-    assert list(tables.by_fraction(nothing, ["f1_macro"])) == ["labels", "n", "seeds", "f1_macro"]
-    assert list(tables.per_run(results.frame([]), ["dice"])) == ["protocol", "labels", "n", "dice"]
+    assert list(tables.by_fraction(nothing, ["f1_macro"])) == ["labels", "n", "seeds", "F1"]
+    assert list(tables.per_run(results.frame([]), ["dice"])) == ["protocol", "labels", "n", "Dice"]
     health, borders, tests = map(page, ("10_health", "13_segmentation_comparison", "14_statistics"))
     assert len(page("07_segmentation").events(nothing)) == len(health.health_texts(nothing)) == 0
     labels = page("15_label_efficiency")

@@ -529,7 +529,7 @@ def test_a_new_method_has_its_line_in_every_table(profile, tmp_path, monkeypatch
     assert set(table.loc[table["method"] == "dummy", "name"]) == {"dummy"}
     texts = tables.by_fraction(table, ["auroc_macro"])
     dummy, untrained = texts.loc["A dummy"], texts.loc["Untrained, as initialised"]
-    assert dummy["auroc_macro"].tolist() == untrained["auroc_macro"].tolist()
+    assert dummy["AUROC"].tolist() == untrained["AUROC"].tolist()
     assert list(texts.index[-2:]) == ["A dummy"] * 2
     beside = comparison.beside_paper(rows.replace({"task": {CLASSIFY: results.LABELS}}))
     assert beside.loc["A dummy", "seeds"] == "2"
@@ -869,8 +869,8 @@ def test_health_is_correlated_with_the_scores_over_the_rows():
 def test_tables_of_the_task_pages(profile):
     fill(profile)
     ours = tables.by_method(results.with_combined(profile, CLASSIFY))
-    table = tables.by_fraction(ours, ["auroc_macro", "f1_macro"])
-    assert list(table.columns) == ["labels", "n", "seeds", "auroc_macro", "f1_macro"]
+    table = tables.by_fraction(ours, ["auroc_macro", "f1_macro", "auroc_MI"])
+    assert list(table.columns) == ["labels", "n", "seeds", "AUROC", "F1", "AUROC, MI"]
     assert set(table["labels"]) == {"10%", "100%"} and (table["n"] == 60).all()
     classes = page("06_classification").per_class(ours, "auroc_")
     assert list(classes["class"].drop_duplicates()) == ["NORM", "MI", "STTC", "CD", "HYP"]

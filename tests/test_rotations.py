@@ -569,7 +569,7 @@ def test_a_method_that_lacks_a_rotation_has_no_value_and_says_so(profile, tmp_pa
     (profile.work / "results" / f"{described(profile, SOFT[1]).stem}.json").unlink()
     rows = saved.with_combined(profile)  # not run, in place of failed
     texts = tables.by_fraction(tables.by_method(rows), ["auroc_macro"])
-    assert texts.loc[label, "auroc_macro"] == "lacks a rotation"
+    assert texts.loc[label, "AUROC"] == "lacks a rotation"
     # the difference is over the records that both have, and says how many
     table, absent = comparison.differences(profile, [(SOFT[0].name, HARD[0].name)])
     assert absent == [f"{SOFT[0].name} and {HARD[0].name} on {saved.SEGMENT}"]

@@ -192,7 +192,14 @@ def _by_metric(
 ) -> pd.DataFrame:
     table = table[table["metric"].isin(metrics)]
     table = table.assign(text=cells(table), labels=table["label_fraction"].map("{:.0%}".format))
-    return wide(table, lines, "metric", corner, metrics)
+    return wide(table, lines, "metric", corner, metrics).rename(columns=_in_words)
+
+
+def _in_words(metric: str) -> str:
+    """`f1_MI` -> F1, MI; the macro mean has no addition, and other metrics keep their names."""
+    score, _, of = metric.partition("_")
+    words = {"auroc": "AUROC", "f1": "F1", "dice": "Dice"}.get(score)
+    return metric if words is None else words + f", {of}" * (of not in ("", "macro"))
 
 
 # --- the paper beside ours ------------------------------------------------------------------------
