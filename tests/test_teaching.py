@@ -28,7 +28,7 @@ VISIBLE = {  # lines that a reader must see unfolded, in this order
         "layout.read(",
         "clean(",
         "resample(",
-        "ecg_paper(store",
+        "beatssl.plot(beatssl.ECG(",
     ],
     "02_beats_and_features": [
         "nk.ecg_peaks(",
@@ -164,7 +164,7 @@ def test_figures_label_their_axes() -> None:
     tensor = torch.from_numpy(signal)
     matrix = torch.eye(6).numpy()
     data, beats, targets = figures(CHAPTERS[0]), figures(CHAPTERS[1]), figures(CHAPTERS[2])
-    data["ecg_paper"](signal, 100, "record")
+    data["waves_on_lead"](signal[1], np.arange(1000) % 5 - 1, 100, "record")
     labelled()
     data["raw_and_clean"](signal, 100, signal, 100)
     labelled()
