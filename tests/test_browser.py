@@ -173,6 +173,12 @@ def test_pages_and_the_book_are_light(book: Path) -> None:
     assert sum(p.stat().st_size for p in book.rglob("*") if p.is_file()) < OF_THE_BOOK
 
 
+def test_tables_are_tables(book: Path) -> None:
+    """A table in the source's form, `|---|`, was not rendered; a dash is typeset from the three."""
+    raw = [p for p in pages_of(book) if re.search(r"\|(?:—|-{3,})\|", p.read_text("utf-8"))]
+    assert not raw
+
+
 def test_search_finds_a_word_of_one_page(book: Path, page) -> None:
     show(page, book / "search.html", "?q=Nemenyi")
     page.wait_for_selector("#search-results li", timeout=10_000)
