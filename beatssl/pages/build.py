@@ -168,16 +168,16 @@ def _claims(root: Path) -> str:
     if not results.is_file():
         return template("not_run", root)
     profile = load_profile(SHOWN, root / "runs.yml")
-    rows, told, figure = saved.read(results), claims.read(profile).query("reading == ''"), ""
+    rows, told = saved.read(results), claims.read(profile).query("reading == ''")
+    text, short, figure = "*Not all rows were run.*", "", ""
     if len(told):
+        text, short = tables.markdown(tables.claim_texts(told)), tables.in_short(told)
         path = root / "book" / "_generated" / "claims.svg"
         figures.claims(tables.claim_effects(told)).savefig(path, metadata={"Date": None})
         figure = template("claims_figure", root)
     data = ", ".join(sorted(set(rows.loc[rows["seed"] == "all", "data"])))
-    text = tables.markdown(tables.claim_texts(told)) if len(told) else "*Not all rows were run.*"
     summary = read_stages(root / "runs.yml", SHOWN)[-1][-1]
-    parts = {"data": data, "profile": profile, "claims": text, "figure": figure}
-    parts["short"] = tables.in_short(told) if len(told) else ""
+    parts = {"data": data, "profile": profile, "claims": text, "short": short, "figure": figure}
     return template("claims", root, **parts, summary=summary)
 
 
