@@ -131,12 +131,7 @@ def test_ecg_features_are_probed_without_an_encoder(small, tmp_path, monkeypatch
     np.testing.assert_allclose(saved["score"][:, 0], own, atol=1e-3)
 
 
-def test_figures_label_their_axes(small):
-    store = small.store
-    row = store.rows("ludb")[0]
-    signal = store.millivolts([row])[0]
-    truth = store.wave_targets([row])[0]
-    rate = store.sampling_rate
+def test_figures_label_their_axes():
     ranked = pd.DataFrame({"label": ["a", "b"], "score": "AUROC", "paper": [1, 2], "ours": [2, 1]})
     changed = pd.DataFrame(
         {
@@ -167,7 +162,6 @@ def test_figures_label_their_axes(small):
     )
     figures = [
         page("10_health").draw_layers({"as initialised": layers, "statistics of data": layers}),
-        page("01_data").waves_on_lead(signal[1], truth, rate),
         page("08_ablation").draw_ranks(ranked, {"a": "red"}),
         page("09_sensitivity").draw_changes(changed, ("AUROC",)),
         page("10_health").draw_health(healthy, {"uniformity": "uniformity"}, ("AUROC",)),

@@ -162,7 +162,7 @@ def differences(
     tasks = (CLASSIFY, SEGMENT) if fraction == 1 else (CLASSIFY,)
     known = {task: groups(profile, task, fraction=fraction) for task in tasks}
     evaluated, absent = [], []
-    for (first, second), task in itertools.product(pairs, tasks):
+    for task, (first, second) in itertools.product(tasks, pairs):
         both = [known[task].get(name) for name in (first, second)]
         if all(both) and both[0].measured & both[1].measured:
             evaluated.append((both[0], both[1]))
