@@ -14,6 +14,7 @@ are resampled: such an interval does not cover what another seed, and what other
 would give, although the mean over the rotations averages some of it out.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -267,8 +268,19 @@ def _patient_weights(
         each = [set(of) for of in ids]
         if sum(map(len, each)) > len(set().union(*each)):
             raise ValueError(DIFFERENT)
+    rotations = sorted(patients)
+    of_each = tuple(tuple(patients[rotation].tolist()) for rotation in rotations)
+    return dict(zip(rotations, _drawn(of_each, resamples, seed), strict=True))
+
+
+@functools.lru_cache(maxsize=4)
+def _drawn(patients: tuple[tuple, ...], resamples: int, seed: int) -> list[np.ndarray]:
+    """`resample_weights` of each rotation, of one stream; kept, as most calls ask for the same."""
     stream = np.random.default_rng(seed)
-    return {r: resample_weights(patients[r], resamples, stream) for r in sorted(patients)}
+    drawn = [resample_weights(of_rotation, resamples, stream) for of_rotation in patients]
+    for weights in drawn:
+        weights.flags.writeable = False
+    return drawn
 
 
 # --- what another seed does ---------------------------------------------------------------------
