@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pydicom
 from wfdb.io.convert.edf import read_edf
 
 from beatssl.data.records import LEADS, MILLIVOLT, RecordError, read_wfdb
+from beatssl.ecg_text import read_table
 
 SLOWEST, FASTEST = 50.0, 2000.0  # Hz
 SHORTEST, LONGEST = 2.0, 24 * 3600.0  # s
@@ -27,7 +27,6 @@ OTHERS = re.compile(  # leads of other electrodes: of a Holter, of vectors, righ
     re.IGNORECASE,
 )
 WORDS = re.compile(r"mdc|ecg|ekg|lead|channel|(?<=[a-z0-9])ref$|[^a-z0-9]")
-TIME = re.compile(r"(?:t|time)?\W*(s|sec|seconds|ms|milliseconds)?\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,9 @@ def read_ecg(
     Args:
         source: a file, with or without its suffix where WFDB's; or an array, (leads, samples),
             (samples, leads) or (samples,).
-        sampling_rate: Hz; of an array, and of a CSV without a column of times.
+        sampling_rate: Hz; of an array, and of a CSV that does not say it (`beatssl.ecg_text`).
         leads: their names; of an array, and of a CSV without a header.
-        unit: mV | uV | V; of an array or CSV, default mV.
+        unit: mV | uV | V; of an array or CSV, default what the file says, else mV.
 
     Raises:
         RecordError: there is no such file, or it holds no ECG that can be used; names what was
@@ -86,8 +85,8 @@ def read_ecg(
     """
     given = [leads] if isinstance(leads, str) else list(leads or [])
     if not isinstance(source, (str, Path)):
-        found = _array(np.asarray(source), given), given, sampling_rate, [unit or "mV"] * len(given)
-        return _checked("array", *found)
+        signal, units = _array(np.asarray(source), given), [unit or "mV"] * len(given)
+        return _checked("array", signal, given, sampling_rate, units, ())
     path = Path(source)
     name, kind = path.name, path.suffix.lower()
     if kind in (".hea", ".dat", ".mat", "") and path.with_suffix(".hea").is_file():
@@ -97,7 +96,7 @@ def read_ecg(
     elif kind == ".edf":
         found = _edf(path)
     elif kind in (".csv", ".tsv", ".txt"):
-        found = _csv(path, sampling_rate, given, unit or "mV")
+        found = _text(path, sampling_rate, given, unit)
     elif kind in (".dcm", ".dicom") or pydicom.misc.is_dicom(path):
         found = _dicom(path)
     else:
@@ -114,7 +113,8 @@ def bridged(lead: np.ndarray) -> np.ndarray:
     return np.interp(np.arange(len(lead)), np.flatnonzero(there), lead[there])
 
 
-Found = tuple[np.ndarray, list[str], float | None, list[str]]  # (channels, time), names, Hz, units
+# (channels, time), names, Hz, units, notes
+Found = tuple[np.ndarray, list[str], float | None, list[str], Sequence[str]]
 
 
 def _array(signal: np.ndarray, leads: list[str]) -> np.ndarray:
@@ -137,7 +137,7 @@ def _array(signal: np.ndarray, leads: list[str]) -> np.ndarray:
 def _wfdb(path: Path, name: str) -> Found:
     record = read_wfdb(path, name)
     signal = record.dac().T
-    return signal, list(record.sig_name), float(record.fs), list(record.units)
+    return signal, list(record.sig_name), float(record.fs), list(record.units), ()
 
 
 def _edf(path: Path) -> Found:
@@ -148,7 +148,7 @@ def _edf(path: Path) -> Found:
             signal = record.p_signal.T
     except Exception as error:  # wfdb has no type of its own for it
         raise RecordError(f"{path.name}: not a readable EDF file ({error})") from error
-    return signal, list(record.sig_name), float(record.fs), list(record.units)
+    return signal, list(record.sig_name), float(record.fs), list(record.units), ()
 
 
 def _dicom(path: Path) -> Found:
@@ -173,50 +173,24 @@ def _dicom(path: Path) -> Found:
         ]
     except Exception as error:
         raise RecordError(f"{path.name}: a damaged DICOM waveform ({error})") from error
-    return signal, names, float(groups[longest].SamplingFrequency), units
+    return signal, names, float(groups[longest].SamplingFrequency), units, ()
 
 
-def _csv(path: Path, sampling_rate: float | None, leads: list[str], unit: str) -> Found:
-    try:
-        first = path.open(encoding="utf-8", errors="strict").readline()
-        separator = max(",;\t ", key=first.count)
-        headless = all(_number(text) for text in first.strip().split(separator) if text)
-        table = pd.read_csv(path, sep=separator, header=None if headless else 0)
-    except (ValueError, OSError) as error:  # pandas' and Unicode's errors are ValueErrors
-        raise RecordError(f"{path.name}: not a readable table ({error})") from error
-    if headless:
-        times = table.shape[1] - len(leads)
-        if not leads or times not in (0, 1):
-            raise RecordError(
-                f"{path.name}: {table.shape[1]} columns without names: give leads=[...]"
-            )
-        table.columns = ["time"] * times + leads
-    texts = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
-    if texts:
-        raise RecordError(f"{path.name}: column {texts[0]!r} holds text, not numbers")
-    of_time = {k: found for k, c in enumerate(table) if (found := TIME.fullmatch(str(c).strip()))}
-    if of_time and sampling_rate is None:
-        column, found = next(iter(of_time.items()))
-        times = table.iloc[:, column].to_numpy(float)
-        step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-        if not step > 0:
-            raise RecordError(f"{path.name}: column {table.columns[column]!r} does not rise")
-        of_second = 1e3 if (found[1] or "").lower().startswith("m") else 1.0
-        sampling_rate = round(of_second / step, 3)
-    kept = [k for k in range(table.shape[1]) if k not in of_time]
-    signal = table.iloc[:, kept].to_numpy(float).T
-    return signal, [str(table.columns[k]) for k in kept], sampling_rate, [unit] * len(kept)
-
-
-def _number(text: str) -> bool:
-    with contextlib.suppress(ValueError):
-        float(text)
-        return True
-    return False
+def _text(path: Path, sampling_rate: float | None, leads: list[str], unit: str | None) -> Found:
+    table = read_table(path, leads, sampling_rate, LONGEST)
+    for column, first in table.texts.items():
+        if lead_name(column) or OTHERS.fullmatch(column.strip()):
+            raise RecordError(f"{path.name}: column {column!r} holds text, not numbers: {first!r}")
+    rate = table.sampling_rate
+    if sampling_rate is None and rate and not SLOWEST <= rate <= FASTEST:
+        help_ = "name the unit of its times (time_ms), or give sampling_rate"
+        raise RecordError(f"{path.name}: {rate:g} Hz by what stands in it: {help_}")
+    units = [unit or own or "mV" for own in table.units]
+    return table.signal, table.names, rate, units, table.notes
 
 
 def _checked(name: str, signal: np.ndarray, names: list[str], rate: float | None,
-             units: list[str]) -> ECG:  # fmt: skip
+             units: list[str], said: Sequence[str]) -> ECG:  # fmt: skip
     """Leads in their usual order and in mV, or an error that says what was found."""
     if rate is None:
         raise RecordError(f"{name}: give its sampling_rate in Hz")
@@ -228,7 +202,7 @@ def _checked(name: str, signal: np.ndarray, names: list[str], rate: float | None
         length = f"{signal.shape[1] / rate:g} s long"
         raise RecordError(f"{name}: {length}; between {SHORTEST:g} s and 24 h can be read")
     of_lead: dict[str, np.ndarray] = {}
-    notes, passed, others = [], [], []
+    notes, passed, others = [*said], [], []
     for channel, own, unit in zip(signal, names, units, strict=True):
         lead = lead_name(own)
         if lead in of_lead:

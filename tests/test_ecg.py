@@ -198,6 +198,63 @@ def text(path: Path, content: str) -> Path:
     return path
 
 
+APPLE = (
+    'Name,A B\nDate of Birth,"Jan 1, 1990"\nRecorded Date,2026-08-26 18:15:35 +0100\n'
+    "Classification,Sinus Rhythm\nSymptoms,\nSoftware Version,1.90\n"
+    'Device,"Watch7,11"\nSample Rate,512 hertz\n\n\nLead,Lead I\nUnit,µV\n\n'
+)
+DEVICES = {  # what stands above, a line of the table (k its number, v in mV), rate, leads
+    "Apple Watch": (APPLE, lambda k, v: f"{1e3 * v:.3f}", 512, ("I",)),
+    "Apple Watch, decimal comma": (
+        APPLE, lambda k, v: f"{1e3 * v:.3f}".replace(".", ","), 512, ("I",)),
+    "Polar": (
+        "Phone timestamp;sensor timestamp [ns];timestamp [ms];ecg [uV]\n",
+        lambda k, v: f"2026-08-15T02:40:{k // 130:02d}.{k % 130:03d};"
+        f"{599636646177065964 + k * 10**9 // 130};{k * 1e3 / 130:.6f};{1e3 * v:.0f}",
+        130, ("ecg",)),
+    "rdsamp": (
+        "'Elapsed time','MLII','V5'\n'hh:mm:ss.mmm','uV','mV'\n",
+        lambda k, v: f"'{k // 21600}:{k % 21600 / 360:06.3f}',{1e3 * v:.0f},{v:.3f}",
+        360, ("II", "V5")),
+    "semicolons, decimal comma": (
+        "Zeit (ms);I;II\n",
+        lambda k, v: f"{k * 4};{v:.3f};{v:.3f}".replace(".", ","), 250, ("I", "II")),
+    "whole milliseconds": (
+        "time_ms,II,event\n", lambda k, v: f"{round(k * 1e3 / 360)},{v:.3f},N", 360, ("II",)),
+    "date and time": (
+        "timestamp,II\n",
+        lambda k, v: f"2024-01-01 23:59:{k * 0.002:06.3f},{v:.3f}", 500, ("II",)),
+    "rate in a comment, blanks": (
+        "# sampling rate: 250 Hz\nV1 V2\n", lambda k, v: f"{v:.3f}   {v:.3f}", 250, ("V1", "V2")),
+    "a column of numbers without a name": (
+        ",II\n# sampling frequency = 500\n", lambda k, v: f"{k},{v:.3f}", 500, ("II",)),
+    "unit in the name": ("II_uV,\n", lambda k, v: f"{1e3 * v:.3f},", None, ("II",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_tables_as_devices_write_them(tmp_path: Path, device: str) -> None:
+    above, line, rate, leads = DEVICES[device]
+    x = np.rint(1e3 * np.sin(np.arange(1500) / 9)) / 1e3
+    path = text(tmp_path / "a.csv", above + "\n".join(line(k, v) for k, v in enumerate(x)))
+    found = read_ecg(path) if rate else read_ecg(path, 300)
+    assert found.sampling_rate == (rate or 300)
+    assert [lead for lead in found.leads if lead not in ("III", "aVR", "aVL", "aVF")] == [*leads]
+    np.testing.assert_allclose(found.signal[0], x, atol=1e-6)
+    assert ("left out, no ECG leads: event" in found.notes) == (device == "whole milliseconds")
+
+
+def test_a_gap_in_the_times_is_one_of_missing_samples(tmp_path: Path) -> None:
+    x = np.arange(2000) / 1e3
+    kept = np.delete(np.arange(2000), np.r_[500:700, 1500])
+    path = text(tmp_path / "a.csv", "t,II\n" + "\n".join(f"{k / 250:.3f},{x[k]}" for k in kept))
+    found = read_ecg(path)
+    assert found.sampling_rate == 250 and found.signal.shape == (1, 2000)
+    np.testing.assert_allclose(found.signal[0, kept], x[kept], atol=1e-6)
+    assert np.isnan(found.signal[0]).sum() == 201
+    assert found.notes == ("'t' leaves out 201 samples in 2 places: they are missing",)
+
+
 BAD = {
     "nothing there": (lambda d: d / "none.edf", "no such file"),
     "a picture": (lambda d: text(d / "a.png", "png"), "not a file that is known"),
@@ -221,6 +278,12 @@ BAD = {
     "text in a table": (
         lambda d: text(d / "a.csv", "I,II\n1,2\n1,bad\n" * 300), "column 'I' holds text"),
     "no lead in a table": (lambda d: text(d / "a.csv", "a,b\n" + "1,2\n" * 900), "give its samp"),
+    "times without their unit": (
+        lambda d: text(d / "a.csv", "t,I\n" + "".join(f"{k},2\n" for k in range(900))),
+        "1 Hz by what stands in it: name the unit"),
+    "times that jump": (
+        lambda d: text(d / "a.csv", "t,I\n" + "".join(f"{k},2\n" for k in (0, 0.002, 0.004, 1e6))),
+        "goes on for"),
     "time stands still": (
         lambda d: text(d / "a.csv", "t,I\n" + "1,2\n" * 900), "does not rise"),
     "not UTF-8": (lambda d: (d / "a.csv", (d / "a.csv").write_bytes(b"\xff\xfe,\n1,2\n"))[0],

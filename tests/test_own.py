@@ -30,11 +30,11 @@ def test_a_folder_gives_a_table_a_picture_each_and_a_word_about_bad_ones(folder,
     files = own.found([folder])
     bad = tmp_path / "in" / "bad.csv"
     bad.parent.mkdir()
-    bad.write_text("II,note\n1,hello\n2,world\n")
+    bad.write_text("II,V1\n1,hello\n2,world\n")
     words = ["delineate", str(files[0]), str(bad), str(files[1])]
     assert main([*words, "--csv", str(tmp_path / "w.csv"), "--plot", str(tmp_path / "png")]) == 1
     said = capsys.readouterr().err
-    assert "passed over" in said and "'note' holds text" in said and "2 of 3 files" in said
+    assert "passed over" in said and "'V1' holds text" in said and "2 of 3 files" in said
     table = pd.read_csv(tmp_path / "w.csv")
     assert table["file"].unique().tolist() == [str(files[0]), str(files[1])]
     first = table[table["file"] == str(files[0])].drop(columns="file").reset_index(drop=True)
