@@ -1,9 +1,9 @@
 """ECGs as text: what devices and viewers write as a table, and what stands above it.
 
 Known, from public code that reads or writes such files: a header or none; comma, semicolon, tab or
-blanks between columns; a decimal comma; units in the names of columns (`ecg [uV]`) or in a line below
-them (PhysioNet's `rdsamp -c`); `Sample Rate,512 hertz`, `Lead,Lead I`, `Unit,µV` above a single
-column (Apple Watch); times in seconds or less, or of a clock.
+blanks between columns; a decimal comma; units in the names of columns (`ecg [uV]`) or in a line
+below them (PhysioNet's `rdsamp -c`); `Sample Rate,512 hertz`, `Lead,Lead I`, `Unit,µV` above a
+single column (Apple Watch); times in seconds or less, or of a clock.
 """
 
 import csv
