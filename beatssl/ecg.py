@@ -1,16 +1,14 @@
 """One's own ECG: from a file or an array to leads under their usual names, in millivolts."""
 
-import contextlib
-import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import edfio
 import numpy as np
 import pydicom
-from wfdb.io.convert.edf import read_edf
 
 from beatssl.data.records import LEADS, MILLIVOLT, RecordError, read_wfdb
 from beatssl.ecg_text import read_table
@@ -21,12 +19,14 @@ UNUSUAL = 20.0  # mV: no ECG of the surface is as large
 NAMES = {lead.lower(): lead for lead in LEADS} | {f"ml{k}": "I" * k for k in (1, 2, 3)}
 NAMES |= {f"ml{lead.lower()}": lead for lead in ("I", "II", "III")}
 NAMES |= {f"lead{k}": "I" * k for k in (1, 2, 3)}
+NAMES |= {f"{first}{lead.lower()}": lead for lead in ("I", "II", "III") for first in "dl"}
 OTHERS = re.compile(  # leads of other electrodes: of a Holter, of vectors, right and back ones
-    r"(?:e[ck]g|ch|channel|lead)?[\W_]*\d{1,2}|(?:e[ck]g).*|mod\b.*|v[x-z]|[xyz]|es|as|ai"
-    r"|(?:c[mcbs]|m[lv]|mcl)[\W_]*v?(?:\d|r|i{1,3})|d[1-4]|v[3-9]r|v[789]|v\d[\W_]*v\d",
+    r"(?:e[ck]g|ch|channel|lead)?[\W_]*\d{1,2}|(?:e[ck]g).*|mod\b.*|v[x-z]?|[xyz]|es|as|ai"
+    r"|(?:c[mcbs]|m[lv]|mcl)[\W_]*v?(?:\d|r|i{1,3})|d[1-4]|(?:lead )?v[3-9]r?|v\d[\W_]*v\d",
     re.IGNORECASE,
 )
-WORDS = re.compile(r"mdc|ecg|ekg|lead|channel|(?<=[a-z0-9])ref$|[^a-z0-9]")
+REMARK = re.compile(r"\(.*?\)|\[.*?\]|,.*")  # in DICOM's names of leads
+WORDS = re.compile(r"mdc|e[ck]g|lead|channel|ableitung|ref$|[^a-z0-9]")
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class ECG:
 
 def lead_name(text: str) -> str | None:
     """The usual name of a lead, whatever a device calls it (`ECG avR`, `MDC_ECG_LEAD_V1`, `MLII`,
-    `Lead 1`); None where it is none of the twelve."""
-    plain = text.strip().lower()
+    `aVL, augmented voltage, left`); None where it is none of the twelve."""
+    plain = REMARK.sub("", text).strip().lower()
     return NAMES.get(WORDS.sub("", plain)) or NAMES.get(re.sub(r"[^a-z0-9]", "", plain))
 
 
@@ -93,14 +93,14 @@ def read_ecg(
         found = _wfdb(path.with_suffix(""), name)
     elif not path.is_file():
         raise RecordError(f"{name}: no such file ({path.parent})")
-    elif kind == ".edf":
-        found = _edf(path)
+    elif kind in (".edf", ".bdf"):
+        found = _edf(path, edfio.read_edf if kind == ".edf" else edfio.read_bdf)
     elif kind in (".csv", ".tsv", ".txt"):
         found = _text(path, sampling_rate, given, unit)
     elif kind in (".dcm", ".dicom") or pydicom.misc.is_dicom(path):
         found = _dicom(path)
     else:
-        kinds = "WFDB (.hea), EDF (.edf), DICOM (.dcm), CSV (.csv)"
+        kinds = "WFDB (.hea), EDF (.edf, .bdf), DICOM (.dcm), CSV (.csv)"
         raise RecordError(f"{name}: not a file that is known here; known: {kinds}, or an array")
     return _checked(name, *found)
 
@@ -113,8 +113,8 @@ def bridged(lead: np.ndarray) -> np.ndarray:
     return np.interp(np.arange(len(lead)), np.flatnonzero(there), lead[there])
 
 
-# (channels, time), names, Hz, units, notes
-Found = tuple[np.ndarray, list[str], float | None, list[str], Sequence[str]]
+# channels of (time,), names, Hz, units, notes
+Found = tuple[Sequence[np.ndarray], list[str], float | None, list[str], Sequence[str]]
 
 
 def _array(signal: np.ndarray, leads: list[str]) -> np.ndarray:
@@ -140,15 +140,44 @@ def _wfdb(path: Path, name: str) -> Found:
     return signal, list(record.sig_name), float(record.fs), list(record.units), ()
 
 
-def _edf(path: Path) -> Found:
+def _edf(path: Path, read: Callable[..., edfio.Edf | edfio.Bdf]) -> Found:
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            record = read_edf(str(path), rdedfann_flag=True)
-            signal = record.p_signal.T
-    except Exception as error:  # wfdb has no type of its own for it
+            record = read(path, header_encoding="latin-1")
+            broken = record.reserved.endswith("+D")
+            channels = [
+                (s.label, s.sampling_frequency, s.physical_dimension) for s in record.signals
+            ]
+            own = [k for k, (name, *_) in enumerate(channels) if _of_heart(name)]
+            rates = [channels[k][1] for k in own]
+            rate = max(rates, key=rates.count, default=None)
+            kept = {k: record.signals[k].data for k in own if channels[k][1] == rate}
+    except Exception as error:  # edfio has no type of its own for it
         raise RecordError(f"{path.name}: not a readable EDF file ({error})") from error
-    return signal, list(record.sig_name), float(record.fs), list(record.units), ()
+    names, units = [name for name, *_ in channels], [unit or "mV" for *_, unit in channels]
+    if broken:
+        raise RecordError(f"{path.name}: recorded with interruptions (EDF+D): export it without")
+    if not kept:
+        raise RecordError(f"{path.name}: none of its channels is an ECG lead: {', '.join(names)}")
+    other = np.broadcast_to(np.nan, len(next(iter(kept.values()))))
+    notes = [
+        f"{names[k]} left out: {channels[k][1]:g} Hz, where others have {rate:g}"
+        for k in own if k not in kept
+    ]  # fmt: skip
+    used = [k for k in range(len(names)) if k in kept or k not in own]
+    return (
+        [kept.get(k, other) for k in used],
+        [names[k] for k in used],
+        rate,
+        [units[k] for k in used],
+        notes,
+    )
+
+
+def _of_heart(name: str) -> bool:
+    """Whether a channel is an ECG lead, by its name."""
+    return bool(lead_name(name) or OTHERS.fullmatch(name.strip()))
 
 
 def _dicom(path: Path) -> Found:
@@ -179,7 +208,7 @@ def _dicom(path: Path) -> Found:
 def _text(path: Path, sampling_rate: float | None, leads: list[str], unit: str | None) -> Found:
     table = read_table(path, leads, sampling_rate, LONGEST)
     for column, first in table.texts.items():
-        if lead_name(column) or OTHERS.fullmatch(column.strip()):
+        if _of_heart(column):
             raise RecordError(f"{path.name}: column {column!r} holds text, not numbers: {first!r}")
     rate = table.sampling_rate
     if sampling_rate is None and rate and not SLOWEST <= rate <= FASTEST:
@@ -189,7 +218,7 @@ def _text(path: Path, sampling_rate: float | None, leads: list[str], unit: str |
     return table.signal, table.names, rate, units, table.notes
 
 
-def _checked(name: str, signal: np.ndarray, names: list[str], rate: float | None,
+def _checked(name: str, signal: Sequence[np.ndarray], names: list[str], rate: float | None,
              units: list[str], said: Sequence[str]) -> ECG:  # fmt: skip
     """Leads in their usual order and in mV, or an error that says what was found."""
     if rate is None:
@@ -198,8 +227,9 @@ def _checked(name: str, signal: np.ndarray, names: list[str], rate: float | None
         raise RecordError(
             f"{name}: {rate:g} Hz; between {SLOWEST:g} and {FASTEST:g} Hz can be read"
         )
-    if not SHORTEST <= signal.shape[1] / rate <= LONGEST:
-        length = f"{signal.shape[1] / rate:g} s long"
+    seconds = len(signal[0]) / rate
+    if not SHORTEST <= seconds <= LONGEST:
+        length = f"{seconds:g} s long"
         raise RecordError(f"{name}: {length}; between {SHORTEST:g} s and 24 h can be read")
     of_lead: dict[str, np.ndarray] = {}
     notes, passed, others = [*said], [], []

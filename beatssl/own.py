@@ -22,7 +22,7 @@ from beatssl.settings import ConfigError
 from beatssl.weights import WeightsError
 
 COMMANDS = ("delineate", "embed")
-SUFFIXES = (".hea", ".edf", ".dcm", ".csv")  # of the files that a folder is searched for
+SUFFIXES = (".hea", ".edf", ".bdf", ".dcm", ".csv")  # of the files that a folder is searched for
 KNOWN = {".csv": "to_csv", ".parquet": "to_parquet"}
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import edfio
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,7 +96,15 @@ WRITERS = {"hea": write_wfdb, "edf": write_edf, "dcm": write_dicom, "csv": write
 SPELLINGS = {
     "hea": ["i", "ii", "iii", "avr", "avl", "avf", "v1", "v2", "v3", "v4", "v5", "v6"],
     "edf": [f"ECG {lead}" for lead in LEADS],
-    "dcm": [f"Lead {lead}" if lead[0] != "V" else f"MDC_ECG_LEAD_{lead}" for lead in LEADS],
+    "dcm": [  # as the standard words them (PS3.16, CID 3001)
+        "Lead I (Einthoven)",
+        "Lead II",
+        "Lead III",
+        "aVR, augmented voltage, right",
+        "aVL, augmented voltage, left",
+        "aVF, augmented voltage, foot",
+        *(f"Lead V{k}" for k in range(1, 7)),
+    ],
     "csv": [lead.upper() for lead in LEADS],
 }
 
@@ -107,8 +116,7 @@ def test_every_kind_of_file_gives_the_same(tmp_path: Path, kind: str) -> None:
     path = WRITERS[kind](tmp_path / f"mine.{kind}", x[order], [SPELLINGS[kind][k] for k in order])
     found = read_ecg(path)
     assert found.leads == LEADS and found.sampling_rate == RATE and found.seconds == 4.0
-    offset = STEP if kind == "edf" else 0.0  # wfdb rounds EDF's zero to a whole digit
-    np.testing.assert_allclose(found.signal + offset, x, atol=2e-4)
+    np.testing.assert_allclose(found.signal, x, atol=2e-4)
     assert found.signal.dtype == np.float32 and found.notes == ()
     if kind == "hea":
         for other in (path.with_suffix(""), path.with_suffix(".dat"), str(path)):
@@ -244,6 +252,44 @@ def test_tables_as_devices_write_them(tmp_path: Path, device: str) -> None:
     assert ("left out, no ECG leads: event" in found.notes) == (device == "whole milliseconds")
 
 
+def edf_with(path: Path, channels: dict[str, tuple[int, str]], **more: object) -> dict:
+    """An EDF+ or BDF+ file of 12 s with a sine of 1.2 Hz in each channel (label -> Hz, unit)."""
+    bdf = path.suffix == ".bdf"
+    kind, whole = (edfio.BdfSignal, edfio.Bdf) if bdf else (edfio.EdfSignal, edfio.Edf)
+    of = {name: np.sin(2.4 * np.pi * np.arange(12 * hz) / hz) for name, (hz, _) in channels.items()}
+    signals = [
+        kind(of[name], hz, label=name, physical_dimension=unit, physical_range=(-3, 3))
+        for name, (hz, unit) in channels.items()
+    ]
+    whole(signals, **more).write(path)
+    return of
+
+
+@pytest.mark.parametrize("suffix", ["edf", "bdf"])
+def test_channels_of_other_rates_change_nothing(tmp_path: Path, suffix: str) -> None:
+    """So are nights in a sleep laboratory; and the events of EDF+ are a channel of their own."""
+    channels = {"EEG C3-A2": (100, "mV"), "ECG II": (256, "mV"), "ECG V1": (256, "mV"),
+                "ECG III": (128, "mV"), "SpO2": (1, "%")}  # fmt: skip
+    events = [edfio.EdfAnnotation(2, None, "Lights off")]
+    of = edf_with(tmp_path / f"a.{suffix}", channels, annotations=events)
+    found = read_ecg(tmp_path / f"a.{suffix}")
+    assert found.leads == ("II", "V1") and found.sampling_rate == 256
+    np.testing.assert_allclose(found.signal, [of["ECG II"], of["ECG V1"]], atol=1e-4)
+    assert found.notes == (
+        "ECG III left out: 128 Hz, where others have 256",
+        "left out, no ECG leads: EEG C3-A2, SpO2",
+    )
+
+
+def test_an_interrupted_edf_is_refused(tmp_path: Path) -> None:
+    edf_with(tmp_path / "a.edf", {"ECG II": (256, "mV")}, annotations=[])
+    content = (tmp_path / "a.edf").read_bytes()
+    assert content[192:197] == b"EDF+C"
+    (tmp_path / "a.edf").write_bytes(content[:196] + b"D" + content[197:])
+    with pytest.raises(RecordError, match="with interruptions"):
+        read_ecg(tmp_path / "a.edf")
+
+
 def test_a_gap_in_the_times_is_one_of_missing_samples(tmp_path: Path) -> None:
     x = np.arange(2000) / 1e3
     kept = np.delete(np.arange(2000), np.r_[500:700, 1500])
@@ -328,7 +374,18 @@ def test_rates_outside_of_the_range_are_refused() -> None:
             read_ecg(np.zeros(100_000), rate, "II")
 
 
-@given(st.sampled_from(LEADS), st.sampled_from(["{}", "ECG {}", "Lead {}", "MDC_ECG_LEAD_{}"]),
+FORMS = [
+    "{}",
+    "ECG {}",
+    "Lead {}",
+    "MDC_ECG_LEAD_{}",
+    "ECG {}-Ref",
+    "{} (filtered)",
+    "Ableitung {}",
+]
+
+
+@given(st.sampled_from(LEADS), st.sampled_from(FORMS),
        st.sampled_from([str, str.upper, str.lower]))  # fmt: skip
 def test_usual_spellings_are_known(lead: str, form: str, case) -> None:
     assert lead_name(case(form.format(lead))) == lead
