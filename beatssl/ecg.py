@@ -9,6 +9,7 @@ from pathlib import Path
 import edfio
 import numpy as np
 import pydicom
+import wfdb
 
 from beatssl.data.records import LEADS, MILLIVOLT, RecordError, read_wfdb
 from beatssl.ecg_text import read_table
@@ -135,9 +136,19 @@ def _array(signal: np.ndarray, leads: list[str]) -> np.ndarray:
 
 
 def _wfdb(path: Path, name: str) -> Found:
-    record = read_wfdb(path, name)
-    signal = record.dac().T
-    return signal, list(record.sig_name), float(record.fs), list(record.units), ()
+    header = path.with_name(f"{path.name}.hea").read_text(errors="replace")
+    lines = [line.split() for line in header.splitlines() if line.strip() and line[0] != "#"]
+    segments = any("/" in words[0] for words in lines[:1])
+    frames = any("x" in words[1] for words in lines[1:] if len(words) > 1)  # 16x4: four a frame
+    if not (segments or frames):
+        record = read_wfdb(path, name)
+        return [*record.dac().T], list(record.sig_name), float(record.fs), list(record.units), ()
+    try:
+        record = wfdb.rdrecord(str(path), smooth_frames=False)
+        rates = [float(record.fs * n) for n in record.samps_per_frame]
+    except Exception as error:  # wfdb has no type of its own for it
+        raise RecordError(f"{name}: not a readable WFDB record ({error})") from error
+    return _of_one_rate(name, record.sig_name, rates, record.units, record.e_p_signal.__getitem__)
 
 
 def _edf(path: Path, read: Callable[..., edfio.Edf | edfio.Bdf]) -> Found:
@@ -145,34 +156,41 @@ def _edf(path: Path, read: Callable[..., edfio.Edf | edfio.Bdf]) -> Found:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             record = read(path, header_encoding="latin-1")
-            broken = record.reserved.endswith("+D")
-            channels = [
-                (s.label, s.sampling_frequency, s.physical_dimension) for s in record.signals
-            ]
-            own = [k for k, (name, *_) in enumerate(channels) if _of_heart(name)]
-            rates = [channels[k][1] for k in own]
-            rate = max(rates, key=rates.count, default=None)
-            kept = {k: record.signals[k].data for k in own if channels[k][1] == rate}
+            broken, signals = record.reserved.endswith("+D"), record.signals
+            names, rates, units = zip(
+                *((s.label, s.sampling_frequency, s.physical_dimension or "mV") for s in signals)
+            )
+            if not broken:
+                return _of_one_rate(path.name, names, rates, units, lambda k: signals[k].data)
+    except RecordError:
+        raise
     except Exception as error:  # edfio has no type of its own for it
         raise RecordError(f"{path.name}: not a readable EDF file ({error})") from error
-    names, units = [name for name, *_ in channels], [unit or "mV" for *_, unit in channels]
-    if broken:
-        raise RecordError(f"{path.name}: recorded with interruptions (EDF+D): export it without")
-    if not kept:
-        raise RecordError(f"{path.name}: none of its channels is an ECG lead: {', '.join(names)}")
-    other = np.broadcast_to(np.nan, len(next(iter(kept.values()))))
+    raise RecordError(f"{path.name}: recorded with interruptions (EDF+D): export it without")
+
+
+def _of_one_rate(
+    name: str, names: Sequence[str], rates: Sequence[float], units: Sequence[str],
+    read: Callable[[int], np.ndarray],
+) -> Found:  # fmt: skip
+    """Of channels with different rates the ECG leads of the rate that most of them have, and those
+    that are no leads, without their samples.
+
+    Args: read: number of a channel -> its samples."""
+    own = [k for k, text in enumerate(names) if _of_heart(text)]
+    if not own:
+        raise RecordError(f"{name}: none of its channels is an ECG lead: {', '.join(names)}")
+    usual = [rates[k] for k in own]
+    rate = max(usual, key=usual.count)
+    kept = {k: read(k) for k in own if rates[k] == rate}
+    silent = np.broadcast_to(np.nan, len(next(iter(kept.values()))))
+    used = [k for k in range(len(names)) if k in kept or k not in own]
     notes = [
-        f"{names[k]} left out: {channels[k][1]:g} Hz, where others have {rate:g}"
+        f"{names[k]} left out: {rates[k]:g} Hz, where others have {rate:g}"
         for k in own if k not in kept
     ]  # fmt: skip
-    used = [k for k in range(len(names)) if k in kept or k not in own]
-    return (
-        [kept.get(k, other) for k in used],
-        [names[k] for k in used],
-        rate,
-        [units[k] for k in used],
-        notes,
-    )
+    signal = [kept.get(k, silent) for k in used]
+    return signal, [names[k] for k in used], rate, [units[k] for k in used], notes
 
 
 def _of_heart(name: str) -> bool:

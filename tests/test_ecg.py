@@ -281,6 +281,38 @@ def test_channels_of_other_rates_change_nothing(tmp_path: Path, suffix: str) -> 
     )
 
 
+def test_wfdb_with_several_samples_a_frame(tmp_path: Path) -> None:
+    rates, names = [500, 125, 500], ["II", "RESP", "V5"]
+    own = [np.rint(200 * np.sin(2.4 * np.pi * np.arange(12 * hz) / hz)).astype(int) for hz in rates]
+    wfdb.Record(
+        record_name="icu", n_sig=3, fs=125, sig_len=1500, samps_per_frame=[4, 1, 4], fmt=["16"] * 3,
+        adc_gain=[200.0] * 3, baseline=[0] * 3, units=["mV"] * 3, sig_name=names,
+        file_name=["icu.dat"] * 3, adc_res=[16] * 3, adc_zero=[0] * 3, block_size=[0] * 3,
+        init_value=[0] * 3, checksum=[int(x.sum() % 65536) for x in own], e_d_signal=own,
+    ).wrsamp(expanded=True, write_dir=str(tmp_path))  # fmt: skip
+    found = read_ecg(tmp_path / "icu")
+    assert found.leads == ("II", "V5") and found.sampling_rate == 500
+    np.testing.assert_allclose(found.signal, np.stack([own[0], own[2]]) / 200, atol=1e-6)
+    assert found.notes == ("left out, no ECG leads: RESP",)
+
+
+def test_wfdb_in_segments_with_a_gap(tmp_path: Path) -> None:
+    x = signal(1)
+    for name in ("a", "b"):
+        write_wfdb(tmp_path / f"{name}.hea", x, ["II"])
+    n = x.shape[1]
+    (tmp_path / "all.hea").write_text(f"all/4 1 {RATE} {2 * n + 100}\nlay 0\na {n}\n~ 100\nb {n}\n")
+    (tmp_path / "lay.hea").write_text(f"lay 1 {RATE} 0\n~ 16 200/mV 16 0 0 0 0 II\n")
+    found = read_ecg(tmp_path / "all.hea")
+    assert found.leads == ("II",) and found.signal.shape == (1, 2 * n + 100)
+    np.testing.assert_allclose(found.signal[0, :n], x[0], atol=1e-6)
+    np.testing.assert_allclose(found.signal[0, n + 100 :], x[0], atol=1e-6)
+    assert np.isnan(found.signal[0, n : n + 100]).all()
+    (tmp_path / "b.dat").unlink()
+    with pytest.raises(RecordError, match="not a readable WFDB record"):
+        read_ecg(tmp_path / "all.hea")
+
+
 def test_an_interrupted_edf_is_refused(tmp_path: Path) -> None:
     edf_with(tmp_path / "a.edf", {"ECG II": (256, "mV")}, annotations=[])
     content = (tmp_path / "a.edf").read_bytes()
