@@ -67,7 +67,7 @@ def read_ecg(
     leads: str | Sequence[str] | None = None,
     unit: str | None = None,
 ) -> ECG:
-    """Read an ECG: WFDB (`.hea`, `.dat`, `.mat`), EDF, DICOM waveform, CSV, or an array.
+    """Read an ECG: WFDB (`.hea`, `.dat`, `.mat`), EDF and BDF, DICOM waveform, CSV, or an array.
 
     Channels that are no ECG leads are left out and named in `notes`; leads of other electrodes (of
     a Holter, of the back) keep their names. Where I and II are there and no other limb lead, III,
