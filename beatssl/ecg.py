@@ -77,7 +77,7 @@ def read_ecg(
         source: a file, with or without its suffix where WFDB's; or an array, (leads, samples),
             (samples, leads) or (samples,).
         sampling_rate: Hz; of an array, and of a CSV that does not say it (`beatssl.ecg_text`).
-        leads: their names; of an array, and of a CSV without a header.
+        leads: their names; of an array, and of a CSV, default its header's.
         unit: mV | uV | V; of an array or CSV, default what the file says, else mV.
 
     Raises:
@@ -189,8 +189,8 @@ def _of_one_rate(
         f"{names[k]} left out: {rates[k]:g} Hz, where others have {rate:g}"
         for k in own if k not in kept
     ]  # fmt: skip
-    signal = [kept.get(k, silent) for k in used]
-    return signal, [names[k] for k in used], rate, [units[k] for k in used], notes
+    names, units = [names[k] for k in used], [units[k] for k in used]
+    return [kept.get(k, silent) for k in used], names, rate, units, notes
 
 
 def _of_heart(name: str) -> bool:

@@ -53,7 +53,7 @@ def read_table(path: Path, leads: list[str], sampling_rate: float | None, longes
     """Read a table of numbers.
 
     Args:
-        leads: names of the columns, behind one of times or without one; where the file has none.
+        leads: names of the columns but for those of times; default those in the file.
         sampling_rate: Hz; default what the file says. Where times say it, a gap in them is one of
             missing samples.
         longest: s, that a recording may last.
@@ -83,13 +83,20 @@ def read_table(path: Path, leads: list[str], sampling_rate: float | None, longes
         sampling_rate = float(found[1].replace(",", "."))
     of_time = [k for k, n in enumerate(names) if TIME.fullmatch(n) or _second(units[k] or n)]
     out = Table(np.zeros((0, len(table))), [], [], sampling_rate)
+    filled = [
+        k for k in table if names[k] or table[k].notna().any()
+    ]  # none behind a last separator
+    kept = [k for k in filled if k not in of_time]
+    if leads and len(leads) != len(kept):
+        found = f"{len(leads)} lead names for the columns {', '.join(names[k] for k in kept)}"
+        raise RecordError(f"{path.name}: {found}")
+    for k, lead in zip(kept, leads):
+        names[k] = lead
     columns = []
-    for k in (k for k in range(len(names)) if k not in of_time):
+    for k in kept:
         values = pd.to_numeric(table[k], errors="coerce").to_numpy(float)
         if not pd.api.types.is_numeric_dtype(table[k]):
             out.texts[names[k]] = str(table[k][np.isnan(values)].dropna().iloc[0])
-        elif not names[k] and np.isnan(values).all():
-            continue  # behind a separator at the end of the lines
         columns.append(values)
         out.names.append(names[k] or f"column {k + 1}")
         out.units.append(units[k] or said.get("unit"))

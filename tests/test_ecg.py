@@ -181,6 +181,10 @@ def test_a_table_without_a_header_and_other_separators(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.signal, x, atol=1e-5)
     with pytest.raises(RecordError, match="without names"):
         read_ecg(bare, RATE)
+    other = text(tmp_path / "other.csv", "t,a,b\n" + bare.read_text().replace("\n", ",0\n"))
+    assert read_ecg(other, RATE, ["V5", "II"]).leads == ("II", "V5")
+    with pytest.raises(RecordError, match="1 lead names for the columns a, b"):
+        read_ecg(other, RATE, "II")
 
 
 def broken_dicom(path: Path) -> Path:
