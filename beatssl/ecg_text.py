@@ -83,9 +83,8 @@ def read_table(path: Path, leads: list[str], sampling_rate: float | None, longes
         sampling_rate = float(found[1].replace(",", "."))
     of_time = [k for k, n in enumerate(names) if TIME.fullmatch(n) or _second(units[k] or n)]
     out = Table(np.zeros((0, len(table))), [], [], sampling_rate)
-    filled = [
-        k for k in table if names[k] or table[k].notna().any()
-    ]  # none behind a last separator
+    # behind a separator at the end of the lines stands nothing
+    filled = [k for k in table if names[k] or table[k].notna().any()]
     kept = [k for k in filled if k not in of_time]
     if leads and len(leads) != len(kept):
         found = f"{len(leads)} lead names for the columns {', '.join(names[k] for k in kept)}"
