@@ -70,11 +70,14 @@ def test_weights_equal_repeating_the_records():
         assert weighted[name][0] == pytest.approx(repeated[name][0], abs=1e-12)
 
 
-def test_weighted_auroc_is_that_of_the_records_drawn():
+def test_auroc_in_pieces_is_that_of_all_pairs(monkeypatch):
     rng = np.random.default_rng(3)
     truth, score = rng.random(90) < 0.3, rng.integers(0, 12, 90) / 4.0  # many ties
     weights = rng.multinomial(90, np.full(90, 1 / 90), size=20).astype(float)
-    for row, found in zip(weights.astype(int), metrics.auroc(truth, score, weights), strict=True):
+    whole = metrics.auroc(truth, score, weights)
+    monkeypatch.setattr(metrics, "MOST_PAIRS", 100)
+    assert metrics.auroc(truth, score, weights) == pytest.approx(whole, abs=1e-12)
+    for row, found in zip(weights.astype(int), whole, strict=True):
         drawn = np.repeat(np.arange(90), row)
         assert found == pytest.approx(roc_auc_score(truth[drawn], score[drawn]), abs=1e-12)
 

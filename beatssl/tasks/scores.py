@@ -13,6 +13,7 @@ import numpy as np
 from beatssl.data.records import SUPERCLASSES, WAVES, wave_marks
 
 BORDERS = ("onset", "offset")
+MOST_PAIRS = 2**22  # of a positive and a negative record at a time
 
 Predictions = Mapping[str, np.ndarray]
 Scores = dict[str, np.ndarray]  # name -> (resamples,)
@@ -58,14 +59,13 @@ def auroc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarr
         (resamples,), NaN where a resample has no positive or no negative.
     """
     positive = np.flatnonzero(truth > 0)
-    negative = np.flatnonzero(truth <= 0)
-    negative = negative[np.argsort(score[negative])]
-    below, of_positive = np.zeros((len(weights), len(negative) + 1)), weights[:, positive]
-    np.cumsum(weights[:, negative], axis=1, out=below[:, 1:])  # of the lowest k negatives
-    places = [np.searchsorted(score[negative], score[positive], side) for side in ("left", "right")]
-    won = sum((of_positive * below[:, at]).sum(axis=1) for at in places) / 2
-    pairs = of_positive.sum(axis=1) * below[:, -1]
-    return _divide(won, pairs)
+    of_negative, less = weights[:, truth <= 0], score[truth <= 0]
+    below = np.zeros(len(weights))
+    for few in np.array_split(positive, 1 + len(positive) * len(less) // MOST_PAIRS):
+        wins = (score[few, None] > less) + 0.5 * (score[few, None] == less)
+        below += ((weights[:, few] @ wins) * of_negative).sum(axis=1)
+    pairs = weights[:, positive].sum(axis=1) * of_negative.sum(axis=1)
+    return _divide(below, pairs)
 
 
 def thresholds(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
