@@ -50,6 +50,7 @@ RESULTS = ROOT / "results"
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0, ())
 
 INCOMPLETE = "no value: "  # in column source, before the rotations that are missing
+MOST_NAMED = 12  # of files, in a message
 FAULTS = ("not in its runs", "made with other settings", "made by other code")
 
 
@@ -423,7 +424,7 @@ def evaluations(
         faulty[fault].append(f"{stem}.json")
         if fault != FAULTS[0]:
             found.append((evaluation, rows))
-    named = {fault: ", ".join(names) for fault, names in faulty.items() if names}
+    named = {fault: _first_of(names) for fault, names in faulty.items() if names}
     if FAULTS[0] in named:
         text = f"profile {profile.name}: {FAULTS[0]}, left out: {named[FAULTS[0]]}"
         warnings.warn(text, stacklevel=2)
@@ -434,9 +435,15 @@ def evaluations(
         if fault in named:
             raise StaleResultsError(f"{fault}: {named[fault]}; {remedy}, {same}")
     if len({one.fingerprint for one, _ in found}) > 1:
-        kinds = ", ".join(f"{one.stem}.json on {one.fingerprint}" for one, _ in found)
+        kinds = _first_of([f"{one.stem}.json on {one.fingerprint}" for one, _ in found])
         raise StaleResultsError(f"made on different data: {kinds}; {remedy}")
     return found
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """The first names and how many there are, where they are many."""
+    many = len(names) > MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + f" and {len(names) - MOST_NAMED} more" * many
 
 
 def combine(profile: Profile, found: Iterable[tuple[Evaluation, list[dict]]]) -> list[dict]:
