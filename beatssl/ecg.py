@@ -156,17 +156,18 @@ def _edf(path: Path, read: Callable[..., edfio.Edf | edfio.Bdf]) -> Found:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             record = read(path, header_encoding="latin-1")
-            broken, signals = record.reserved.endswith("+D"), record.signals
+            if record.reserved.endswith("+D"):
+                how = "recorded with interruptions (EDF+D): export it without"
+                raise RecordError(f"{path.name}: {how}")
+            signals = record.signals
             names, rates, units = zip(
                 *((s.label, s.sampling_frequency, s.physical_dimension or "mV") for s in signals)
             )
-            if not broken:
-                return _of_one_rate(path.name, names, rates, units, lambda k: signals[k].data)
+            return _of_one_rate(path.name, names, rates, units, lambda k: signals[k].data)
     except RecordError:
         raise
     except Exception as error:  # edfio has no type of its own for it
         raise RecordError(f"{path.name}: not a readable EDF file ({error})") from error
-    raise RecordError(f"{path.name}: recorded with interruptions (EDF+D): export it without")
 
 
 def _of_one_rate(

@@ -23,7 +23,9 @@ OF_SECOND = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e3, "msec": 1e3, "mill
 OF_SECOND |= {"us": 1e6, "µs": 1e6, "μs": 1e6, "ns": 1e9}
 VALUE = re.compile(r"([-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?|nan)?", re.IGNORECASE)
 CLOCK = re.compile(r"\[?(?:\S+[T ])?(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)\s*(?:Z|[-+]\d\S*)?.*")
-IN_NAME = re.compile(r"(.*?)\s*[\[(]\s*([^\[(]+?)\s*[\])]|(.+?)[\s_]+([a-zµμ]+)", re.IGNORECASE)
+IN_NAME = re.compile(
+    r"(.*?)\s*[\[(]\s*([^\[(]+?)\s*[\])]|(.+?)[\s_]+([a-zµμ]{2,}|s)", re.IGNORECASE
+)
 TIME = re.compile(r".*\btime\b.*|.*timestamp.*|date.*|t", re.IGNORECASE)
 RATE = re.compile(r"(?:sampl\w*[ _]?(?:rate|freq\w*)|\bfs\b)\D*(\d+(?:[.,]\d+)?)", re.IGNORECASE)
 KEYED = re.compile(r"\W*(lead|unit)s?\W+([^,;]+?)\W*", re.IGNORECASE)

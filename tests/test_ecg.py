@@ -240,6 +240,8 @@ DEVICES = {  # what stands above, a line of the table (k its number, v in mV), r
         "# sampling rate: 250 Hz\nV1 V2\n", lambda k, v: f"{v:.3f}   {v:.3f}", 250, ("V1", "V2")),
     "a column of numbers without a name": (
         ",II\n# sampling frequency = 500\n", lambda k, v: f"{k},{v:.3f}", 500, ("II",)),
+    "a lead by the name of V is in no volts": (
+        "time_s,ECG V\n", lambda k, v: f"{k / 250},{v:.3f}", 250, ("ECG V",)),
     "unit in the name": ("II_uV,\n", lambda k, v: f"{1e3 * v:.3f},", None, ("II",)),
 }  # fmt: skip
 
