@@ -11,8 +11,8 @@ import numpy as np
 import pydicom
 import wfdb
 
-from beatssl.data.records import LEADS, MILLIVOLT, RecordError, read_wfdb
-from beatssl.ecg_text import read_table
+from beatssl.data.records import LEADS, RecordError, read_wfdb
+from beatssl.ecg_text import millivolts, read_table
 
 SLOWEST, FASTEST = 50.0, 2000.0  # Hz
 SHORTEST, LONGEST = 2.0, 24 * 3600.0  # s
@@ -264,7 +264,7 @@ def _checked(name: str, signal: Sequence[np.ndarray], names: list[str], rate: fl
             while lead in of_lead:
                 lead += "'"
             others.append(lead)
-        scale = MILLIVOLT.get(unit.strip().lower())
+        scale = millivolts(unit)
         if scale is None:
             raise RecordError(f"{name}: lead {own} is in {unit!r}, which is no voltage")
         of_lead[lead] = np.asarray(channel, np.float32) * np.float32(scale)

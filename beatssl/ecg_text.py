@@ -147,8 +147,8 @@ def _names(
         return [said["lead"]], [None]
     rows = [own for line in above if len(own := _fields(line, separator)) == columns]
     units: list[str | None] = [None] * columns
-    if len(rows) > 1 and any(text.lower() in MILLIVOLT for text in rows[-1]):
-        units = [text if text.lower() in MILLIVOLT else None for text in rows.pop()]
+    if len(rows) > 1 and any(map(millivolts, rows[-1])):
+        units = [text if millivolts(text) else None for text in rows.pop()]
     if not rows:
         times = columns - len(leads)
         if not leads or times not in (0, 1):
@@ -158,9 +158,14 @@ def _names(
     for k, text in enumerate(names):
         if found := IN_NAME.fullmatch(text):
             plain, unit = found[1] or found[3] or "", found[2] or found[4]
-            if unit.lower() in MILLIVOLT or _second(unit):
+            if millivolts(unit) or _second(unit):
                 names[k], units[k] = plain, unit
     return names, units
+
+
+def millivolts(unit: str) -> float | None:
+    """How many mV a unit is, its mu the sign or the letter; None where it is no voltage."""
+    return MILLIVOLT.get(unit.strip().lower().replace("μ", "µ"))
 
 
 def _second(unit: str) -> float | None:

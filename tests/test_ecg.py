@@ -225,7 +225,7 @@ DEVICES = {  # what stands above, a line of the table (k its number, v in mV), r
         f"{599636646177065964 + k * 10**9 // 130};{k * 1e3 / 130:.6f};{1e3 * v:.0f}",
         130, ("ecg",)),
     "rdsamp": (
-        "'Elapsed time','MLII','V5'\n'hh:mm:ss.mmm','uV','mV'\n",
+        "'Elapsed time','MLII','V5'\n'hh:mm:ss.mmm','μV','mV'\n",
         lambda k, v: f"'{k // 21600}:{k % 21600 / 360:06.3f}',{1e3 * v:.0f},{v:.3f}",
         360, ("II", "V5")),
     "semicolons, decimal comma": (
