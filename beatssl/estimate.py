@@ -123,7 +123,7 @@ def _evaluation(
     encoder = build_encoder(profile.encoder_of(run), 0, w.store.sampling_rate).to(pick_device())
     classify, segment, total = profile.classify, profile.segment, 0.0
     for task in TASKS.values():
-        if not len(w.store.rows(task.dataset)):
+        if task.of_runs == "asked" or not len(w.store.rows(task.dataset)):
             continue
         for protocol in task.protocols(run, finetune=run.name in COMPARED):
             case = case_of(w.profile, task, run, w.store, encoder.eval(), protocol)

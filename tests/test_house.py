@@ -36,7 +36,7 @@ ROOMS = [  # from left to right; a room imports only rooms to its left
 ]
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
 BOOK = ("paper", "report", "pages", "commands")  # need what the extra `book` installs
-MOST_LINES = 8_365  # of code, 910 of them for one's own ECGs; what is new must be weighed
+MOST_LINES = 8_471  # of code, 910 of them for one's own ECGs; what is new must be weighed
 
 
 def module_of(path: Path) -> str:

@@ -91,7 +91,7 @@ MUTATIONS = {
     ),
     "thresholds of the classes": (
         ("tasks/scores.py", "cuts[np.argmax(", "cuts[np.argmin("),
-        of(CLASSIFIED),
+        of((*CLASSIFIED, "ptbxl_from_probe")),
     ),
     "how a method is built": (
         ("train.py", ".build(setup).to(device)", ".build(setup).eval().to(device)"),
@@ -103,7 +103,7 @@ MUTATIONS = {
     ),
     "the parts of PTB-XL": (
         ("tasks/classify.py", 'store.rows("ptbxl", folds)', 'store.rows("ptbxl", folds[:1])'),
-        of((*CLASSIFIED, "ptbxl_plain_probe", results.EMBED)),
+        of((*CLASSIFIED, "ptbxl_plain_probe", "ptbxl_from_probe", results.EMBED)),
     ),
     "a constant of one method": (
         ("methods/ts2vec.py", "CHUNK_ELEMENTS = 2**24", "CHUNK_ELEMENTS = 2**22"),

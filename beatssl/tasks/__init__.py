@@ -5,12 +5,13 @@ from beatssl.tasks.base import Task
 from beatssl.tasks.classify import Classification
 from beatssl.tasks.compare import LabelDraws, MoreFolds
 from beatssl.tasks.embedding import Embedding
+from beatssl.tasks.from_probe import FromProbe
 from beatssl.tasks.plain import PlainDecoder, PlainProbe
 from beatssl.tasks.segment import Segmentation
 
 LISTED = (
     Classification(), Segmentation(), Embedding(), LabelDraws(), MoreFolds(),
-    PlainProbe(), PlainDecoder(),
+    PlainProbe(), PlainDecoder(), FromProbe(),
 )  # fmt: skip
 TASKS: dict[str, Task] = {task.key: task for task in LISTED}
 
