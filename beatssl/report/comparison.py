@@ -171,7 +171,7 @@ def differences(
     return paired(profile, evaluated), absent
 
 
-def finetuning_gains(profile: Profile, task: str, base: str) -> pd.DataFrame:
+def finetuning_gains(profile: Profile, task: str, base: str, by: str = "") -> pd.DataFrame:
     """Fine-tuned encoders minus `base`, as texts: paired difference [95 % interval over patients
     and, with several, seeds] of the same seeds, which have the same labels and folds; a line a
     method, a column a headline score and fraction of the labels.
@@ -180,12 +180,13 @@ def finetuning_gains(profile: Profile, task: str, base: str) -> pd.DataFrame:
         task: CLASSIFY or FOLDS.
         base: "supervised": the untrained ResNet trained on the same labels; "frozen": the same
             encoder with a probe or decoder on top.
+        by: the task that fine-tuned, with the labels of `task`; default it itself.
     """
     fractions = profile.classify.label_fractions if task == CLASSIFY else (1.0,)
     pairs = []
     for fraction in fractions:
         bases = groups(profile, task, "frozen", fraction)
-        for name, tuned in groups(profile, task, "finetune", fraction).items():
+        for name, tuned in groups(profile, by or task, "finetune", fraction).items():
             second = bases.get(name if base == "frozen" else base)
             if name != "supervised" and second:
                 pairs.append((tuned, second))
