@@ -12,7 +12,7 @@ from beatssl.data.store import sha256_of
 FOLDER = Path(__file__).parent
 SHA256 = {
     "delineator": "b0e18fc2755013b4bfd368398fce8c8fb0d35824e4ae48f4a13e117ef4e2fea5",
-    "encoder": "f8255235f24959895cb9ffbefac7bb292ca574e18e8b9cfecaae555d91561869",
+    "encoder": "af3cd41a500e44ba525681b49eb06cfd09877e3075e98c1c58234c99d6eb3376",
 }
 
 
